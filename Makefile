@@ -1,0 +1,36 @@
+# `make demo` and `make test` build .venv themselves, from PyPI alone.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# `make demo LAMBDA=0` is a run of its own, beside the default one.
+RUN := runs/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
+OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
+	$(BIN)/flipped-t5x eval --checkpoint $(RUN)
+	$(BIN)/flipped-t5x report $(RUN)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv runs *.egg-info
+
+$(INSTALLED): setup.py constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed, this is " \
+	  + sys.version if sys.version_info[:2] != (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[test]'
+	@# promptsource declares Python < 3.10; only its templates are read.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --ignore-requires-python promptsource==0.2.3
+	touch $@

@@ -1,0 +1,245 @@
+"""Run folders: the settings, the vocabulary, and Orbax checkpoints.
+
+    MODEL_DIR/
+      config.json          network, format, lengths and every setting
+      sentencepiece.model  the vocabulary, without sentinels
+      metrics.jsonl        one line per logged step
+      checkpoints/STEP/    weights, optimizer, step and data position
+"""
+
+import base64
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from flipped_t5x import features
+from flipped_t5x import network as network_lib
+import jax
+import orbax.checkpoint as ocp
+
+# Settings under which a run may go on; all others change what it computes.
+RESUMABLE = frozenset((
+    'CHECKPOINT_PERIOD', 'KEEP', 'LOG_PERIOD', 'MODEL_DIR', 'TRAIN_STEPS',
+))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """What a run folder says of its model.
+
+  Attributes:
+    network: the network's sizes.
+    format: text format, see `formats.py`.
+    input_length: tokens of the encoder side, EOS counted in.
+    target_length: tokens of the decoder side, EOS counted in.
+    settings: macro -> value, all that could change a number.
+  """
+
+  network: network_lib.T5Config
+  format: str
+  input_length: int
+  target_length: int
+  settings: Mapping[str, Any]
+
+  def write(self, model_dir: pathlib.Path) -> None:
+    """Writes `config.json`, whole or not at all."""
+    write_json(model_dir / 'config.json', dataclasses.asdict(self))
+
+  @classmethod
+  def read(cls, model_dir: pathlib.Path) -> 'RunConfig':
+    """Reads `config.json`; FileNotFoundError says what is missing."""
+    path = model_dir / 'config.json'
+    if not path.is_file():
+      raise FileNotFoundError(
+          f'{path}: there is none: {model_dir} is not the folder of a run'
+      )
+    fields = json.loads(path.read_text())
+    fields['network'] = network_lib.T5Config(**fields['network'])
+    return cls(**fields)
+
+
+def prepare(
+    model_dir: pathlib.Path, config: RunConfig, vocabulary: pathlib.Path
+) -> None:
+  """Makes a run folder, or checks that an old one is of the same settings.
+
+  Args:
+    model_dir: the folder.
+    config: the run's configuration.
+    vocabulary: SentencePiece model to copy in.
+
+  Raises:
+    ValueError: the folder holds a run of other settings, or the embedding has
+      fewer rows than the vocabulary has ids.
+  """
+  size = features.load_vocabulary(vocabulary).vocab_size
+  if config.network.vocab_size < size:
+    raise ValueError(
+        f'{vocabulary} has {size} ids but the network a vocab_size of'
+        f' {config.network.vocab_size}; it must be at least as large'
+    )
+  if not (model_dir / 'config.json').exists():
+    model_dir.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(vocabulary, model_dir / 'sentencepiece.model')
+    config.write(model_dir)
+    return
+  old = _comparable(RunConfig.read(model_dir))
+  new = _comparable(config)
+  differing = [
+      f'{k}: {old.get(k)!r} there, {new.get(k)!r} now'
+      for k in sorted(old.keys() | new.keys())
+      if old.get(k) != new.get(k)
+  ]
+  if differing:
+    raise ValueError(
+        f'{model_dir} holds a run of other settings ({"; ".join(differing)});'
+        ' choose another MODEL_DIR, or delete that folder'
+    )
+  config.write(model_dir)
+
+
+def _comparable(config: RunConfig) -> dict[str, Any]:
+  """All that must stay the same when a run goes on."""
+  flat = json.loads(json.dumps(dataclasses.asdict(config)))
+  settings = flat.pop('settings')
+  flat.update(
+      {f'network.{k}': v for k, v in flat.pop('network').items()}
+  )
+  flat.update({k: v for k, v in settings.items() if k not in RESUMABLE})
+  return flat
+
+
+class Checkpoints:
+  """The checkpoints of one run folder."""
+
+  def __init__(self, model_dir: pathlib.Path, keep: int | None = None):
+    """Opens or makes `model_dir/checkpoints`, to keep the `keep` newest."""
+    self._folder = model_dir.absolute() / 'checkpoints'
+    self._manager = ocp.CheckpointManager(
+        self._folder,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False
+        ),
+    )
+
+  def save(self, step: int, state: Any, position: bytes) -> None:
+    """Saves a step, whole or not at all.
+
+    Args:
+      step: the step's number.
+      state: tree of arrays.
+      position: where the data stand.
+
+    Raises:
+      OSError: it could not be written; earlier checkpoints are as they were.
+    """
+    if step in self._manager.all_steps():
+      return
+    try:
+      self._manager.save(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(state),
+              data=ocp.args.JsonSave(
+                  {'position': base64.b64encode(position).decode()}
+              ),
+          ),
+      )
+      self._manager.wait_until_finished()
+    except Exception as e:  # Orbax and TensorStore have many; all are fatal.
+      raise OSError(
+          f'{self._folder}: step {step} could not be saved: {_reason(e)};'
+          f' the last good checkpoint is step {self.latest}. Make room, then'
+          ' start the same command again'
+      ) from e
+
+  @property
+  def latest(self) -> int | None:
+    """The newest complete step."""
+    self._manager.reload()
+    return self._manager.latest_step()
+
+  def restore(self, step: int, like: Any) -> tuple[Any, bytes]:
+    """Restores a step.
+
+    Args:
+      step: the step's number.
+      like: tree of arrays or `jax.ShapeDtypeStruct`s as they were saved.
+
+    Returns:
+      The state and the data's position.
+
+    Raises:
+      ValueError: the checkpoint's arrays have other names or shapes.
+    """
+    self._check_shapes(step, like)
+    restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+        ),
+    )
+    return restored.state, base64.b64decode(restored.data['position'])
+
+  def restore_params(self, step: int, like: Any) -> Any:
+    """Restores the weights alone; arguments as for `restore`."""
+    self._check_shapes(step, {'params': like})
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      return checkpointer.restore(
+          self._folder / str(step) / 'state',
+          args=ocp.args.PyTreeRestore(
+              {'params': like},
+              restore_args=ocp.checkpoint_utils.construct_restore_args(
+                  {'params': like}
+              ),
+              partial_restore=True,
+          ),
+      )['params']
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _check_shapes(self, step: int, like: Any) -> None:
+    """ValueError where the checkpoint's arrays are not those of `like`."""
+    path = self._folder / str(step)
+    if not path.is_dir():
+      raise FileNotFoundError(f'{path}: no such checkpoint')
+    with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
+      saved = _shapes(checkpointer.metadata(path / 'state').item_metadata.tree)
+    for name, shape in _shapes(like).items():
+      if saved.get(name) != shape:
+        raise ValueError(
+            f'{path}: {name} is {saved.get(name, "not there")} where the'
+            f' network has {shape}: the checkpoint is of a model of another'
+            ' size'
+        )
+
+
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+      '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
+               for k in path): tuple(leaf.shape)
+      for path, leaf in leaves
+      if hasattr(leaf, 'shape')
+  }
+
+
+def _reason(error: Exception) -> str:
+  """The last line of an error that has one, without a stack of locations."""
+  return str(error).strip().splitlines()[0] if str(error) else repr(error)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes a JSON file, whole or not at all."""
+  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
+  try:
+    unfinished.write_text(json.dumps(content, indent=2) + '\n')
+    unfinished.replace(path)
+  finally:
+    unfinished.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""Adafactor as T5 is finetuned with, from Optax."""
+
+from collections.abc import Callable
+
+import optax
+
+Schedule = Callable[[int], float]
+
+
+def adafactor(
+    learning_rate: float | Schedule,
+    max_gradient_norm: float | None = 0.5,
+    clipping_threshold: float = 1.0,
+    decay_rate: float = 0.8,
+) -> optax.GradientTransformation:
+  """Adafactor without parameter scaling, relative step or momentum.
+
+  The settings are those of the FLIPPED model card and released code; the
+  algorithm is Shazeer and Stern 2018 (arXiv 1804.04235).
+
+  Args:
+    learning_rate: a constant or a schedule of the step.
+    max_gradient_norm: global norm to which gradients are clipped first; None
+      for no clipping.
+    clipping_threshold: largest root mean square of one tensor's update.
+    decay_rate: the second moment decays by 1 - step ** -decay_rate.
+
+  Returns:
+    The optimizer.
+  """
+  transforms = [
+      optax.adafactor(
+          learning_rate,
+          multiply_by_parameter_scale=False,
+          clipping_threshold=clipping_threshold,
+          decay_rate=decay_rate,
+          momentum=None,
+          weight_decay_rate=None,
+      )
+  ]
+  if max_gradient_norm is not None:
+    transforms.insert(0, optax.clip_by_global_norm(max_gradient_norm))
+  return optax.chain(*transforms)
+
+
+def warmup_linear_decay(
+    peak: float, warmup_steps: int, total_steps: int
+) -> Schedule:
+  """From 0 up to `peak` and down to 0, for training from scratch.
+
+  Args:
+    peak: the highest learning rate.
+    warmup_steps: steps on which it rises.
+    total_steps: the step at which it is 0 again.
+
+  Returns:
+    The schedule.
+
+  Raises:
+    ValueError: the warm-up is not shorter than the whole.
+  """
+  if not 0 < warmup_steps < total_steps:
+    raise ValueError(
+        f'warmup_steps {warmup_steps} must lie between 0 and total_steps'
+        f' {total_steps}'
+    )
+  return optax.join_schedules(
+      [
+          optax.linear_schedule(0.0, peak, warmup_steps),
+          optax.linear_schedule(peak, 0.0, total_steps - warmup_steps),
+      ],
+      [warmup_steps],
+  )

@@ -1,0 +1,312 @@
+"""The training loop of the embedded engine."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import functools
+import json
+import math
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+from flipped_t5x import network as network_lib
+from flipped_t5x import objectives
+from flipped_t5x.engine import batches as batches_lib
+from flipped_t5x.engine import checkpoints
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorboardX
+import tqdm
+
+State = dict[str, Any]  # params, opt_state, step
+
+
+class Interrupted(KeyboardInterrupt):
+  """The run was asked to stop, and has saved where it was."""
+
+
+def train(
+    model_dir: str,
+    network: network_lib.T5Config,
+    batches: batches_lib.Batches,
+    optimizer: optax.GradientTransformation,
+    vocabulary: str,
+    *,
+    steps: int,
+    unlikelihood_weight: float,
+    eps: float,
+    seed: int,
+    input_length: int,
+    target_length: int,
+    format: str = 'flipped',  # pylint: disable=redefined-builtin
+    checkpoint_period: int = 500,
+    keep: int | None = 2,
+    log_period: int = 20,
+    settings: Mapping[str, Any] | None = None,
+) -> Mapping[str, float]:
+  """Trains to `steps`, going on from the newest checkpoint if there is one.
+
+  Args:
+    model_dir: the run's folder, see `checkpoints.py`.
+    network: sizes of the T5.
+    batches: training batches with `get_state` and `set_state`.
+    optimizer: an Optax optimizer.
+    vocabulary: SentencePiece model, copied into the folder.
+    steps: the step to train to.
+    unlikelihood_weight: lambda.
+    eps: see `objectives.log_one_minus_probs`.
+    seed: of the initial weights and of dropout.
+    input_length: tokens of the encoder side, kept for inference.
+    target_length: tokens of the decoder side, kept for inference.
+    format: text format, kept for inference.
+    checkpoint_period: steps between checkpoints.
+    keep: how many checkpoints are kept; None for all.
+    log_period: steps between log lines, and between looks for NaN.
+    settings: macro -> value, kept in `config.json` and compared on resuming.
+
+  Returns:
+    The last logged metrics.
+
+  Raises:
+    ValueError: the folder holds a run of other settings.
+    FloatingPointError: the loss is not finite.
+    Interrupted: after Ctrl-C or SIGTERM; the step it was at is saved.
+    OSError: a checkpoint could not be written.
+  """
+  folder = pathlib.Path(model_dir)
+  checkpoints.prepare(
+      folder,
+      checkpoints.RunConfig(
+          network, format, input_length, target_length, dict(settings or {})
+      ),
+      pathlib.Path(vocabulary),
+  )
+  model = network_lib.Transformer(network)
+  state = jax.jit(functools.partial(init_state, model, optimizer, seed))()
+  saver = checkpoints.Checkpoints(folder, keep)
+  start = saver.latest or 0
+  if start:
+    state, position = saver.restore(start, state)
+    batches.set_state(position)
+    print(f'{folder}: going on from step {start}', flush=True)
+  step_fn = make_train_step(
+      model, optimizer, unlikelihood_weight=unlikelihood_weight, eps=eps,
+      seed=seed,
+  )
+  log = _Log(folder, start, steps)
+  pending = []
+  with contextlib.closing(saver), contextlib.closing(log), _stops() as stopped:
+    for step in range(start + 1, steps + 1):
+      batch = next(batches)
+      state, metrics = step_fn(state, batch)
+      pending.append((step, num_examples(batch), metrics))
+      save = step % checkpoint_period == 0 or step == steps or bool(stopped)
+      if save or step % log_period == 0:
+        log.write(pending, saver)
+        pending = []
+      if save:
+        saver.save(step, state, batches.get_state())
+      if stopped:
+        raise Interrupted(
+            f'stopped at step {step} of {steps}; the same command goes on'
+        )
+  return log.last
+
+
+def init_state(
+    model: network_lib.Transformer,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+) -> State:
+  """Random weights and a fresh optimizer at step 0."""
+  tokens = jnp.ones((1, 1), jnp.int32)
+  variables = model.init(
+      {'params': jax.random.key(seed)}, tokens, tokens, tokens,
+      enable_dropout=False,
+  )
+  params = variables['params']
+  return {
+      'params': params,
+      'opt_state': optimizer.init(params),
+      'step': jnp.zeros((), jnp.int32),
+  }
+
+
+def make_train_step(
+    model: network_lib.Transformer,
+    optimizer: optax.GradientTransformation,
+    *,
+    unlikelihood_weight: float,
+    eps: float,
+    seed: int,
+):
+  """Compiles the update: (state, batch) -> (state, metrics).
+
+  Right and wrong inputs go through the network as one batch of twice the size.
+
+  Args:
+    model: the network.
+    optimizer: an Optax optimizer.
+    unlikelihood_weight: lambda.
+    eps: see `objectives.log_one_minus_probs`.
+    seed: of dropout, with the step folded in.
+
+  Returns:
+    The function; it consumes the state that it is given.
+  """
+  # XLA's own generator: threefry takes a third of a small model's CPU step.
+  dropout_key = jax.random.key(seed, impl='rbg')
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step_fn(state, batch):
+    key = jax.random.fold_in(dropout_key, state['step'])
+
+    def loss_fn(params):
+      right, wrong = pair_logits(model, params, batch, key)
+      return objectives.flipped_loss(
+          right, wrong, batch['decoder_target_tokens'],
+          batch['decoder_loss_weights'],
+          unlikelihood_weight=unlikelihood_weight, eps=eps,
+      )
+
+    gradients, metrics = jax.grad(loss_fn, has_aux=True)(state['params'])
+    updates, opt_state = optimizer.update(
+        gradients, state['opt_state'], state['params']
+    )
+    return {
+        'params': optax.apply_updates(state['params'], updates),
+        'opt_state': opt_state,
+        'step': state['step'] + 1,
+    }, metrics | {'gradient_norm': optax.global_norm(gradients)}
+
+  return step_fn
+
+
+def pair_logits(
+    model: network_lib.Transformer,
+    params: Any,
+    batch: batches_lib.Batch,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Logits given the right and the wrong side, in one forward pass.
+
+  Args:
+    model: the network.
+    params: its weights.
+    batch: see `batches.Batches`.
+    dropout_key: None for no dropout.
+
+  Returns:
+    Two float32[batch, length, vocab].
+  """
+
+  def both(name, wrong_name=None):
+    if name not in batch:
+      return None
+    return jnp.concatenate([batch[name], batch[wrong_name or name]])
+
+  logits = model.apply(
+      {'params': params},
+      both('encoder_input_tokens', 'wrong_encoder_input_tokens'),
+      both('decoder_input_tokens'),
+      both('decoder_target_tokens'),
+      both('encoder_segment_ids', 'wrong_encoder_segment_ids'),
+      both('decoder_segment_ids'),
+      enable_dropout=dropout_key is not None,
+      rngs=None if dropout_key is None else {'dropout': dropout_key},
+  )
+  right, wrong = jnp.split(logits, 2)
+  return right, wrong
+
+
+def num_examples(batch: batches_lib.Batch) -> int:
+  """How many pairs a batch holds."""
+  if 'decoder_segment_ids' in batch:
+    return int(np.max(batch['decoder_segment_ids'], axis=1).sum())
+  return int(np.any(batch['decoder_target_tokens'], axis=1).sum())
+
+
+class _Log:
+  """Progress bar, TensorBoard and `metrics.jsonl`."""
+
+  def __init__(self, folder: pathlib.Path, start: int, steps: int):
+    self.last = {}
+    self._path = folder / 'metrics.jsonl'
+    kept = []
+    if self._path.exists():
+      lines = self._path.read_text().splitlines()
+      # What came after the checkpoint is trained, and logged, once more.
+      kept = [line for line in lines if json.loads(line)['step'] <= start]
+    self._path.write_text(''.join(f'{line}\n' for line in kept))
+    self._writer = tensorboardX.SummaryWriter(
+        str(folder / 'tensorboard'), purge_step=start + 1
+    )
+    interactive = sys.stderr.isatty()
+    self._bar = tqdm.tqdm(
+        total=steps, initial=start, unit='step', dynamic_ncols=True,
+        mininterval=0.1 if interactive else 30,
+    )
+    self._since = time.monotonic()
+
+  def write(self, pending, saver) -> None:
+    """Logs the steps since the last call; stops where one is not finite."""
+    if not pending:
+      return
+    steps, examples, metrics = zip(*pending, strict=True)
+    metrics = jax.device_get(list(metrics))
+    for step, values in zip(steps, metrics, strict=True):
+      if not math.isfinite(values['loss']):
+        parts = {k: float(v) for k, v in values.items()}
+        raise FloatingPointError(
+            f'step {step}: the loss is not finite ({parts}); try a lower'
+            ' learning rate. The last good checkpoint is step'
+            f' {saver.latest}, and the same command would meet the same loss'
+        )
+    now = time.monotonic()
+    self.last = {
+        k: float(np.mean([m[k] for m in metrics])) for k in metrics[0]
+    }
+    self.last['examples_per_second'] = sum(examples) / (now - self._since)
+    self._since = now
+    for name, value in self.last.items():
+      self._writer.add_scalar(name, value, steps[-1])
+    with self._path.open('a') as f:
+      f.write(json.dumps({'step': steps[-1], **self.last}) + '\n')
+    self._bar.set_postfix_str(
+        'L_LM {likelihood:.3f} L_UL {unlikelihood:.3f} P(right)'
+        ' {prob_right:.3f} P(wrong) {prob_wrong:.3f}'
+        ' {examples_per_second:.0f} pairs/s'.format(**self.last),
+        refresh=False,
+    )
+    self._bar.update(len(steps))
+
+  def close(self) -> None:
+    self._writer.close()
+    self._bar.close()
+
+
+@contextlib.contextmanager
+def _stops() -> Iterator[list[int]]:
+  """A list that is no longer empty once a signal asked the run to stop.
+
+  A second signal is not waited for: it ends the process as usual.
+  """
+  received = []
+  old = {}
+
+  def handle(number, unused_frame):
+    received.append(number)
+    signal.signal(number, old[number])
+
+  for number in (signal.SIGINT, signal.SIGTERM):
+    old[number] = signal.signal(number, handle)
+  try:
+    yield received
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)

@@ -1,0 +1,167 @@
+"""Rows to token features, without any framework: one Python call per row.
+
+`DrawPair` makes training examples and `ExpandOptions` candidates to score. Both
+engines call these two; `preprocessors.py` wraps them for SeqIO and
+`tasks/batches.py` for Grain.
+"""
+
+import collections
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import json
+import random
+from typing import Any
+
+from flipped_t5x import features
+from flipped_t5x import formats
+from flipped_t5x import templates as templates_lib
+
+TRUNCATED = 'truncated'
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawPair:
+  """Draws a template and a wrong option for a row.
+
+  Attributes:
+    task: the task's name, for messages and for the feature `task`.
+    templates: the templates to draw from, uniformly.
+    vocabulary: the vocabulary.
+    lengths: of `inputs`, `wrong_inputs` and `targets`, the most tokens with EOS
+      counted in; a feature that is not there is not cut.
+    format: name of the text format, see `formats.py`.
+    counts: reason -> rows dropped so far, and `truncated` -> pairs cut.
+  """
+
+  task: str
+  templates: Mapping[str, templates_lib.Template]
+  vocabulary: features.Vocabulary
+  lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  format: str = 'flipped'
+  counts: collections.Counter = dataclasses.field(
+      default_factory=collections.Counter
+  )
+
+  def __call__(self, row: bytes | str, seed: int) -> dict[str, Any] | None:
+    """One training pair, or None if the row had to be dropped.
+
+    Args:
+      row: field name -> value, as JSON.
+      seed: the same seed gives the same pair; no draw depends on another row.
+
+    Returns:
+      Tokens `inputs`, `wrong_inputs`, `targets`; text `task`, `template`,
+      `options`; and `option_index`, the right option's number.
+
+    Raises:
+      ValueError: the row does not fit the template, or the target is cut to
+        nothing; the message names task and template.
+    """
+    rng = random.Random(seed)
+    names = list(self.templates)
+    template = self.templates[names[rng.randrange(len(names))]]
+    try:
+      rendered = template.render(json.loads(row), seed=rng.getrandbits(32))
+    except templates_lib.Dropped as e:
+      self.counts[str(e)] += 1
+      return None
+    wrong = rng.randrange(len(rendered.options) - 1)
+    wrong += wrong >= rendered.gold
+    make_text = formats.get(self.format)
+    right_text, wrong_text = (
+        make_text(rendered, rendered.options[i]) for i in (rendered.gold, wrong)
+    )
+    with _named(self.task, template):
+      inputs, cut_right = features.encode_inputs(
+          self.vocabulary, right_text, self.lengths.get('inputs')
+      )
+      wrong_inputs, cut_wrong = features.encode_inputs(
+          self.vocabulary, wrong_text, self.lengths.get('wrong_inputs')
+      )
+      targets, cut_targets = features.encode_targets(
+          self.vocabulary, right_text, self.lengths.get('targets')
+      )
+    self.counts[TRUNCATED] += cut_right or cut_wrong or cut_targets
+    return {
+        'inputs': inputs,
+        'wrong_inputs': wrong_inputs,
+        'targets': targets,
+        'task': self.task,
+        'template': template.name,
+        'options': rendered.options,
+        'option_index': rendered.gold,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpandOptions:
+  """Makes one candidate of each option of a row, in one template.
+
+  Attributes:
+    task: the task's name, for messages.
+    template: the template.
+    vocabulary: the vocabulary.
+    lengths: of `inputs` and `targets`, see `DrawPair`.
+    format: name of the text format, see `formats.py`.
+    counts: reason -> rows dropped so far, and `truncated` -> candidates cut.
+  """
+
+  task: str
+  template: templates_lib.Template
+  vocabulary: features.Vocabulary
+  lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  format: str = 'flipped'
+  counts: collections.Counter = dataclasses.field(
+      default_factory=collections.Counter
+  )
+
+  def __call__(self, row: bytes | str, index: int) -> list[dict[str, Any]]:
+    """All candidates of a row in the options' order; none if it is dropped.
+
+    Args:
+      row: field name -> value, as JSON.
+      index: the row's number in its split; also the seed of its `choice`s.
+
+    Returns:
+      For each option tokens `inputs` and `targets`, `example_id` (`index`),
+      `option_index` and `is_correct`.
+
+    Raises:
+      ValueError: see `DrawPair`.
+    """
+    try:
+      rendered = self.template.render(json.loads(row), seed=index)
+    except templates_lib.Dropped as e:
+      self.counts[str(e)] += 1
+      return []
+    make_text = formats.get(self.format)
+    candidates = []
+    for number, option in enumerate(rendered.options):
+      text = make_text(rendered, option)
+      with _named(self.task, self.template):
+        inputs, cut_inputs = features.encode_inputs(
+            self.vocabulary, text, self.lengths.get('inputs')
+        )
+        targets, cut_targets = features.encode_targets(
+            self.vocabulary, text, self.lengths.get('targets')
+        )
+      self.counts[TRUNCATED] += cut_inputs or cut_targets
+      candidates.append({
+          'inputs': inputs,
+          'targets': targets,
+          'example_id': index,
+          'option_index': number,
+          'is_correct': number == rendered.gold,
+      })
+    return candidates
+
+
+@contextlib.contextmanager
+def _named(task: str, template: templates_lib.Template) -> Iterator[None]:
+  """Puts task and template before the message of a ValueError."""
+  try:
+    yield
+  except ValueError as e:
+    raise ValueError(f'{task}: {template!r}: {e}') from e

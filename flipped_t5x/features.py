@@ -1,0 +1,160 @@
+"""The vocabulary, and the one place that decides about EOS and truncation.
+
+A sequence ends with EOS on both sides, inside the length that it is given. When
+an input is too long its *instance* is cut: the label is what ranking compares,
+and an input without it would make right and wrong the same.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import functools
+import io
+import itertools
+import os
+import pathlib
+from typing import Protocol
+
+from flipped_t5x import formats
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+EXTRA_IDS = 100
+
+
+class Vocabulary(Protocol):
+  """What the project needs of a vocabulary; SeqIO's have it too."""
+
+  vocab_size: int
+
+  def encode(self, text: str) -> Sequence[int]:
+    ...
+
+  def decode(self, ids: Iterable[int]) -> str:
+    ...
+
+
+class SentencePiece:
+  """A SentencePiece vocabulary with T5's sentinels, without TensorFlow.
+
+  Gives the ids of `seqio.SentencePieceVocabulary(path, extra_ids=100)`: the
+  sentinels follow the model's own pieces, `<extra_id_0>` being the last.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    """Loads a model; ValueError if the file is not one in T5's conventions."""
+    self.path = pathlib.Path(path)
+    model = sentencepiece_model_pb2.ModelProto()
+    try:
+      model.ParseFromString(self.path.read_bytes())
+    except Exception as e:
+      raise ValueError(f'{path}: not a SentencePiece model: {e}') from e
+    for k in reversed(range(EXTRA_IDS)):
+      model.pieces.add(
+          piece=f'▁<extra_id_{k}>', score=0.0,
+          type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+      )
+    self._processor = sentencepiece.SentencePieceProcessor(
+        model_proto=model.SerializeToString()
+    )
+    p = self._processor
+    if (p.pad_id(), p.eos_id(), p.unk_id()) != (PAD_ID, EOS_ID, UNK_ID):
+      raise ValueError(f'{path}: pad, eos, unk are not 0, 1, 2, as in T5')
+    self.vocab_size = p.GetPieceSize()
+
+  def encode(self, text: str) -> list[int]:
+    return self._processor.EncodeAsIds(text)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self._processor.DecodeIds([int(i) for i in ids])
+
+
+@functools.cache
+def load_vocabulary(path: pathlib.Path) -> SentencePiece:
+  """The vocabulary of a file, read once."""
+  return SentencePiece(path)
+
+
+def train_vocabulary(
+    texts: Iterable[str], vocab_size: int, path: pathlib.Path
+) -> None:
+  """Trains a unigram SentencePiece model in T5's conventions.
+
+  Args:
+    texts: training text, one document each.
+    vocab_size: number of ids with the 100 sentinels counted in.
+    path: the file to write, whole or not at all.
+  """
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(texts),
+      model_writer=model,
+      vocab_size=vocab_size - EXTRA_IDS,
+      model_type='unigram',
+      pad_id=PAD_ID,
+      eos_id=EOS_ID,
+      unk_id=UNK_ID,
+      bos_id=-1,
+      character_coverage=0.9999,
+      num_threads=1,  # The pieces do not depend on the number of cores.
+      minloglevel=2,
+  )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
+  unfinished.write_bytes(model.getvalue())
+  unfinished.replace(path)
+
+
+def encode_inputs(
+    vocabulary: Vocabulary, text: formats.Text, length: int | None = None
+) -> tuple[list[int], bool]:
+  """Tokens of the encoder's side, the instance cut to fit.
+
+  Args:
+    vocabulary: the vocabulary.
+    text: instance and label.
+    length: the most tokens, EOS counted in; None for no limit.
+
+  Returns:
+    The tokens with EOS, and whether the instance was cut.
+
+  Raises:
+    ValueError: the label leaves no room for the instance.
+  """
+  # No SentencePiece token crosses a space: the pieces' tokens are the text's.
+  pieces = [list(vocabulary.encode(piece)) for piece in text.instance]
+  label = vocabulary.encode(text.label)
+  tokens = sum(map(len, pieces))
+  excess = 0 if length is None else tokens + len(label) + 1 - length
+  if excess >= max(tokens, 1):
+    raise ValueError(
+        f'{text.label!r} has {len(label)} tokens: with EOS it leaves no room'
+        f' for the instance in {length}'
+    )
+  truncated = excess > 0
+  while excess > 0:
+    longest = max(pieces, key=len)
+    cut = min(excess, len(longest))
+    del longest[len(longest) - cut :]
+    excess -= cut
+  return [*itertools.chain(*pieces), *label, EOS_ID], truncated
+
+
+def encode_targets(
+    vocabulary: Vocabulary, text: formats.Text, length: int | None = None
+) -> tuple[list[int], bool]:
+  """Tokens of the decoder's side; arguments as for `encode_inputs`.
+
+  Raises:
+    ValueError: nothing of the target is left but EOS and a sentinel.
+  """
+  tokens = vocabulary.encode(text.targets)
+  room = len(tokens) if length is None else length - 1
+  kept = tokens[:room]
+  first_sentinel = vocabulary.vocab_size - EXTRA_IDS
+  if all(t >= first_sentinel for t in kept):
+    raise ValueError(
+        f'target {text.targets!r} of {len(tokens)} tokens is cut to nothing at'
+        f' {length} tokens; set a longer target length'
+    )
+  return [*kept, EOS_ID], len(tokens) > room

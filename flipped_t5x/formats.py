@@ -1,0 +1,109 @@
+"""What the encoder reads and the decoder writes: FLIPPED, DIRECT, CHANNEL.
+
+    template  Suppose {{premise}} Can we infer "{{hypothesis}}"? ||| {{answer}}
+    FLIPPED   input: <extra_id_0> PREMISE <extra_id_1> HYPOTHESIS <extra_id_2>
+              output: ANSWER
+           -> <extra_id_0> Suppose <extra_id_1> Can we infer " <extra_id_2> "?
+    DIRECT    Suppose PREMISE Can we infer "HYPOTHESIS"?  ->  ANSWER
+    CHANNEL   ANSWER  ->  Suppose PREMISE Can we infer "HYPOTHESIS"?
+
+A format is a function of a rendered prompt and one option; it returns `Text`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+from flipped_t5x import templates
+
+MAX_CHUNKS = 100  # T5's vocabularies have 100 sentinels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """The two sides of one candidate.
+
+  Attributes:
+    instance: what the encoder reads first, in pieces that a space separates;
+      the longest is cut when there is too much.
+    label: what the encoder reads last; never cut.
+    targets: what the decoder writes.
+  """
+
+  instance: tuple[str, ...]
+  label: str
+  targets: str
+
+  @property
+  def inputs(self) -> str:
+    """The encoder's whole text."""
+    return '\n'.join(filter(None, (' '.join(self.instance), self.label)))
+
+
+Format = Callable[[templates.Rendered, str], Text]
+
+
+def flipped(rendered: templates.Rendered, option: str) -> Text:
+  """The instruction's chunks from the instance, with sentinels for the chunks.
+
+  The target lists the chunks of every branch, and is therefore the same for
+  every row and option of a template; see arXiv 2210.02969, section 3.
+
+  Args:
+    rendered: a row in a template.
+    option: the candidate label.
+
+  Returns:
+    `input: <extra_id_0> ...`, `output: OPTION` and `<extra_id_0> ...`.
+  """
+  return Text(
+      _pieces('input:', *(
+          _sentinel(p) if isinstance(p, int) else p for p in rendered.parts
+      )),
+      f'output: {option}',
+      ' '.join(_pieces(*(
+          piece
+          for k, chunk in enumerate(rendered.chunks)
+          for piece in (_sentinel(k), chunk)
+      ))),
+  )
+
+
+def flipped_plain(rendered: templates.Rendered, option: str) -> Text:
+  """As `flipped` without sentinels: the model card's free generation."""
+  return Text(
+      _pieces('input:', *(p for p in rendered.parts if isinstance(p, str))),
+      f'output: {option}',
+      ' '.join(_pieces(*rendered.chunks)),
+  )
+
+
+def direct(rendered: templates.Rendered, option: str) -> Text:
+  """The label from the prompt, as T0 is trained."""
+  return Text((rendered.prompt,), '', option)
+
+
+def channel(rendered: templates.Rendered, option: str) -> Text:
+  """The prompt from the label (Min et al. 2022, arXiv 2108.04106)."""
+  return Text((), option, rendered.prompt)
+
+
+FORMATS: dict[str, Format] = {
+    f.__name__: f for f in (flipped, flipped_plain, direct, channel)
+}
+
+
+def get(name: str) -> Format:
+  """The format of that name; ValueError lists the names there are."""
+  if name not in FORMATS:
+    raise ValueError(f'unknown format {name!r}; there are {sorted(FORMATS)}')
+  return FORMATS[name]
+
+
+def _sentinel(k: int) -> str:
+  if k >= MAX_CHUNKS:
+    raise ValueError(f'chunk {k}: a template may have {MAX_CHUNKS} chunks')
+  return f'<extra_id_{k}>'
+
+
+def _pieces(*texts: str) -> tuple[str, ...]:
+  return tuple(filter(None, (t.strip() for t in texts)))

@@ -1,0 +1,119 @@
+"""The loss of flipped learning, as pure functions of logits.
+
+    L = L_LM + lambda * L_UL
+    L_LM = - sum_t w_t log P(I_t | I_<t, x, right label)
+    L_UL = - sum_t w_t log(1 - P(I_t | I_<t, x, wrong label) + eps)
+
+Guess the Instruction! (Ye et al. 2022, arXiv 2210.02969), equations 2 to 4;
+eps = 0.01 is in the authors' code and not in the paper. Everything is computed
+in float32, whatever the type of the logits.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Log-probability of each target token.
+
+  Args:
+    logits: float[..., vocab].
+    targets: int32[...].
+
+  Returns:
+    float32[...]: log P(target).
+  """
+  logits = logits.astype(jnp.float32)
+  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def log_one_minus_probs(
+    logits: jax.Array, targets: jax.Array, eps: float
+) -> jax.Array:
+  """log(1 - P(target) + eps), finite and with bounded gradient even at P = 1.
+
+  1 - P is the share of all other tokens, so its logarithm is the log-sum-exp
+  without the target less the log-sum-exp of all: nothing cancels near P = 1.
+
+  Args:
+    logits: float[..., vocab] with vocab >= 2.
+    targets: int32[...].
+    eps: added to 1 - P; 0 is the paper's formula, 0.01 the released code's.
+
+  Returns:
+    float32[...]: at most log(1 + eps), at least log(eps) where eps > 0.
+  """
+  logits = logits.astype(jnp.float32)
+  is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+  others = jnp.where(is_target, jnp.finfo(jnp.float32).min, logits)
+  log_rest = jax.nn.logsumexp(others, axis=-1) - jax.nn.logsumexp(
+      logits, axis=-1
+  )
+  if eps == 0:
+    return log_rest
+  return jnp.log(jnp.exp(log_rest) + eps)
+
+
+def flipped_loss(
+    right_logits: jax.Array,
+    wrong_logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    unlikelihood_weight: float,
+    eps: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The objective of one batch, right and wrong labels side by side.
+
+  Args:
+    right_logits: float[batch, length, vocab] given the right label.
+    wrong_logits: float[batch, length, vocab] given a wrong label.
+    targets: int32[batch, length], the instruction's tokens, the same for both.
+    weights: float[batch, length]; 0 on padding. With `1 / len` on each token of
+      an instruction of `len` tokens every example weighs the same; with 1 every
+      token does.
+    unlikelihood_weight: lambda.
+    eps: see `log_one_minus_probs`.
+
+  Returns:
+    The scalar loss and its parts, each a weighted mean over the batch:
+    `likelihood` (L_LM), `unlikelihood` (L_UL), and the mean probability of an
+    instruction token given the right and the wrong label, `prob_right` and
+    `prob_wrong`.
+  """
+  weights = weights.astype(jnp.float32)
+  total = jnp.maximum(weights.sum(), 1e-8)  # A batch of padding has loss 0.
+
+  def mean(values):
+    return jnp.sum(values * weights) / total
+
+  log_right = log_probs(right_logits, targets)
+  log_wrong = log_probs(wrong_logits, targets)
+  likelihood = -mean(log_right)
+  unlikelihood = -mean(log_one_minus_probs(wrong_logits, targets, eps))
+  loss = likelihood + unlikelihood_weight * unlikelihood
+  return loss, {
+      'loss': loss,
+      'likelihood': likelihood,
+      'unlikelihood': unlikelihood,
+      'prob_right': mean(jnp.exp(log_right)),
+      'prob_wrong': mean(jnp.exp(log_wrong)),
+  }
+
+
+def sequence_scores(
+    logits: jax.Array, targets: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Log-probability of each whole target, the score that ranks options.
+
+  Args:
+    logits: float[batch, length, vocab].
+    targets: int32[batch, length].
+    weights: float[batch, length]: positive on the target's tokens, 0 on
+      padding.
+
+  Returns:
+    float32[batch]: sum_t log P(target_t).
+  """
+  return jnp.sum(log_probs(logits, targets) * (weights > 0), axis=-1)

@@ -1,0 +1,138 @@
+"""From scores to predictions and metrics, in plain NumPy.
+
+The prediction for an example is the option with the highest score. Ties go to
+the first option, and are counted. A uniform prior over options is implied.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+  """Predictions for n examples.
+
+  Attributes:
+    example_id: int[n].
+    prediction: int[n], number of the option with the highest score.
+    gold: int[n], number of the right option.
+    num_options: int[n].
+    tied: bool[n], whether another option scores as high as the prediction.
+  """
+
+  example_id: np.ndarray
+  prediction: np.ndarray
+  gold: np.ndarray
+  num_options: np.ndarray
+  tied: np.ndarray
+
+
+def rank(
+    scores: np.ndarray,
+    example_id: np.ndarray,
+    option_index: np.ndarray,
+    is_correct: np.ndarray,
+) -> Ranked:
+  """Groups candidates by example, in any order, and takes the best of each.
+
+  Args:
+    scores: float[m], one per candidate.
+    example_id: int[m].
+    option_index: int[m], 0 to the example's number of options - 1.
+    is_correct: bool[m], true for one candidate of each example.
+
+  Returns:
+    The predictions, in ascending order of `example_id`.
+
+  Raises:
+    ValueError: a score is not finite, or an example has not exactly one right
+      option, or its options are not numbered 0, 1, ...
+  """
+  scores = np.asarray(scores, np.float64)
+  if not np.all(np.isfinite(scores)):
+    bad = np.asarray(example_id)[~np.isfinite(scores)][0]
+    raise ValueError(f'example {bad}: a score is not finite')
+  ids, row = np.unique(example_id, return_inverse=True)
+  num_options = np.bincount(row, minlength=len(ids))
+  width = num_options.max(initial=0)
+  table = np.full((len(ids), width), -np.inf)
+  right = np.zeros((len(ids), width), bool)
+  seen = np.zeros((len(ids), width), int)
+  option_index = np.asarray(option_index)
+  if np.any(option_index >= num_options[row]) or np.any(option_index < 0):
+    bad = ids[row[(option_index >= num_options[row]) | (option_index < 0)][0]]
+    raise ValueError(f'example {bad}: an option is missing')
+  np.add.at(seen, (row, option_index), 1)
+  table[row, option_index] = scores
+  right[row, option_index] = is_correct
+  wrong_rows = np.any(seen > 1, axis=1) | (right.sum(axis=1) != 1)
+  if np.any(wrong_rows):
+    raise ValueError(
+        f'example {ids[wrong_rows][0]}: an option stands twice, or not exactly'
+        ' one is right'
+    )
+  best = table.max(axis=1, keepdims=True, initial=-np.inf)
+  return Ranked(
+      example_id=ids,
+      prediction=table.argmax(axis=1) if width else np.zeros(0, int),
+      gold=right.argmax(axis=1) if width else np.zeros(0, int),
+      num_options=num_options,
+      tied=(table == best).sum(axis=1) > 1,
+  )
+
+
+def accuracy(prediction: np.ndarray, gold: np.ndarray) -> float:
+  """Share of examples, 0 to 1, whose prediction is the right option."""
+  _check(prediction, gold)
+  return float(np.mean(np.asarray(prediction) == np.asarray(gold)))
+
+
+def macro_f1(prediction: np.ndarray, gold: np.ndarray) -> float:
+  """Mean F1, 0 to 1, over the classes that occur as gold, by option number.
+
+  A class that is never predicted has F1 0.
+
+  Args:
+    prediction: int[n].
+    gold: int[n].
+
+  Returns:
+    The mean of 2 TP / (2 TP + FP + FN).
+  """
+  _check(prediction, gold)
+  prediction, gold = np.asarray(prediction), np.asarray(gold)
+  f1 = []
+  for label in np.unique(gold):
+    hits = np.sum((prediction == label) & (gold == label))
+    f1.append(2 * hits / (np.sum(prediction == label) + np.sum(gold == label)))
+  return float(np.mean(f1))
+
+
+def majority(gold: np.ndarray) -> np.ndarray:
+  """int[n]: always the class that is gold most often; the first of equals."""
+  gold = np.asarray(gold)
+  return np.full_like(gold, np.bincount(gold).argmax())
+
+
+def random_accuracy(num_options: np.ndarray) -> float:
+  """Expected accuracy of a uniform draw among each example's options."""
+  return float(np.mean(1 / np.asarray(num_options)))
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+  """Mean, median and (population) standard deviation over templates."""
+  return {
+      'mean': float(np.mean(values)),
+      'median': float(np.median(values)),
+      'std': float(np.std(values)),
+  }
+
+
+def _check(prediction, gold):
+  if len(prediction) != len(gold) or not len(gold):
+    raise ValueError(
+        f'{len(prediction)} predictions for {len(gold)} examples; as many are'
+        ' needed, and at least one'
+    )

@@ -1,0 +1,65 @@
+"""Packaging; the one tested set of versions is in constraints.txt."""
+
+import setuptools
+
+T5X_COMMIT = 'cc342d4'
+AIRIO_COMMIT = '69897df'
+JESTIMATOR_COMMIT = '326824a'
+_GITHUB = 'git+https://github.com/google'
+
+setuptools.setup(
+    name='flipped_t5x',
+    version='0.1.0',
+    description='Flipped learning with T5 in JAX',
+    python_requires='>=3.11',
+    packages=[
+        'flipped_t5x',
+        'flipped_t5x.cli',
+        'flipped_t5x.engine',
+        'flipped_t5x.gin',
+        'flipped_t5x.tasks',
+    ],
+    # The folders that users edit lie at the top; they are installed inside the
+    # package, because a top-level `tasks` or `gin` would clash with others.
+    package_dir={'flipped_t5x.gin': 'gin', 'flipped_t5x.tasks': 'tasks'},
+    package_data={
+        'flipped_t5x.gin': ['*/*.gin'],
+        'flipped_t5x.tasks': ['catalog.csv', 'templates/*.yaml'],
+    },
+    install_requires=[
+        'absl-py',
+        'flax>=0.12',
+        'gin-config>=0.5.0',
+        'grain>=0.2.18',
+        'jax>=0.10',
+        'jinja2',
+        'matplotlib',
+        'numpy',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12',
+        'protobuf',
+        'pyyaml',
+        'rich',
+        'sentencepiece>=0.2',
+        'seqio>=0.0.20',
+        'tensorboard',
+        'tensorboardX',
+        'tqdm',
+    ],
+    extras_require={
+        'test': ['absl-py', 'pytest', 'ruff', 'scikit-learn'],
+        'tpu': ['jax[tpu]'],
+        'gpu': ['jax[cuda13]'],
+        't5x': [
+            f't5x @ {_GITHUB}-research/t5x@{T5X_COMMIT}',
+            f'airio @ {_GITHUB}/airio@{AIRIO_COMMIT}',
+            f'jestimator @ {_GITHUB}-research/jestimator@{JESTIMATOR_COMMIT}',
+            'cached_property',
+            'clu',
+            'fiddle',
+            'grain',
+            'tensorboard',
+        ],
+    },
+    entry_points={'console_scripts': ['flipped-t5x=flipped_t5x.cli.main:main']},
+)

@@ -1,0 +1,1 @@
+"""Datasets, SeqIO tasks and mixtures; nothing is registered on import."""
