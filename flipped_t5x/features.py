@@ -47,16 +47,16 @@ class SentencePiece:
     model = sentencepiece_model_pb2.ModelProto()
     try:
       model.ParseFromString(self.path.read_bytes())
+      for k in reversed(range(EXTRA_IDS)):
+        model.pieces.add(
+            piece=f'▁<extra_id_{k}>', score=0.0,
+            type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+        )
+      self._processor = sentencepiece.SentencePieceProcessor(
+          model_proto=model.SerializeToString()
+      )
     except Exception as e:
       raise ValueError(f'{path}: not a SentencePiece model: {e}') from e
-    for k in reversed(range(EXTRA_IDS)):
-      model.pieces.add(
-          piece=f'▁<extra_id_{k}>', score=0.0,
-          type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
-      )
-    self._processor = sentencepiece.SentencePieceProcessor(
-        model_proto=model.SerializeToString()
-    )
     p = self._processor
     if (p.pad_id(), p.eos_id(), p.unk_id()) != (PAD_ID, EOS_ID, UNK_ID):
       raise ValueError(f'{path}: pad, eos, unk are not 0, 1, 2, as in T5')
@@ -132,8 +132,12 @@ def encode_inputs(
         f' for the instance in {length}'
     )
   truncated = excess > 0
+  first_sentinel = vocabulary.vocab_size - EXTRA_IDS
   while excess > 0:
-    longest = max(pieces, key=len)
+    # A sentinel goes only when nothing else of the instance is left.
+    longest = max(
+        pieces, key=lambda p: (len(p) > 0 and p[0] < first_sentinel, len(p))
+    )
     cut = min(excess, len(longest))
     del longest[len(longest) - cut :]
     excess -= cut
@@ -149,7 +153,7 @@ def encode_targets(
     ValueError: nothing of the target is left but EOS and a sentinel.
   """
   tokens = vocabulary.encode(text.targets)
-  room = len(tokens) if length is None else length - 1
+  room = len(tokens) if length is None else max(length - 1, 0)
   kept = tokens[:room]
   first_sentinel = vocabulary.vocab_size - EXTRA_IDS
   if all(t >= first_sentinel for t in kept):

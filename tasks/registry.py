@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from flipped_t5x import features
+from flipped_t5x import metrics
 from flipped_t5x import preprocessors
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
@@ -138,7 +139,8 @@ def score_tasks(
     max_field_chars: see `templates.Template`.
 
   Returns:
-    Template name -> task `FORMAT_NAME_score_TEMPLATE`.
+    Template name -> task `FORMAT_NAME_score_TEMPLATE`, with `inputs` and
+    `targets`, judged by `metrics.rank_options`.
   """
   data = catalog.dataset(name)
   feature = _feature(vocabulary)
@@ -150,6 +152,8 @@ def score_tasks(
         RowSource(data),
         preprocessors.ExpandOptions(name, template, format),
         {'inputs': feature, 'targets': feature},
+        postprocess_fn=metrics.candidate,
+        metric_fns=[metrics.rank_options],
     )
   return tasks
 
@@ -163,7 +167,10 @@ def _feature(vocabulary: pathlib.Path) -> seqio.Feature:
   )
 
 
-def _register(name, source, preprocessor, output_features) -> seqio.Task:
+def _register(
+    name, source, preprocessor, output_features, postprocess_fn=None,
+    metric_fns=(),
+) -> seqio.Task:
   """Adds a task, in place of one of that name with other settings."""
   seqio.TaskRegistry.remove(name)
   return seqio.TaskRegistry.add(
@@ -171,6 +178,7 @@ def _register(name, source, preprocessor, output_features) -> seqio.Task:
       source=source,
       preprocessors=[seqio.CacheDatasetPlaceholder(), preprocessor],
       output_features=output_features,
-      metric_fns=[],
+      postprocess_fn=postprocess_fn,
+      metric_fns=list(metric_fns),
       shuffle_buffer_size=None,  # The source shuffles a whole split.
   )

@@ -101,7 +101,7 @@ class Vader:
     with tarfile.open(archive) as outer:
       inner = io.BytesIO(_member(outer, self._INNER))
     seen = set()
-    with tarfile.open(fileobj=inner) as files:
+    with tarfile.open(archive, fileobj=inner) as files:  # For its name.
       for kind, stem in enumerate(self._KINDS):
         name = f'hutto_ICWSM_2014/{stem}_GroundTruth.txt'
         for number, line in enumerate(
@@ -205,12 +205,12 @@ def _check_sha256(path: pathlib.Path, sha256: str, requirement: str) -> None:
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
   """The bytes of one regular file; nothing is unpacked to disk."""
   try:
-    file = archive.extractfile(name)
+    member = archive.getmember(name)
   except KeyError as e:
     raise ValueError(f'{archive.name}: no file {name}') from e
-  if file is None:
+  if not member.isfile():  # A link would be followed.
     raise ValueError(f'{archive.name}: {name} is not a regular file')
-  return file.read()
+  return archive.extractfile(member).read()
 
 
 def _key(text: str) -> str:

@@ -1,6 +1,7 @@
 """Vocabularies that are trained here, once, on training text."""
 
 from collections.abc import Iterator
+import hashlib
 import json
 import pathlib
 
@@ -20,10 +21,14 @@ def trained(mixture: str, vocab_size: int) -> pathlib.Path:
     vocab_size: number of ids, the 100 sentinels counted in.
 
   Returns:
-    The SentencePiece model's file in the data folder, trained at first use.
+    The SentencePiece model's file in the data folder, trained at first use and
+    again if the texts have changed.
   """
+  digest = hashlib.sha256()
+  for text in _texts(mixture):
+    digest.update(text.encode() + b'\0')
   folder = sources.data_folder() / 'vocabularies'
-  path = folder / f'{mixture}-{vocab_size}.model'
+  path = folder / f'{mixture}-{vocab_size}-{digest.hexdigest()[:8]}.model'
   if not path.is_file():
     features.train_vocabulary(_texts(mixture), vocab_size, path)
   return path

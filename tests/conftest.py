@@ -3,12 +3,13 @@
 import pathlib
 import random
 
+from flax import traverse_util
 from flipped_t5x import features
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import checkpoints
-from flipped_t5x.engine import train
 import jax
-import optax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 WORDS = (
@@ -47,30 +48,59 @@ def tiny_vocabulary(tiny_vocabulary_path) -> features.SentencePiece:
 
 @pytest.fixture(scope='session')
 def tiny_network() -> network_lib.T5Config:
-  """Two layers a side; more ids than `tiny_vocabulary`, as usual with T5."""
+  """More ids than `tiny_vocabulary` has, as is usual with T5."""
   return network_lib.T5Config(
       vocab_size=208, emb_dim=16, num_heads=2, num_encoder_layers=2,
-      num_decoder_layers=2, head_dim=8, mlp_dim=24,
+      num_decoder_layers=1, head_dim=8, mlp_dim=24,
   )
+
+
+def random_params(config: network_lib.T5Config, seed: int) -> dict:
+  """Weights of about the initial size; no scale is 1, no bias small."""
+  tokens = np.ones((1, 1), np.int32)
+  shapes = jax.eval_shape(lambda: network_lib.Transformer(config).init(
+      jax.random.key(0), tokens, tokens, tokens, enable_dropout=False
+  ))['params']
+  rng = np.random.default_rng(seed)
+  params = {}
+  shapes = traverse_util.flatten_dict(shapes, sep='/')
+  for name, leaf in sorted(shapes.items()):
+    values = rng.normal(size=leaf.shape)
+    if name.endswith('kernel'):
+      values /= np.sqrt(leaf.shape[0])
+    if 'query' in name:
+      values /= np.sqrt(config.head_dim)
+    if name.endswith('scale'):
+      values = 1 + 0.2 * values
+    params[name] = jnp.asarray(values, jnp.float32)
+  return traverse_util.unflatten_dict(params, sep='/')
+
+
+@pytest.fixture(scope='session')
+def make_params():
+  """(config, seed) -> random weights."""
+  return random_params
+
+
+@pytest.fixture(scope='session')
+def tiny_params(tiny_network) -> dict:
+  """Random weights of `tiny_network`."""
+  return random_params(tiny_network, seed=2)
 
 
 @pytest.fixture(scope='session')
 def tiny_run(
-    tmp_path_factory, tiny_network, tiny_vocabulary_path
+    tmp_path_factory, tiny_network, tiny_params, tiny_vocabulary_path
 ) -> pathlib.Path:
-  """A run folder with random weights at steps 1 and 2; never change it."""
+  """A run folder with checkpoints 1 and 2 (`tiny_params`); never change it."""
   folder = tmp_path_factory.mktemp('runs') / 'tiny'
   checkpoints.prepare(
       folder,
       checkpoints.RunConfig(tiny_network, 'flipped', 48, 32, {'SEED': 0}),
       tiny_vocabulary_path,
   )
-  model = network_lib.Transformer(tiny_network)
   saver = checkpoints.Checkpoints(folder)
-  for step in (1, 2):
-    state = jax.jit(
-        lambda seed=step: train.init_state(model, optax.sgd(0.1), seed)
-    )()
-    saver.save(step, state, b'')
+  for step, params in ((1, random_params(tiny_network, 1)), (2, tiny_params)):
+    saver.save(step, {'params': params, 'step': np.int32(step)}, b'')
   saver.close()
   return folder

@@ -3,11 +3,14 @@
 `install` makes the catalog consist of them; `write_gin` is a run over them.
 """
 
+from collections.abc import Sequence
 import functools
 import json
 import os
 import pathlib
 import random
+import subprocess
+import sys
 
 from flipped_t5x import features
 from flipped_t5x import network
@@ -17,7 +20,7 @@ from flipped_t5x.tasks import sources
 import jax
 
 MIXTURE = 'tiny_mixture'
-VOCAB_SIZE = 220
+VOCAB_SIZE = 205
 NETWORK = network.T5Config(
     vocab_size=VOCAB_SIZE, emb_dim=16, num_heads=2, num_encoder_layers=1,
     num_decoder_layers=1, head_dim=8, mlp_dim=32,
@@ -43,6 +46,30 @@ network.T5Config:
   num_decoder_layers = 1
   head_dim = 8
   mlp_dim = 32
+"""
+
+# argv: data folder, what to do after step 20 ('', 'slow', 'full'), arguments.
+_SCRIPT = """
+import pathlib, resource, sys, time
+import pytest
+import demo_data
+from flipped_t5x.cli import main
+from flipped_t5x.engine import train
+
+demo_data.install(pathlib.Path(sys.argv[1]), pytest.MonkeyPatch())
+num_examples, steps = train.num_examples, []
+
+def after_step(batch):
+  steps.append(1)
+  if len(steps) > 20:
+    if sys.argv[2] == 'slow':
+      time.sleep(0.1)
+    if sys.argv[2] == 'full':
+      resource.setrlimit(resource.RLIMIT_FSIZE, (2_500, 2_500))
+  return num_examples(batch)
+
+train.num_examples = after_step
+sys.exit(main.main(sys.argv[3:]))
 """
 
 # Rows by split; one training row of tiny_mood has no label.
@@ -104,7 +131,6 @@ def install(folder: pathlib.Path, patch) -> None:
   patch.setitem(mixtures.MIXTURES, MIXTURE, mixtures.Mixture(tuple(ROWS)))
   path = vocabulary()
   if not path.exists():
-    path.parent.mkdir()
     path.write_bytes(_vocabulary_bytes())
 
 
@@ -116,11 +142,29 @@ def write_gin(path: pathlib.Path, model_dir: pathlib.Path) -> str:
   return str(path)
 
 
-def vocabulary() -> pathlib.Path:
-  """Where `vocabularies.trained(MIXTURE, VOCAB_SIZE)` finds its file."""
-  return (
-      sources.data_folder() / 'vocabularies' / f'{MIXTURE}-{VOCAB_SIZE}.model'
+def start(
+    folder: pathlib.Path, arguments: Sequence[str], after_20: str = ''
+) -> subprocess.Popen:
+  """Runs `flipped-t5x ARGUMENTS` over the data in another process.
+
+  Args:
+    folder: where `install` has put the data.
+    arguments: of the command.
+    after_20: what to do after 20 steps: 'slow' or, no room on disk, 'full'.
+
+  Returns:
+    The process; both of its outputs are in `stdout`.
+  """
+  return subprocess.Popen(
+      [sys.executable, '-c', _SCRIPT, str(folder), after_20, *arguments],
+      env=dict(os.environ, PYTHONPATH=str(pathlib.Path(__file__).parent)),
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
   )
+
+
+def vocabulary() -> pathlib.Path:
+  """A SentencePiece model of the data's words, of `VOCAB_SIZE` ids."""
+  return sources.data_folder() / 'tiny.model'
 
 
 def rows(name: str) -> dict[str, list[dict[str, object]]]:

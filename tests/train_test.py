@@ -1,50 +1,21 @@
 """Training runs: going on, being stopped, and failing."""
 
+import dataclasses
 import json
-import os
-import pathlib
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import demo_data
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-import pytest
-
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train
 from flipped_t5x.tasks import batches
-
-# argv: data folder, what to do after step 20 ('', 'slow', 'full'), arguments.
-SCRIPT = """
-import pathlib, resource, sys, time
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
-import demo_data
-from flipped_t5x.cli import main
-from flipped_t5x.engine import train
-
-demo_data.install(pathlib.Path(sys.argv[1]), pytest.MonkeyPatch())
-num_examples, steps = train.num_examples, []
-
-def after_step(batch):
-  steps.append(1)
-  if len(steps) > 20:
-    if sys.argv[2] == 'slow':
-      time.sleep(0.1)
-    if sys.argv[2] == 'full':
-      resource.setrlimit(resource.RLIMIT_FSIZE, (2_500, 2_500))
-  return num_examples(batch)
-
-train.num_examples = after_step
-sys.exit(main.main(sys.argv[3:]))
-"""
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +27,9 @@ def patch():
 @pytest.fixture(scope='module')
 def data(patch, tmp_path_factory):
   folder = tmp_path_factory.mktemp('data')
-  demo_data.cache_compilations(tmp_path_factory.mktemp('cache'), patch)
+  demo_data.cache_compilations(
+      tmp_path_factory.getbasetemp() / 'compiled', patch
+  )
   demo_data.install(folder, patch)
   return folder
 
@@ -72,15 +45,6 @@ def whole(data, tmp_path_factory):
 def command(folder, *overrides):
   gin_file = demo_data.write_gin(folder.with_suffix('.gin'), folder)
   return ['train', f'--gin_file={gin_file}', *overrides]
-
-
-def start(data, folder, mode):
-  environment = dict(os.environ, PYTHONPATH=str(pathlib.Path(__file__).parent))
-  return subprocess.Popen(
-      [sys.executable, '-c', SCRIPT, str(data), mode, *command(folder)],
-      env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-      text=True,
-  )
 
 
 def wait_for(process, happened):
@@ -131,13 +95,13 @@ def test_two_halves_are_the_whole(whole, tmp_path):
 
 def test_killed_run_goes_on(whole, data, tmp_path):
   folder = tmp_path / 'run'
-  process = start(data, folder, 'slow')
+  process = demo_data.start(data, command(folder), 'slow')
   wait_for(process, (folder / 'checkpoints' / '20').exists)
   wait_for(process, lambda: log(folder)[-1]['step'] >= 25)
   process.kill()
   process.communicate()
   assert not (folder / 'checkpoints' / '40').exists()
-  process = start(data, folder, '')
+  process = demo_data.start(data, command(folder))
   output, _ = process.communicate(timeout=90)
   assert process.returncode == 0, output
   assert 'going on from step 20' in output
@@ -146,7 +110,7 @@ def test_killed_run_goes_on(whole, data, tmp_path):
 
 def test_interrupted_run_saves_and_goes_on(whole, data, tmp_path, capsys):
   folder = tmp_path / 'run'
-  process = start(data, folder, 'slow')
+  process = demo_data.start(data, command(folder), 'slow')
   wait_for(process, (folder / 'checkpoints' / '20').exists)
   process.send_signal(signal.SIGINT)
   output, _ = process.communicate(timeout=90)
@@ -169,12 +133,102 @@ def test_interrupted_run_saves_and_goes_on(whole, data, tmp_path, capsys):
 
 def test_no_space_keeps_the_last_checkpoint(whole, data, tmp_path):
   folder = tmp_path / 'run'
-  process = start(data, folder, 'full')
+  process = demo_data.start(data, command(folder), 'full')
   output, _ = process.communicate(timeout=90)
   assert process.returncode == 1, output
-  last = output.strip().splitlines()[-1]
-  assert last.startswith('flipped-t5x: OSError: '), output
-  assert 'File too large' in last and str(folder) in last
-  assert checkpoints.Checkpoints(folder).latest == 20
+  error, = re.findall(r'^flipped-t5x: .*', output, re.MULTILINE)
+  assert f'OSError: {folder}/checkpoints: step 40 could not be saved' in error
+  assert 'File too large' in error
+  assert 'the last good checkpoint is step 20. Make room' in error
   assert main.main(command(folder)) == 0
   assert_same_run(folder, whole)
+
+
+def test_run_of_other_settings(whole, capsys):
+  assert main.main(command(whole, '--gin.LAMBDA=1.0')) == 1
+  errors = capsys.readouterr().err
+  assert 'ValueError' in errors
+  assert str(whole) in errors
+  assert 'LAMBDA: 3.0 there, 1.0 now' in errors
+  assert state(whole, 40)
+
+
+class Repeated:
+  """The first batch of the mixture again and again, or what `change` makes."""
+
+  def __init__(self, change=lambda batch, step: batch):
+    self._batch = next(batches.TrainBatches(
+        demo_data.MIXTURE, demo_data.vocabulary(), 4, 32, 16, seed=0
+    ))
+    self._change, self._step = change, 0
+    self.counts = {}
+
+  def __next__(self):
+    self._step += 1
+    return self._change(self._batch, self._step)
+
+  def get_state(self):
+    return b'%d' % self._step
+
+  def set_state(self, state):
+    self._step = int(state)
+
+
+def run(folder, data_iterator, network=demo_data.NETWORK, **kwargs):
+  return train.train(**{
+      'model_dir': str(folder), 'network': network, 'batches': data_iterator,
+      'optimizer': optimizers.adafactor(1e-2),
+      'vocabulary': str(demo_data.vocabulary()), 'steps': 100,
+      'unlikelihood_weight': 3.0, 'eps': 0.01, 'seed': 42, 'input_length': 32,
+      'target_length': 16, 'checkpoint_period': 20, 'log_period': 10, **kwargs,
+  })
+
+
+def test_nan_names_the_step_and_keeps_the_last_checkpoint(data, tmp_path):
+  def poison(batch, step):
+    weights = batch['decoder_loss_weights'] * (np.nan if step == 23 else 1)
+    return batch | {'decoder_loss_weights': weights}
+
+  with pytest.raises(
+      FloatingPointError, match=r'^step 23: .*last good checkpoint is step 20'
+  ):
+    run(tmp_path, Repeated(poison))
+  assert checkpoints.Checkpoints(tmp_path).latest == 20
+  assert all(np.all(np.isfinite(a)) for a in state(tmp_path, 20).values())
+  # What was logged is finite too.
+  assert [line['step'] for line in log(tmp_path)] == [10, 20]
+
+
+def test_gradient_that_is_not_finite_is_not_saved(data, tmp_path):
+  def make(*unused_args, **unused_kwargs):
+    return lambda state, batch: (
+        state, {'loss': np.float32(1), 'gradient_norm': np.float32(np.inf)}
+    )
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, 'make_train_step', make)
+    with pytest.raises(FloatingPointError, match='^step 1: '):
+      run(tmp_path, Repeated())
+  assert checkpoints.Checkpoints(tmp_path).latest is None
+
+
+def test_loss_goes_down(data, tmp_path):
+  last = run(tmp_path, Repeated(), checkpoint_period=100)
+  first = log(tmp_path)[0]
+  assert first['loss'] > 3
+  assert last['loss'] < first['loss'] / 2
+  assert last['likelihood'] < first['likelihood'] / 2
+  assert last['prob_right'] > last['prob_wrong'] + 0.05
+
+
+def test_folder_without_room_for_the_vocabulary(data, tmp_path):
+  small = dataclasses.replace(demo_data.NETWORK, vocab_size=204)
+  with pytest.raises(ValueError, match='205 ids .* vocab_size of 204'):
+    run(tmp_path, Repeated(), small)
+  assert not (tmp_path / 'config.json').exists()
+
+
+def test_half_a_line_of_the_log_is_left_out(data, tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2, "lo')
+  train._Log(tmp_path, 5, 10).close()
+  assert log(tmp_path) == [{'step': 1}]

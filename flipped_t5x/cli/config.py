@@ -1,11 +1,14 @@
 """Gin files and overrides for the commands; errors are plain sentences."""
 
 import ast
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import difflib
 import logging
 import pathlib
 import re
+import tokenize
 from typing import Any
 
 import flipped_t5x
@@ -60,28 +63,38 @@ def parse(gin_file: str, overrides: Sequence[str]) -> dict[str, Any]:
   # Gin logs an error for each folder of the search path without the file.
   logging.getLogger().addFilter(_is_no_search)
   try:
-    gin.parse_config_file(gin_file, skip_unknown=False)
-    known = macros()
-    for override in overrides:
-      name = override.split(' = ', 1)[0]
-      if name.isupper() and name not in known:
-        near = difflib.get_close_matches(name, known) or sorted(known)
-        raise ValueError(
-            f'--gin.{name}: {gin_file} has no such macro; nearest: {near}'
-        )
-    gin.parse_config(list(overrides), skip_unknown=False)
-    gin.finalize()
-    return macros()
-  except OSError as e:
-    raise ValueError(f'--gin_file={gin_file}: {e}') from e
-  except (SyntaxError, NameError, AttributeError, ImportError) as e:
-    raise ValueError(f'{gin_file}: {e}') from e
+    with _one_line(f'--gin_file={gin_file}'):
+      gin.parse_config_file(gin_file, skip_unknown=False)
   finally:
     logging.getLogger().removeFilter(_is_no_search)
+  known = macros()
+  for override in overrides:
+    name, value = override.split(' = ', 1)
+    if name.isupper() and name not in known:
+      near = difflib.get_close_matches(name, known) or sorted(known)
+      raise ValueError(
+          f'--gin.{name}: {gin_file} has no such macro; nearest: {near}'
+      )
+    with _one_line(f'--gin.{name}={value} (a text needs quotes of its own)'):
+      gin.parse_config(override, skip_unknown=False)
+  gin.finalize()
+  return macros()
 
 
 def _is_no_search(record: logging.LogRecord) -> bool:
   return not record.getMessage().startswith('Path not found: ')
+
+
+@contextlib.contextmanager
+def _one_line(source: str) -> Iterator[None]:
+  """Makes gin's errors ValueErrors of one line that name what was read."""
+  try:
+    yield
+  except (
+      SyntaxError, tokenize.TokenError, NameError, AttributeError, ImportError,
+      OSError, ValueError,
+  ) as e:
+    raise ValueError(f'{source}: {" ".join(str(e).split())}') from e
 
 
 def macros() -> dict[str, Any]:

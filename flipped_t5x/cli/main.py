@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
   ) as e:
     if os.environ.get('FLIPPED_T5X_TRACEBACK'):
       raise
-    print(f'flipped-t5x: {type(e).__name__}: {e}', file=sys.stderr)
+    # Gin adds in which calls it was; the stack is not for the user either.
+    message = str(e).split('\n  In call to configurable')[0]
+    print(f'flipped-t5x: {type(e).__name__}: {message}', file=sys.stderr)
     return 1
   return 0
 

@@ -20,7 +20,12 @@ class Batches(Protocol):
   int32[B, L], `decoder_input_tokens` and `decoder_target_tokens` int32[B, T],
   `decoder_loss_weights` float32[B, T] and, packed, `encoder_segment_ids`,
   `wrong_encoder_segment_ids`, `decoder_segment_ids` and their positions.
+
+  Attributes:
+    counts: dataset -> reason -> examples dropped, or cut, since it was opened.
   """
+
+  counts: Mapping[str, Mapping[str, int]]
 
   def __next__(self) -> Batch:
     ...

@@ -211,12 +211,15 @@ class Checkpoints:
       raise FileNotFoundError(f'{path}: no such checkpoint')
     with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
       saved = _shapes(checkpointer.metadata(path / 'state').item_metadata.tree)
-    for name, shape in _shapes(like).items():
-      if saved.get(name) != shape:
+    wanted = _shapes(like)
+    # Not only what is missing: a layer too many would be left out in silence.
+    weights = {name for name in saved if name.startswith('params/')}
+    for name in sorted(weights | wanted.keys()):
+      if saved.get(name) != wanted.get(name):
         raise ValueError(
             f'{path}: {name} is {saved.get(name, "not there")} where the'
-            f' network has {shape}: the checkpoint is of a model of another'
-            ' size'
+            f' network has {wanted.get(name, "none")}: the checkpoint is of a'
+            ' model of another size'
         )
 
 

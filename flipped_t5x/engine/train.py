@@ -74,7 +74,7 @@ def train(
 
   Raises:
     ValueError: the folder holds a run of other settings.
-    FloatingPointError: the loss is not finite.
+    FloatingPointError: the loss or its gradient is not finite.
     Interrupted: after Ctrl-C or SIGTERM; the step it was at is saved.
     OSError: a checkpoint could not be written.
   """
@@ -115,6 +115,10 @@ def train(
         raise Interrupted(
             f'stopped at step {step} of {steps}; the same command goes on'
         )
+  for name, counts in batches.counts.items():
+    for reason, number in sorted(counts.items()):
+      if number:
+        print(f'{name}: {number} examples {reason} since step {start}')
   return log.last
 
 
@@ -239,10 +243,16 @@ class _Log:
     self._path = folder / 'metrics.jsonl'
     kept = []
     if self._path.exists():
-      lines = self._path.read_text().splitlines()
-      # What came after the checkpoint is trained, and logged, once more.
-      kept = [line for line in lines if json.loads(line)['step'] <= start]
-    self._path.write_text(''.join(f'{line}\n' for line in kept))
+      lines = self._path.read_text().splitlines(keepends=True)
+      # What came after the checkpoint is trained, and logged, once more; a
+      # last line that was not written whole has no end.
+      kept = [
+          line for line in lines
+          if line.endswith('\n') and json.loads(line)['step'] <= start
+      ]
+    unfinished = self._path.with_suffix('.unfinished')
+    unfinished.write_text(''.join(kept))
+    unfinished.replace(self._path)
     self._writer = tensorboardX.SummaryWriter(
         str(folder / 'tensorboard'), purge_step=start + 1
     )
@@ -260,10 +270,11 @@ class _Log:
     steps, examples, metrics = zip(*pending, strict=True)
     metrics = jax.device_get(list(metrics))
     for step, values in zip(steps, metrics, strict=True):
-      if not math.isfinite(values['loss']):
+      if not all(map(math.isfinite, values.values())):
         parts = {k: float(v) for k, v in values.items()}
         raise FloatingPointError(
-            f'step {step}: the loss is not finite ({parts}); try a lower'
+            f'step {step}: the loss or its gradient is not finite ({parts});'
+            ' try a lower'
             ' learning rate. The last good checkpoint is step'
             f' {saver.latest}, and the same command would meet the same loss'
         )
@@ -275,8 +286,14 @@ class _Log:
     self._since = now
     for name, value in self.last.items():
       self._writer.add_scalar(name, value, steps[-1])
-    with self._path.open('a') as f:
-      f.write(json.dumps({'step': steps[-1], **self.last}) + '\n')
+    try:
+      with self._path.open('a') as f:
+        f.write(json.dumps({'step': steps[-1], **self.last}) + '\n')
+    except OSError as e:
+      raise OSError(
+          f'{self._path}: step {steps[-1]} could not be logged: {e}; the last'
+          f' good checkpoint is step {saver.latest}'
+      ) from e
     self._bar.set_postfix_str(
         'L_LM {likelihood:.3f} L_UL {unlikelihood:.3f} P(right)'
         ' {prob_right:.3f} P(wrong) {prob_wrong:.3f}'
@@ -286,7 +303,8 @@ class _Log:
     self._bar.update(len(steps))
 
   def close(self) -> None:
-    self._writer.close()
+    with contextlib.suppress(OSError):  # It would hide why the run ends.
+      self._writer.close()
     self._bar.close()
 
 

@@ -1,0 +1,225 @@
+"""The commands: help, mistakes, and all of them in a row on small data."""
+
+import json
+import math
+import re
+
+import demo_data
+from flipped_t5x.cli import config
+from flipped_t5x.cli import main
+import gin
+import pytest
+
+SHIPPED = sorted(p.name for p in (config.gin_folder() / 'runs').glob('*.gin'))
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The folder of a run of 3 steps."""
+  folder = tmp_path_factory.mktemp('data')
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.install(folder, patch)
+    demo_data.cache_compilations(
+        tmp_path_factory.getbasetemp() / 'compiled', patch
+    )
+    gin_file = demo_data.write_gin(folder / 'run.gin', folder / 'run')
+    assert main.main([
+        'train', f'--gin_file={gin_file}', '--gin.TRAIN_STEPS=3',
+        '--gin.LOG_PERIOD=1', '--gin.KEEP=3',
+    ]) == 0
+    yield folder / 'run'
+
+
+def fails(capsys, *argv):
+  """Runs a command that must fail by itself; returns its one line."""
+  assert main.main(list(argv)) == 1
+  captured = capsys.readouterr()
+  assert not captured.out
+  line, = captured.err.strip().splitlines()
+  assert line.startswith('flipped-t5x: ')
+  return line
+
+
+@pytest.mark.parametrize('command', main.COMMANDS)
+def test_help_has_an_example(command, capsys):
+  with pytest.raises(SystemExit) as e:
+    main.main([command, '--help'])
+  assert e.value.code == 0
+  assert f'Example:\n  flipped-t5x {command} ' in capsys.readouterr().out
+
+
+def test_help_lists_all_commands(capsys):
+  with pytest.raises(SystemExit):
+    main.main(['--help'])
+  shown = capsys.readouterr().out
+  assert all(f'    {name} ' in shown for name in main.COMMANDS)
+  assert 'Example: flipped-t5x train' in shown
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_shipped_gin_files_parse(name):
+  macros = config.parse(f'runs/{name}', [])
+  assert {'MODEL_DIR', 'MIXTURE', 'LAMBDA', 'EPS', 'AVERAGING'} <= macros.keys()
+  # No macro is used without a value, nothing is spelled wrong.
+  assert gin.config_is_locked()
+
+
+def test_overrides_are_in_the_macros():
+  macros = config.parse(
+      'runs/demo.gin', ['LAMBDA = 0.5', "FORMAT = 'flipped_plain'"]
+  )
+  assert (macros['LAMBDA'], macros['FORMAT']) == (0.5, 'flipped_plain')
+  assert macros['SEED'] == 42 and macros['MAX_FIELD_CHARS'] is None
+  assert macros['NETWORK'] == '@network.T5Config()'
+  assert gin.query_parameter('%LAMBDA') == 0.5
+
+
+def test_overrides_are_taken_out_of_the_arguments():
+  rest, overrides = config.split_overrides(
+      ['train', '--gin.A=1', '--gin_file=x', "--gin.b.c='d = e'"]
+  )
+  assert rest == ['train', '--gin_file=x']
+  assert overrides == ['A = 1', "b.c = 'd = e'"]
+
+
+@pytest.mark.parametrize(
+    'override, message',
+    (
+        ('LAMDBA=0', "--gin.LAMDBA: runs/demo.gin has no .*'LAMBDA'"),
+        ('train.train.stepz=3', "'train.train' doesn't have .* 'stepz'"),
+        ('nosuch.thing=3', "matching 'nosuch'"),
+        ('FORMAT=flipped', '--gin.FORMAT=flipped .*quotes'),
+        ('LAMBDA=', '--gin.LAMBDA= '),
+        ('LAMBDA=[1', r'--gin.LAMBDA=\[1 '),
+        ("MIXTURE='flipped_dmo'", "'flipped_dmo'; nearest: .'flipped_demo'"),
+    ),
+)
+def test_wrong_override(override, message, capsys):
+  error = fails(
+      capsys, 'train', '--gin_file=runs/demo.gin', f'--gin.{override}'
+  )
+  assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    (
+        ('X = = 3', 'line 2'),
+        ('train.train.stepz = 3', "'stepz'"),
+        ('import nosuchmodule', 'nosuchmodule'),
+        ("include 'nosuch.gin'", 'nosuch.gin'),
+    ),
+)
+def test_wrong_gin_file(text, message, capsys, tmp_path):
+  path = tmp_path / 'mine.gin'
+  path.write_text(f"include 'runs/demo.gin'\n{text}\n")
+  error = fails(capsys, 'train', f'--gin_file={path}')
+  assert str(path) in error and message in error
+
+
+def test_gin_file_that_is_not_there(capsys):
+  assert 'runs/demoo.gin' in fails(capsys, 'train', '--gin_file=runs/demoo.gin')
+
+
+@pytest.mark.parametrize(
+    'argv, message',
+    (
+        (['train'], '--gin_file'),
+        (['trian'], "'trian'"),
+        (['train', '--gin_file=runs/demo.gin', '--gin.LAMBDA'], '--gin.LAMBDA'),
+        (['report', 'x', '--gin.LAMBDA=1'], 'report takes no --gin. flags'),
+        (['eval', '--checkpoint', 'x', '--limit', 'many'], "'many'"),
+    ),
+)
+def test_wrong_arguments(argv, message, capsys):
+  with pytest.raises(SystemExit) as e:
+    main.main(argv)
+  assert e.value.code == 2
+  assert message in capsys.readouterr().err
+
+
+def test_folders_without_a_run(capsys, tmp_path):
+  folder = str(tmp_path)
+  eval_error = fails(capsys, 'eval', '--checkpoint', folder)
+  assert folder in eval_error and 'not the folder of a run' in eval_error
+  report_error = fails(capsys, 'report', folder)
+  assert folder in report_error and 'flipped-t5x eval' in report_error
+  assert not list(tmp_path.iterdir())
+
+
+def rank(run, options, *more, instruction='Good?', text='A warm film.'):
+  return [
+      'rank', '--checkpoint', str(run), '--instruction', instruction,
+      '--input', text, '--options', options, *more,
+  ]
+
+
+@pytest.mark.parametrize('options', ('yes', 'yes,yes', 'yes,', ' a,a '))
+def test_rank_with_wrong_options(options, run, capsys):
+  error = fails(capsys, *rank(run, options))
+  assert 'at least two' in error and str(options.split(',')[0].strip()) in error
+
+
+def test_rank_without_an_instruction(run, capsys):
+  error = fails(capsys, *rank(run, 'yes,no', instruction='{{input}} '))
+  assert 'instruction is empty' in error
+
+
+def test_rank(run, capsys):
+  assert main.main(rank(run, 'yes,no, maybe', '--json')) == 0
+  ranked = json.loads(capsys.readouterr().out)
+  assert {r['option'] for r in ranked} == {'yes', 'no', 'maybe'}
+  scores = [r['score'] for r in ranked]
+  assert scores == sorted(scores, reverse=True)
+  assert all(math.isfinite(s) and s < 0 for s in scores)
+  # A table for people has the same, and the step can be named.
+  step = run / 'checkpoints' / '3'
+  assert main.main(rank(step, 'yes,no, maybe')) == 0
+  lines = capsys.readouterr().out.splitlines()[1:]
+  assert lines == [f'{r["option"]:<6}  {r["score"]:.4f}' for r in ranked]
+
+
+def test_step_that_is_not_there(run, capsys):
+  step = run / 'checkpoints' / '2'
+  assert str(step) in fails(capsys, *rank(step, 'yes,no'))
+
+
+def test_eval_and_report(run, capsys):
+  assert main.main([
+      'eval', '--checkpoint', str(run), '--mixture', demo_data.MIXTURE,
+      '--limit', '5', '--batch_size', '8',
+  ]) == 0
+  results = json.loads((run / 'results.json').read_text())
+  assert set(results) == {
+      'tasks', 'split', 'step', 'format', 'input_length', 'target_length',
+      'settings', 'versions', 'limit',
+  }
+  assert (results['split'], results['step'], results['limit']) == ('test', 3, 5)
+  settings = results['settings']
+  assert (settings['LAMBDA'], settings['KEEP']) == (3.0, 3)
+  assert set(results['tasks']) == set(demo_data.ROWS)
+  for name, number in (('tiny_mood', 3), ('tiny_kind', 2)):
+    task = results['tasks'][name]
+    assert len(task['templates']) == number
+    for values in (task, *task['templates'].values()):
+      assert values['examples'] == 5
+      assert {
+          'options', 'accuracy', 'macro_f1', 'majority_accuracy',
+          'majority_macro_f1', 'random_accuracy', 'ties',
+      } <= values.keys()
+    assert set(task['accuracy']) == {'mean', 'median', 'std'}
+  assert results['tasks']['tiny_kind']['random_accuracy'] == 0.25
+  capsys.readouterr()
+
+  assert main.main(['report', str(run)]) == 0
+  shown = capsys.readouterr().out
+  report = (run / 'report.md').read_text()
+  for name, task in results['tasks'].items():
+    assert name in shown
+    assert f'### {name}' in report
+    assert f'{task["accuracy"]["mean"]:.3f}' in report
+    assert all(template in report for template in task['templates'])
+  for plot in ('losses', 'probabilities', 'accuracy'):
+    assert f'({plot}.png)' in report
+    assert (run / f'{plot}.png').read_bytes().startswith(b'\x89PNG')
+    assert (run / f'{plot}.png').stat().st_size > 10_000

@@ -1,0 +1,109 @@
+"""The feature converter, packed and not, on small data."""
+
+import demo_data
+from flipped_t5x import feature_converters
+from flipped_t5x.engine import batches
+from flipped_t5x.tasks import registry
+import numpy as np
+import pytest
+
+LENGTHS = {'inputs': 56, 'wrong_inputs': 56, 'targets': 20}
+SIDES = ('encoder', 'wrong_encoder', 'decoder')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def data(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.install(tmp_path_factory.mktemp('data'), patch)
+    yield
+
+
+@pytest.fixture
+def task():
+  return registry.train_task('tiny_kind', demo_data.vocabulary())
+
+
+def read(task):
+  dataset = task.get_dataset(LENGTHS, 'train', shuffle=False, seed=5)
+  return list(dataset.as_numpy_iterator())
+
+
+def convert(task, pack, averaging='example'):
+  converter = feature_converters.FlippedFeatureConverter(
+      pack=pack, averaging=averaging
+  )
+  lengths = {k: 2 * n for k, n in LENGTHS.items()} if pack else LENGTHS
+  dataset = converter(
+      task.get_dataset(lengths, 'train', shuffle=False, seed=5), lengths
+  )
+  rows = list(dataset.as_numpy_iterator())
+  return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+
+
+@pytest.mark.parametrize('averaging', batches.AVERAGINGS)
+def test_unpacked_is_the_same_as_in_the_other_engine(task, averaging):
+  pairs = read(task)
+  padded = {
+      k: np.array([np.pad(p[k], (0, n - len(p[k]))) for p in pairs], np.int32)
+      for k, n in LENGTHS.items()
+  }
+  expected = batches.training_batch(padded, averaging)
+  converted = convert(task, pack=False, averaging=averaging)
+  assert converted.keys() == expected.keys()
+  for name, values in expected.items():
+    assert converted[name].dtype == values.dtype, name
+    np.testing.assert_array_equal(converted[name], values, name)
+
+
+def test_packed(task):
+  pairs = [tuple(tuple(map(int, p[k])) for k in LENGTHS) for p in read(task)]
+  packed = convert(task, pack=True)
+  assert len(packed) == 5 + 6
+  rows = len(packed['decoder_target_tokens'])
+  assert 120 / 4 < rows < 120 / 1.4  # There are 2 pairs a row or so.
+  for name, values in packed.items():
+    length = 2 * LENGTHS['targets' if name.startswith('decoder') else 'inputs']
+    assert values.shape == (rows, length), name
+    is_float = name == 'decoder_loss_weights'
+    assert values.dtype == (np.float32 if is_float else np.int32), name
+  unpacked = []
+  for row in range(rows):
+    segments = {s: packed[f'{s}_segment_ids'][row] for s in SIDES}
+    number = segments['decoder'].max()
+    for segment in range(1, number + 1):
+      example = []
+      for side, name in zip(
+          SIDES,
+          ('encoder_input_tokens', 'wrong_encoder_input_tokens',
+           'decoder_target_tokens'), strict=True,
+      ):
+        mine = segments[side] == segment
+        example.append(tuple(map(int, packed[name][row][mine])))
+        assert list(packed[f'{side}_positions'][row][mine]) == list(
+            range(mine.sum())
+        )
+      unpacked.append(tuple(example))
+      mine = segments['decoder'] == segment
+      # Teacher forcing starts anew in each example.
+      assert tuple(packed['decoder_input_tokens'][row][mine]) == (
+          0, *example[2][:-1]
+      )
+      np.testing.assert_allclose(
+          packed['decoder_loss_weights'][row][mine], 1 / len(example[2])
+      )
+    np.testing.assert_allclose(
+        packed['decoder_loss_weights'][row].sum(), number, rtol=1e-6
+    )
+  assert sorted(unpacked) == sorted(pairs)
+
+
+def test_converter_names_the_missing_feature():
+  task, *_ = registry.score_tasks('tiny_mood', demo_data.vocabulary()).values()
+  converter = feature_converters.FlippedFeatureConverter(pack=False)
+  with pytest.raises(ValueError, match='wrong_inputs'):
+    converter(task.get_dataset(LENGTHS, 'test', shuffle=False), LENGTHS)
+
+
+def test_unknown_averaging():
+  with pytest.raises(ValueError, match="'tokens' is not one of"):
+    feature_converters.FlippedFeatureConverter(averaging='tokens')

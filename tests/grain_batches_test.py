@@ -1,0 +1,210 @@
+"""Grain pipelines of the catalog: order, shares, going on, candidates."""
+
+import collections
+import itertools
+import re
+
+import demo_data
+from flipped_t5x import features
+from flipped_t5x.tasks import batches
+from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import mixtures
+import numpy as np
+import pytest
+
+LENGTHS = (56, 32)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def data(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.install(tmp_path_factory.mktemp('data'), patch)
+    for name in demo_data.ROWS:
+      patch.setitem(mixtures.MIXTURES, name, mixtures.Mixture((name,)))
+    yield
+
+
+def make(mixture=demo_data.MIXTURE, batch_size=8, seed=1, **kwargs):
+  return batches.TrainBatches(
+      mixture, demo_data.vocabulary(), batch_size, *LENGTHS, seed=seed, **kwargs
+  )
+
+
+def take(iterator, number):
+  return list(itertools.islice(iterator, number))
+
+
+def same(ours, theirs):
+  return all(
+      a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+      for a, b in zip(ours, theirs, strict=True)
+  )
+
+
+def texts(batch_list):
+  """The encoder side of each row of unpacked batches."""
+  vocabulary = features.load_vocabulary(demo_data.vocabulary())
+  return [
+      vocabulary.decode(row)
+      for batch in batch_list
+      for row in batch['encoder_input_tokens']
+  ]
+
+
+def numbers(batch_list):
+  """The number of the dataset's row in each row of unpacked batches."""
+  return [
+      int(re.search(r' of train (\d+) is', text)[1])
+      for text in texts(batch_list)
+  ]
+
+
+@pytest.mark.parametrize('pack', (True, False))
+def test_seeds_and_states(pack):
+  iterator = make(pack=pack)
+  first = take(iterator, 7)
+  position = iterator.get_state()
+  assert isinstance(position, bytes) and len(position) < 20_000
+  second = take(iterator, 30)  # Into the next epoch.
+  assert same(take(make(pack=pack), 7), first)
+  assert not same(take(make(pack=pack, seed=2), 7), first)
+  resumed = make(pack=pack)
+  resumed.set_state(position)
+  assert same(take(resumed, 30), second)
+  # Also back, in an iterator that has gone on.
+  iterator.set_state(position)
+  assert same(take(iterator, 3), second[:3])
+
+
+def test_each_row_once_an_epoch():
+  batch_list = take(make('tiny_kind', 12, pack=False), 30)
+  epochs = [numbers(batch_list[i : i + 10]) for i in (0, 10, 20)]
+  assert all(sorted(epoch) == list(range(120)) for epoch in epochs)
+  # In another order and with other draws each time.
+  assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+  assert epochs[0] != sorted(epochs[0])
+  drawn = [
+      dict(zip(epoch, texts(batch_list[i : i + 10]), strict=True))
+      for epoch, i in zip(epochs, (0, 10, 20), strict=True)
+  ]
+  assert 20 < sum(drawn[0][i] != drawn[1][i] for i in range(120)) < 100
+
+
+def test_shares_and_endless():
+  rows = texts(take(make(pack=False, batch_size=20), 90))
+  moods = sum(
+      bool(re.search('output: (no|yes|negative|positive|sad|happy)$', text))
+      for text in rows
+  )
+  # 60 of 180 rows, of which one is dropped.
+  assert moods / len(rows) == pytest.approx(59 / 179, abs=0.01)
+
+
+def test_arrays():
+  batch = next(make(pack=True))
+  segments = batch['decoder_segment_ids']
+  assert batch['encoder_input_tokens'].shape == (8, 56)
+  assert batch['wrong_encoder_input_tokens'].shape == (8, 56)
+  assert batch['decoder_target_tokens'].shape == (8, 32)
+  assert batch['decoder_loss_weights'].dtype == np.float32
+  for side in ('encoder', 'wrong_encoder'):
+    tokens = batch[f'{side}_input_tokens']
+    ids = batch[f'{side}_segment_ids']
+    np.testing.assert_array_equal(tokens > 0, ids > 0)
+    np.testing.assert_array_equal(ids.max(axis=1), segments.max(axis=1))
+  np.testing.assert_allclose(
+      batch['decoder_loss_weights'].sum(axis=1), segments.max(axis=1), 1e-6
+  )
+
+
+def test_packing_loses_nothing():
+  # Twice the lengths, so that rows hold two pairs and more.
+  iterator = batches.TrainBatches(
+      'tiny_kind', demo_data.vocabulary(), 8, 112, 64, seed=1, pack=True
+  )
+  packed = collections.Counter()
+  for batch in take(iterator, 40):
+    for row, ids in zip(
+        batch['encoder_input_tokens'], batch['encoder_segment_ids'], strict=True
+    ):
+      assert ids.max() >= 1
+      packed.update(
+          tuple(map(int, row[ids == i])) for i in range(1, ids.max() + 1)
+      )
+  total = sum(packed.values())
+  assert total > 40 * 8 * 1.4
+  plain = collections.Counter(
+      tuple(map(int, row[row > 0]))
+      for batch in take(make('tiny_kind', 1, pack=False), total + 40)
+      for row in batch['encoder_input_tokens']
+  )
+  # A few pairs are still in open rows; every one that came is one of those.
+  assert packed <= plain
+
+
+def test_drops_are_counted():
+  iterator = make('tiny_mood', 59, pack=False)
+  take(iterator, 3)
+  # It reads some rows ahead.
+  assert 3 <= iterator.counts['tiny_mood']['no label'] <= 3 + 512 // 60 + 2
+  assert iterator.counts['tiny_mood']['truncated'] == 0
+
+
+def test_unknown_names():
+  with pytest.raises(ValueError, match="'tiny_mixture'"):
+    make('tiny_mixtur')
+  with pytest.raises(ValueError, match="'flip'.*'flipped'"):
+    make(format='flip')
+  with pytest.raises(ValueError, match="'tokens' is not one of"):
+    make(averaging='tokens')
+
+
+def candidates(name, template, **kwargs):
+  return batches.read_candidates(
+      name, template, 'test', demo_data.vocabulary(), *LENGTHS, **kwargs
+  )
+
+
+def test_candidates_are_complete_and_in_order():
+  vocabulary = features.load_vocabulary(demo_data.vocabulary())
+  found = candidates('tiny_kind', 'Where')
+  rows = demo_data.rows('tiny_kind')['test']
+  assert len(found.inputs) == len(found.targets) == 12 * 4
+  assert list(found.example_id) == [i for i in range(12) for _ in range(4)]
+  assert list(found.option_index) == [0, 1, 2, 3] * 12
+  assert list(found.is_correct) == [
+      row['label'] == option for row in rows for option in range(4)
+  ]
+  options = ('magazine', 'shop', 'paper', 'network')
+  for number, tokens in enumerate(found.inputs):
+    row, option = divmod(number, 4)
+    assert vocabulary.decode(tokens) == (
+        f'input: {rows[row]["text"]} <extra_id_0> output: {options[option]}'
+    )
+  assert len(set(map(tuple, found.targets))) == 1
+  assert not found.counts
+
+
+def test_limit_of_candidates():
+  sample = candidates('tiny_kind', 'Kind', limit=5)
+  rows = sample.example_id[::4]
+  assert len(set(rows)) == 5 and len(sample.inputs) == 20
+  assert list(rows) == sorted(rows) and max(rows) < 12
+  # The same rows in every template, each with all of its options.
+  again = candidates('tiny_kind', 'Where', limit=5)
+  np.testing.assert_array_equal(again.example_id, np.repeat(rows, 4))
+  whole = candidates('tiny_kind', 'Kind')
+  chosen = np.isin(whole.example_id, rows)
+  assert list(itertools.compress(whole.inputs, chosen)) == list(sample.inputs)
+  assert len(candidates('tiny_mood', 'Mood', limit=99).inputs) == 20
+
+
+def test_counts_of_candidates():
+  found = batches.read_candidates(
+      'tiny_mood', 'Mood', 'train', demo_data.vocabulary(), 16, 32
+  )
+  assert found.counts == {'no label': 1, 'truncated': 118}
+  assert 7 not in found.example_id
+  assert set(catalog.dataset('tiny_mood').load_templates()) == {
+      'Enjoy', 'Mood', 'Guess'
+  }

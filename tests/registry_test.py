@@ -1,0 +1,216 @@
+"""SeqIO tasks and their preprocessors, on small data."""
+
+import collections
+import json
+import re
+import subprocess
+import sys
+
+import demo_data
+from flipped_t5x import examples
+from flipped_t5x import features
+from flipped_t5x import preprocessors
+from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import registry
+import numpy as np
+import pytest
+import seqio
+
+LENGTHS = {'inputs': 56, 'wrong_inputs': 56, 'targets': 20}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def data(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.install(tmp_path_factory.mktemp('data'), patch)
+    yield
+
+
+@pytest.fixture(scope='module')
+def vocabulary():
+  return features.load_vocabulary(demo_data.vocabulary())
+
+
+def train_task(name='tiny_mood'):
+  return registry.train_task(name, demo_data.vocabulary())
+
+
+def read(task, seed=0, lengths=LENGTHS, split='train', **kwargs):
+  dataset = task.get_dataset(lengths, split, **{'shuffle': False, **kwargs},
+                             seed=seed)
+  return list(dataset.as_numpy_iterator())
+
+
+def tokens(pair):
+  return tuple(tuple(map(int, pair[k])) for k in LENGTHS)
+
+
+def row_number(vocabulary, inputs):
+  """The number that each text of `demo_data` holds."""
+  text = vocabulary.decode(inputs).split('output:')[0]
+  return int(re.search(r' of [a-z]+ (\d+) is', text)[1])
+
+
+def test_nothing_is_registered_on_import():
+  code = (
+      'import seqio; from flipped_t5x.tasks import registry;'
+      ' print(len(seqio.TaskRegistry.names()),'
+      ' len(seqio.MixtureRegistry.names()))'
+  )
+  output = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout
+  assert output.split() == ['0', '0']
+
+
+def test_registered_on_request():
+  mixture = registry.register(demo_data.MIXTURE, demo_data.vocabulary())
+  assert seqio.get_mixture_or_task(demo_data.MIXTURE) is mixture
+  assert {t.name for t in mixture.tasks} == {
+      'flipped_tiny_mood', 'flipped_tiny_kind'
+  }
+  task = seqio.get_mixture_or_task('flipped_tiny_kind')
+  assert task.num_input_examples('train') == 120
+  # Once more, with other settings, replaces them.
+  again = registry.register(demo_data.MIXTURE, demo_data.vocabulary())
+  assert seqio.get_mixture_or_task(demo_data.MIXTURE) is again
+  plain = registry.register(
+      demo_data.MIXTURE, demo_data.vocabulary(), 'flipped_plain'
+  )
+  name = f'flipped_plain_{demo_data.MIXTURE}'
+  assert seqio.get_mixture_or_task(name) is plain
+
+
+def test_mixture_shares_and_seeds():
+  mixture = registry.register(demo_data.MIXTURE, demo_data.vocabulary())
+
+  def draw(seed, number):
+    dataset = mixture.get_dataset(
+        LENGTHS, 'train', shuffle=True, seed=seed,
+        passthrough_features=['task'],
+    )
+    return list(dataset.take(number).as_numpy_iterator())
+
+  pairs = draw(1, 2000)
+  shares = collections.Counter(p['task'] for p in pairs)
+  assert set(shares) == {b'tiny_mood', b'tiny_kind'}
+  # 4.5 standard deviations of a share of 1/3.
+  assert abs(shares[b'tiny_mood'] / 2000 - 1 / 3) < 4.5 * (2 / 9 / 2000) ** 0.5
+  first = [tokens(p) for p in pairs[:100]]
+  assert [tokens(p) for p in draw(1, 100)] == first
+  assert [tokens(p) for p in draw(2, 100)] != first
+
+
+def test_epochs_draw_anew(vocabulary):
+  pairs = read(train_task('tiny_kind'), num_epochs=2)
+  assert len(pairs) == 240
+  epochs = [
+      {row_number(vocabulary, p['inputs']): tokens(p) for p in half}
+      for half in (pairs[:120], pairs[120:])
+  ]
+  assert epochs[0].keys() == epochs[1].keys() == set(range(120))
+  # Template and wrong option are the same in 1 of 6 cases.
+  same = sum(epochs[0][i] == epochs[1][i] for i in range(120))
+  assert 5 < same < 45
+
+
+@pytest.mark.parametrize('name', demo_data.ROWS)
+def test_pairs_are_those_of_examples(name, vocabulary):
+  draw = examples.DrawPair(
+      name, catalog.dataset(name).load_templates(), vocabulary, LENGTHS
+  )
+  rows = demo_data.rows(name)['train']
+  possible = [
+      {
+          tokens(pair)
+          for seed in range(70)
+          if (pair := draw(json.dumps(row), seed))
+      }
+      for row in rows
+  ]
+  pairs = read(train_task(name))
+  numbers = [row_number(vocabulary, p['inputs']) for p in pairs]
+  assert numbers == [i for i, row in enumerate(rows) if row['label'] >= 0]
+  for number, pair in zip(numbers, pairs, strict=True):
+    assert tokens(pair) in possible[number]
+    right, wrong = (
+        vocabulary.decode(pair[k]).split('output:')
+        for k in ('inputs', 'wrong_inputs')
+    )
+    assert right[0] == wrong[0] and right[1] != wrong[1]
+    options = [o.decode() for o in pair['options']]
+    assert right[1].strip() == options[pair['option_index']]
+    assert wrong[1].strip() in options
+    assert pair['task'].decode() == name
+
+
+def test_drops_are_counted():
+  data = catalog.dataset('tiny_mood')
+  step = preprocessors.DrawPair('tiny_mood', data.load_templates())
+  task = registry._register(
+      'counted', registry.RowSource(data), step,
+      train_task().output_features,
+  )
+  pairs = read(task, lengths={**LENGTHS, 'inputs': 14})
+  assert len(pairs) == 59
+  assert step.counts['no label'] == 1
+  assert 0 < step.counts['truncated'] <= 59
+
+
+def test_shards_are_disjoint_and_complete(vocabulary):
+  shards = [
+      [
+          row_number(vocabulary, p['inputs'])
+          for p in read(
+              train_task('tiny_kind'), shuffle=True,
+              shard_info=seqio.ShardInfo(i, 7),
+          )
+      ]
+      for i in range(7)
+  ]
+  assert sorted(sum(shards, [])) == list(range(120))
+  assert all(len(shard) >= 17 for shard in shards)
+
+
+@pytest.mark.parametrize('name, number', (('tiny_mood', 2), ('tiny_kind', 4)))
+def test_score_tasks(name, number, vocabulary):
+  tasks = registry.score_tasks(name, demo_data.vocabulary())
+  templates = catalog.dataset(name).load_templates()
+  assert tasks.keys() == templates.keys()
+  rows = demo_data.rows(name)['test']
+  lengths = {k: LENGTHS[k] for k in ('inputs', 'targets')}
+  for title, task in tasks.items():
+    assert task.name == f'flipped_{name}_score_{title}'
+    expand = examples.ExpandOptions(
+        name, templates[title], vocabulary, lengths
+    )
+    expected = [
+        c for i, row in enumerate(rows) for c in expand(json.dumps(row), i)
+    ]
+    candidates = read(task, lengths=lengths, split='test')
+    assert len(candidates) == len(expected) == number * len(rows)
+    for ours, theirs in zip(candidates, expected, strict=True):
+      for key, value in theirs.items():
+        assert np.array_equal(ours[key], value), key
+
+
+@pytest.mark.parametrize('sign, accuracy', ((1, 100.0), (-1, 0.0)))
+def test_score_tasks_are_judged(sign, accuracy):
+  task = registry.score_tasks('tiny_kind', demo_data.vocabulary())['Kind']
+  lengths = {k: LENGTHS[k] for k in ('inputs', 'targets')}
+  evaluator = seqio.Evaluator(
+      task.name, seqio.EncDecFeatureConverter(pack=False), 'test',
+      use_cached=False, sequence_length=lengths,
+  )
+  right = [c['is_correct'] for c in read(task, lengths=lengths, split='test')]
+
+  def score(dataset, unused_lengths=None):
+    indices = [int(i) for i, _ in dataset.enumerate().as_numpy_iterator()]
+    return [(i, sign * float(right[i])) for i in indices]
+
+  results, _ = evaluator.evaluate(
+      compute_metrics=True, score_fn=score
+  )
+  metrics = results.result()[task.name]
+  assert metrics['accuracy'] == metrics['macro_f1'] == accuracy
+  assert metrics['examples'] == 12
