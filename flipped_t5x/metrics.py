@@ -32,12 +32,13 @@ def rank_options(
 
   Args:
     targets: (example_id, option_index, is_correct) of each candidate.
-    scores: its log-probability; a pair (scores, more) is what T5X gives.
+    scores: its log-probability; or the pair (scores, intermediates) that a T5X
+      model gives.
 
   Returns:
     `accuracy`, `macro_f1` in percent and `ties`, `examples`.
   """
-  if isinstance(scores, tuple):
+  if len(scores) == 2 and isinstance(scores[1], Mapping):
     scores = scores[0]
   ranked = ranking.rank(np.asarray(scores), *np.transpose(targets))
   return {

@@ -284,7 +284,9 @@ class Encoder(nn.Module):
     x = dropout(x)
     for i in range(cfg.num_encoder_layers):
       x = EncoderLayer(cfg, name=f'layers_{i}')(x, bias, deterministic)
-    return dropout(LayerNorm(cfg.dtype, name='encoder_norm')(x))
+    x = LayerNorm(cfg.dtype, name='encoder_norm')(x)
+    # Here alone T5X draws for each position.
+    return nn.Dropout(cfg.dropout_rate)(x, deterministic)
 
 
 class Decoder(nn.Module):

@@ -1,9 +1,8 @@
 """Tests of formats.py: exact texts of small templates."""
 
-import pytest
-
 from flipped_t5x import formats
 from flipped_t5x import templates
+import pytest
 
 INFER = (
     'Suppose {{premise}} Can we infer that "{{hypothesis}}"? Yes or no? |||'
@@ -81,18 +80,24 @@ def test_the_part_that_is_cut_and_the_part_that_is_kept():
   }
   assert parts == {
       'flipped': (
-          'input: <extra_id_0> It rains. <extra_id_1> It is wet. <extra_id_2>',
+          ('input:', '<extra_id_0>', 'It rains.', '<extra_id_1>', 'It is wet.',
+           '<extra_id_2>'),
           'output: No',
       ),
-      'flipped_plain': ('input: It rains. It is wet.', 'output: No'),
-      'direct': (PROMPT, ''),
-      'channel': ('', 'No'),
+      'flipped_plain': (('input:', 'It rains.', 'It is wet.'), 'output: No'),
+      'direct': ((PROMPT,), ''),
+      'channel': ((), 'No'),
   }
 
 
 @pytest.mark.parametrize(
     'instance, label, inputs',
-    (('a', 'b', 'a\nb'), ('a', '', 'a'), ('', 'b', 'b'), ('', '', '')),
+    (
+        (('a', 'c'), 'b', 'a c\nb'),
+        (('a',), '', 'a'),
+        ((), 'b', 'b'),
+        ((), '', ''),
+    ),
 )
 def test_text_inputs(instance, label, inputs):
   assert formats.Text(instance, label, 'targets').inputs == inputs

@@ -8,11 +8,10 @@ import pathlib
 import random
 import re
 
-import jinja2
-import pytest
-
 from flipped_t5x import formats
 from flipped_t5x import templates
+import jinja2
+import pytest
 
 # Eligible templates of the published recipe: 20 training sets, 12 for testing.
 TRAINING = {
@@ -92,8 +91,8 @@ def check(template, row, seed):
   rendered = template.render(row, seed)
   assert (rendered.prompt, rendered.options, rendered.gold) == want, template
   texts = [formats.flipped(rendered, o) for o in rendered.options]
-  instance, targets = texts[0].instance, texts[0].targets
-  for option, text in zip(rendered.options, texts):
+  instance, targets = ' '.join(texts[0].instance), texts[0].targets
+  for option, text in zip(rendered.options, texts, strict=True):
     assert text.inputs == f'{instance}\noutput: {option}'
     assert text.targets == targets
   nothing, *pieces = re.split('<extra_id_([0-9]+)>', targets)

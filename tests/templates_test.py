@@ -5,11 +5,10 @@
 
 import random
 
+from flipped_t5x import templates
 import jinja2
 import numpy as np
 import pytest
-
-from flipped_t5x import templates
 
 
 def make(jinja, choices='no ||| yes', **kwargs):

@@ -154,8 +154,7 @@ class Checkpoints:
     except Exception as e:  # Orbax and TensorStore have many; all are fatal.
       raise OSError(
           f'{self._folder}: step {step} could not be saved: {_reason(e)};'
-          f' the last good checkpoint is step {self.latest}. Make room, then'
-          ' start the same command again'
+          f' {self.last_good}. Make room, then start the same command again'
       ) from e
 
   @property
@@ -163,6 +162,13 @@ class Checkpoints:
     """The newest complete step."""
     self._manager.reload()
     return self._manager.latest_step()
+
+  @property
+  def last_good(self) -> str:
+    """What a message says of the newest complete step."""
+    if self.latest is None:
+      return 'no checkpoint has been saved yet'
+    return f'the last good checkpoint is step {self.latest}'
 
   def restore(self, step: int, like: Any) -> tuple[Any, bytes]:
     """Restores a step.

@@ -274,9 +274,8 @@ class _Log:
         parts = {k: float(v) for k, v in values.items()}
         raise FloatingPointError(
             f'step {step}: the loss or its gradient is not finite ({parts});'
-            ' try a lower'
-            ' learning rate. The last good checkpoint is step'
-            f' {saver.latest}, and the same command would meet the same loss'
+            f' try a lower learning rate; {saver.last_good}, and the same'
+            ' command would meet the same loss again'
         )
     now = time.monotonic()
     self.last = {
@@ -291,8 +290,8 @@ class _Log:
         f.write(json.dumps({'step': steps[-1], **self.last}) + '\n')
     except OSError as e:
       raise OSError(
-          f'{self._path}: step {steps[-1]} could not be logged: {e}; the last'
-          f' good checkpoint is step {saver.latest}'
+          f'{self._path}: step {steps[-1]} could not be logged: {e};'
+          f' {saver.last_good}'
       ) from e
     self._bar.set_postfix_str(
         'L_LM {likelihood:.3f} L_UL {unlikelihood:.3f} P(right)'
