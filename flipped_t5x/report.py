@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 from matplotlib import figure
-import rich.box
 import rich.console
 import rich.table
 
@@ -43,7 +42,9 @@ def write(run: pathlib.Path, console: rich.console.Console | None = None):
   plot_accuracy(results).savefig(run / 'accuracy.png')
   (run / 'report.md').write_text(markdown(run.name, results, log))
   console = console or rich.console.Console()
+  console.print()
   console.print(table(results))
+  console.print()
   console.print(
       f'step {results["step"]}, {results["split"]} split; numbers in'
       f' {path}, report and plots beside it.', soft_wrap=True,
@@ -52,7 +53,8 @@ def write(run: pathlib.Path, console: rich.console.Console | None = None):
 
 def table(results: Mapping[str, Any]) -> rich.table.Table:
   """One row a task, for the terminal."""
-  shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  # Fits into 80 columns.
+  shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
   header, rows = _rows(results)
   for i, name in enumerate(header):
     shown.add_column(name, justify='left' if i == 0 else 'right')
