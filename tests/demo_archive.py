@@ -65,10 +65,12 @@ class Pip:
   """In place of `subprocess.run`: puts a file where pip would."""
 
   def __init__(self, content=b'', error=''):
-    self.content, self.error, self.calls = content, error, []
+    self.content, self.error = content, error
+    self.calls, self.requirements = [], []
 
   def __call__(self, command, **unused_kwargs):
     self.calls.append(command)
+    self.requirements.append(pathlib.Path(command[-1]).read_text())
     folder = pathlib.Path(command[command.index('--dest') + 1])
     if not self.error:
       (folder / 'vadersentiment-3.3.2.tar.gz').write_bytes(self.content)

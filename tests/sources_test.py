@@ -108,9 +108,11 @@ def test_prepared_data_are_not_fetched_again(offer):
   )
   sources.Vader().prepare()  # The archive is there still.
   assert len(pip.calls) == 1
-  assert '--no-deps' in pip.calls[0] and pip.calls[0][-1] == (
-      'vaderSentiment==3.3.2'
-  )
+  assert {'--no-deps', '--require-hashes'} <= set(pip.calls[0])
+  # Pip compares the digest before it runs anything of the archive.
+  assert pip.requirements == [
+      f'vaderSentiment==3.3.2 --hash=sha256:{sources.Vader.SHA256}\n'
+  ]
 
 
 def test_corrupt_download_is_not_kept(offer, data):

@@ -240,7 +240,7 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
 
 
 def _reason(error: Exception) -> str:
-  """The last line of an error that has one, without a stack of locations."""
+  """The first line of an error, without the stack of places after it."""
   return str(error).strip().splitlines()[0] if str(error) else repr(error)
 
 
