@@ -142,7 +142,7 @@ def plot_losses(log: Sequence[Mapping[str, float]]) -> figure.Figure:
           'likelihood': ('$L_{LM}$, right label', _RIGHT),
           'unlikelihood': ('$L_{UL}$, wrong label', _WRONG),
       },
-      'Loss terms', 'nats per token',
+      'Loss terms', 'nats per token', yscale='log',
   )
 
 
@@ -154,16 +154,16 @@ def plot_probabilities(log: Sequence[Mapping[str, float]]) -> figure.Figure:
           'prob_right': ('P(instruction | right label)', _RIGHT),
           'prob_wrong': ('P(instruction | wrong label)', _WRONG),
       },
-      'Probability of the instruction', 'mean over tokens', top=1,
+      'Probability of the instruction', 'mean over tokens', ylim=(0, 1),
   )
 
 
-def _lines(log, series, title, ylabel, top=None) -> figure.Figure:
+def _lines(log, series, title, ylabel, **axis) -> figure.Figure:
   plot, axes = _figure(title, height=3.6)
   steps = [line['step'] for line in log]
   for key, (label, color) in series.items():
     axes.plot(steps, [line[key] for line in log], color=color, label=label)
-  axes.set(xlabel='step', ylabel=ylabel, ylim=(0, top))
+  axes.set(xlabel='step', ylabel=ylabel, **axis)
   axes.legend(frameon=False)
   return plot
 

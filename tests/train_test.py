@@ -131,6 +131,23 @@ def test_interrupted_run_saves_and_goes_on(whole, data, tmp_path, capsys):
     np.testing.assert_array_equal(ours[name], values, name)
 
 
+def test_a_signal_while_logging_still_saves(data, tmp_path, patch, capsys):
+  """Where the loop spends its time, between two looks for a signal."""
+  folder = tmp_path / 'run'
+  write = train._Log.write
+
+  def write_and_signal(log, pending, saver):
+    write(log, pending, saver)
+    if pending[-1][0] == 5:
+      signal.raise_signal(signal.SIGINT)
+
+  with patch.context() as context:
+    context.setattr(train._Log, 'write', write_and_signal)
+    assert main.main(command(folder)) == 130
+  assert 'stopped at step 6 of 40' in capsys.readouterr().err
+  assert (folder / 'checkpoints' / '6').exists()
+
+
 def test_no_space_keeps_the_last_checkpoint(whole, data, tmp_path):
   folder = tmp_path / 'run'
   process = demo_data.start(data, command(folder), 'full')

@@ -105,13 +105,14 @@ def train(
       batch = next(batches)
       state, metrics = step_fn(state, batch)
       pending.append((step, num_examples(batch), metrics))
-      save = step % checkpoint_period == 0 or step == steps or bool(stopped)
+      stop = bool(stopped)  # Asked once: a signal may come at any line below.
+      save = step % checkpoint_period == 0 or step == steps or stop
       if save or step % log_period == 0:
         log.write(pending, saver)
         pending = []
       if save:
         saver.save(step, state, batches.get_state())
-      if stopped:
+      if stop:
         raise Interrupted(
             f'stopped at step {step} of {steps}; the same command goes on'
         )
