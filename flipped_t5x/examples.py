@@ -74,6 +74,11 @@ class DrawPair:
         make_text(rendered, rendered.options[i]) for i in (rendered.gold, wrong)
     )
     with _named(self.task, template):
+      if right_text.targets != wrong_text.targets:
+        raise ValueError(
+            f'format {self.format!r} writes the label, so that no input is'
+            " wrong; train with 'flipped', 'flipped_plain' or 'channel'"
+        )
       inputs, cut_right = features.encode_inputs(
           self.vocabulary, right_text, self.lengths.get('inputs')
       )

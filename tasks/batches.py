@@ -1,9 +1,8 @@
 """Catalog mixtures as Grain pipelines, for the embedded engine.
 
 The same rows, templates, draws and rates as the SeqIO tasks of `registry.py`,
-read by number: a position is two integers a dataset, and going on after a
-restart reads nothing twice. (tf.data spends ten times the rendering's time on
-moving one example from stage to stage, and its state is megabytes.)
+read by number: a position is a few integers, going on after a restart reads
+nothing twice, and TensorFlow is not imported.
 """
 
 import collections

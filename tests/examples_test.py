@@ -224,3 +224,9 @@ def test_formats():
   }
   with pytest.raises(ValueError, match='unknown format'):
     make_one('flip')
+
+
+def test_direct_has_no_wrong_side():
+  draw = examples.DrawPair('t', make('Ask'), VOCABULARY, format='direct')
+  with pytest.raises(ValueError, match="^t: my/set \"Ask\": format 'direct'"):
+    draw(row(), seed=0)

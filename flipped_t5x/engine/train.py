@@ -164,7 +164,7 @@ def make_train_step(
   Returns:
     The function; it consumes the state that it is given.
   """
-  # XLA's own generator: threefry takes a third of a small model's CPU step.
+  # XLA's own generator: threefry is a good part of a small model's CPU step.
   dropout_key = jax.random.key(seed, impl='rbg')
 
   @functools.partial(jax.jit, donate_argnums=0)
