@@ -3,13 +3,8 @@
 A template is Jinja with the prompt left of `|||` and the answer right of it.
 Flipped learning needs to know which characters of the prompt were written by
 the template's author (the instruction) and which were inserted from the example
-(the instance). Jinja's own parser tells: every run of literal text left of
-`|||` is one *chunk*, numbered in the order of the source. The syntax tree is
-changed so that it prints the chunk's number instead of its text, and compiled;
-rendering it gives the parts of the prompt directly.
-
-Templates and rows are untrusted text: the environment is a Jinja sandbox in
-which only a few methods of strings and lists can be called.
+(the instance); `jinja_chunks.py` tells them apart. A template is compiled once,
+and draws its random choices from a seed for each row.
 """
 
 import collections
@@ -22,34 +17,13 @@ import importlib.util
 import numbers
 import pathlib
 import random
-import re
 from typing import Any
 
+from flipped_t5x import jinja_chunks
 import jinja2
 from jinja2 import meta
-from jinja2 import nodes
-from jinja2 import runtime
-from jinja2 import sandbox
 import yaml
 
-SEPARATOR = '|||'
-
-# Unicode keeps U+FDD0 to U+FDEF for use inside programs: no text holds them.
-_OPEN, _CLOSE, _PIPES = '\ufdd0', '\ufdd1', '\ufdd2'
-_TARGET_MARK = f'{_OPEN}target{_CLOSE}'
-_CHUNK_MARK = re.compile(f'{_OPEN}([0-9]+){_CLOSE}')
-
-_SAFE_METHODS = frozenset((
-    'capitalize', 'count', 'endswith', 'find', 'index', 'join', 'lower',
-    'lstrip', 'replace', 'rstrip', 'split', 'startswith', 'strip', 'title',
-    'upper',
-))
-_LOOP_ATTRIBUTES = frozenset(('first', 'index', 'index0', 'last', 'length'))
-_UNSUPPORTED = (
-    nodes.AssignBlock, nodes.Block, nodes.CallBlock, nodes.Extends,
-    nodes.FilterBlock, nodes.FromImport, nodes.Import, nodes.Include,
-    nodes.Macro, nodes.ScopedEvalContextModifier, nodes.With,
-)
 # What third-party Jinja can raise on a row that it was not written for.
 _RENDER_ERRORS = (
     jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError,
@@ -117,17 +91,17 @@ class Template:
     self.dataset, self.name = dataset, name.strip()
     self.jinja, self.answer_choices = jinja, answer_choices
     self.metrics = tuple(metrics)
-    env = _environment(max_field_chars)
+    env = jinja_chunks.environment(max_field_chars)
     if not answer_choices:
       raise self._error(
           'has no answer choices; flipped learning needs options to rank'
       )
     try:
       tree = env.parse(jinja)
-      self.chunks = _split(tree)
+      self.chunks = jinja_chunks.split(tree)
       self._compiled = env.from_string(tree)
       choices = env.parse(answer_choices)
-      self._choices = _environment(None).from_string(choices)
+      self._choices = jinja_chunks.environment(None).from_string(choices)
     except (jinja2.TemplateError, ValueError) as e:
       raise self._error(str(e)) from e
     self._fixed_options = None
@@ -174,7 +148,7 @@ class Template:
       text = self._compiled.render(context, _rng=random.Random(seed))
     except _RENDER_ERRORS as e:
       raise self._error(f'{e} (fields: {", ".join(row)})') from e
-    prompt, mark, answer = text.partition(_TARGET_MARK)
+    prompt, mark, answer = text.partition(jinja_chunks.TARGET_MARK)
     if not mark:
       raise Dropped('template does not apply')
     if len(options) < 2:
@@ -191,7 +165,7 @@ class Template:
     else:
       raise Dropped('answer is not an option')
     # An odd-numbered piece is the number of a chunk (one group in the pattern).
-    pieces = _CHUNK_MARK.split(prompt)
+    pieces = jinja_chunks.CHUNK_MARK.split(prompt)
     parts = (int(p) if i % 2 else p for i, p in enumerate(pieces))
     return Rendered(
         tuple(p for p in parts if p != ''),  # pylint: disable=g-explicit-bool-comparison
@@ -205,11 +179,12 @@ class Template:
     if self._fixed_options is not None:
       return self._fixed_options
     try:
-      text = self._choices.render(_hide_pipes(row), _rng=random.Random(seed))
+      text = self._choices.render(
+          jinja_chunks.hide_pipes(row), _rng=random.Random(seed)
+      )
     except _RENDER_ERRORS as e:
       raise self._error(f'answer choices: {e}') from e
-    options = [o.strip() for o in text.split(SEPARATOR)]
-    return [o.replace(_PIPES, SEPARATOR) for o in options]
+    return jinja_chunks.split_options(text)
 
 
 class _GoldOptions(list):
@@ -232,144 +207,6 @@ class _GoldOptions(list):
     if isinstance(index, numbers.Integral):
       self.read.add(int(index))
     return option
-
-
-class _Sandbox(sandbox.ImmutableSandboxedEnvironment):
-  """Jinja without attributes, except a few of strings, lists and loops."""
-
-  def is_safe_attribute(self, obj, attr, value):
-    if isinstance(obj, runtime.LoopContext):
-      return attr in _LOOP_ATTRIBUTES
-    return isinstance(obj, (str, list, tuple)) and attr in _SAFE_METHODS
-
-  def wrap_str_format(self, value):
-    return None  # Or `format` would pass without asking `is_safe_attribute`.
-
-
-@functools.cache
-def _environment(max_field_chars: int | None) -> _Sandbox:
-  """A sandbox with promptsource's globals and filters."""
-  env = _Sandbox(undefined=jinja2.StrictUndefined)
-  env.globals['zip'] = zip
-  env.filters['choice'] = _choice
-  env.filters['most_frequent'] = _most_frequent
-  if max_field_chars is not None:
-    truncate = env.filters['truncate']
-    env.finalize = lambda value: truncate(env, str(value), max_field_chars)
-  return env
-
-
-@jinja2.pass_context
-def _choice(context, values):
-  return context['_rng'].choice(values)
-
-
-def _most_frequent(values):
-  """All values that occur most often, in order of first occurrence."""
-  counts = collections.Counter(values)
-  return [v for v, n in counts.items() if n == max(counts.values())]
-
-
-def _hide_pipes(value):
-  """Keeps a `|||` inside the data from ending an option."""
-  if isinstance(value, str):
-    return value.replace(SEPARATOR, _PIPES)
-  if isinstance(value, Mapping):
-    return {k: _hide_pipes(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_hide_pipes(v) for v in value]
-  return value
-
-
-def _split(tree: nodes.Template) -> tuple[str, ...]:
-  """Replaces the prompt's literal text by chunk marks, in place.
-
-  Args:
-    tree: a parsed template.
-
-  Returns:
-    The literal text of each chunk.
-
-  Raises:
-    ValueError: there is no `|||`, more than one, or one that cannot be found
-      before rendering.
-  """
-  unsupported = next(tree.find_all(_UNSUPPORTED), None)
-  if unsupported is not None:
-    kind = type(unsupported).__name__
-    raise ValueError(f'line {unsupported.lineno}: Jinja {kind} is not allowed')
-  count = sum(
-      n.data.count(SEPARATOR) for n in tree.find_all(nodes.TemplateData)
-  )
-  if count != 1:
-    raise ValueError(
-        f"has {count} times '{SEPARATOR}' in its text; once is needed, between"
-        ' the prompt and the answer'
-    )
-  chunks = []
-  _split_body(tree.body, chunks)
-  return tuple(chunks)
-
-
-def _split_body(body: Sequence[nodes.Node], chunks: list[str]) -> bool:
-  """Marks the chunks of a list of statements; True once `|||` was passed."""
-  in_target = False
-  for node in body:
-    if in_target:
-      _guard_gold(node)
-    elif isinstance(node, nodes.Output):
-      in_target = _split_output(node, chunks)
-    elif isinstance(node, nodes.If):
-      branches = [node.body, *([e] for e in node.elif_), node.else_]
-      in_target = any([_split_body(b, chunks) for b in branches])
-    elif isinstance(node, nodes.For):
-      if any([_split_body(b, chunks) for b in (node.body, node.else_)]):
-        raise ValueError(f"line {node.lineno}: '{SEPARATOR}' inside a loop")
-  return in_target
-
-
-def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
-  """Marks the chunks of one Output node; True once `|||` was passed."""
-  children, in_target = [], False
-  for node in _merge_data(output.nodes):
-    if in_target:
-      _guard_gold(node)
-    elif isinstance(node, nodes.TemplateData):
-      text, pipes, answer = node.data.partition(SEPARATOR)
-      if text:
-        chunks.append(text)
-        text = f'{_OPEN}{len(chunks) - 1}{_CLOSE}'
-      if pipes:
-        text += _TARGET_MARK + answer
-        in_target = True
-      node = nodes.TemplateData(text, lineno=node.lineno)
-    children.append(node)
-  output.nodes = children
-  return in_target
-
-
-def _merge_data(children: Sequence[nodes.Node]) -> list[nodes.Node]:
-  """Joins neighbouring literals, which a comment between them separates."""
-  merged = []
-  for node in children:
-    last = merged[-1] if merged else None
-    if isinstance(node, nodes.TemplateData) and isinstance(
-        last, nodes.TemplateData
-    ):
-      merged[-1] = nodes.TemplateData(
-          last.data + node.data, lineno=last.lineno
-      )
-    else:
-      merged.append(node)
-  return merged
-
-
-def _guard_gold(node: nodes.Node) -> None:
-  """Makes `answer_choices[label]` refuse -1 in the answer's expressions."""
-  names = [node] if isinstance(node, nodes.Name) else node.find_all(nodes.Name)
-  for name in names:
-    if name.name == 'answer_choices' and name.ctx == 'load':
-      name.name = '_gold'
 
 
 class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):

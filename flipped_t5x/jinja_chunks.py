@@ -1,0 +1,183 @@
+"""A template's literal text as numbered chunks, by Jinja's own parser.
+
+Every run of literal text left of `|||` is one *chunk*, numbered in the order of
+the source. The syntax tree is changed so that it prints the chunk's number, in
+marks, instead of its text; rendering it then gives the parts of the prompt.
+
+Templates and rows are untrusted text: the environment is a Jinja sandbox in
+which only a few methods of strings and lists can be called.
+"""
+
+import collections
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import re
+
+import jinja2
+from jinja2 import nodes
+from jinja2 import runtime
+from jinja2 import sandbox
+
+SEPARATOR = '|||'
+
+# Unicode keeps U+FDD0 to U+FDEF for use inside programs: no text holds them.
+_OPEN, _CLOSE, _PIPES = '\ufdd0', '\ufdd1', '\ufdd2'
+TARGET_MARK = f'{_OPEN}target{_CLOSE}'
+CHUNK_MARK = re.compile(f'{_OPEN}([0-9]+){_CLOSE}')
+
+_SAFE_METHODS = frozenset((
+    'capitalize', 'count', 'endswith', 'find', 'index', 'join', 'lower',
+    'lstrip', 'replace', 'rstrip', 'split', 'startswith', 'strip', 'title',
+    'upper',
+))
+_LOOP_ATTRIBUTES = frozenset(('first', 'index', 'index0', 'last', 'length'))
+_UNSUPPORTED = (
+    nodes.AssignBlock, nodes.Block, nodes.CallBlock, nodes.Extends,
+    nodes.FilterBlock, nodes.FromImport, nodes.Import, nodes.Include,
+    nodes.Macro, nodes.ScopedEvalContextModifier, nodes.With,
+)
+
+
+class Sandbox(sandbox.ImmutableSandboxedEnvironment):
+  """Jinja without attributes, except a few of strings, lists and loops."""
+
+  def is_safe_attribute(self, obj, attr, value):
+    if isinstance(obj, runtime.LoopContext):
+      return attr in _LOOP_ATTRIBUTES
+    return isinstance(obj, (str, list, tuple)) and attr in _SAFE_METHODS
+
+  def wrap_str_format(self, value):
+    return None  # Or `format` would pass without asking `is_safe_attribute`.
+
+
+@functools.cache
+def environment(max_field_chars: int | None) -> Sandbox:
+  """A sandbox with promptsource's globals and filters."""
+  env = Sandbox(undefined=jinja2.StrictUndefined)
+  env.globals['zip'] = zip
+  env.filters['choice'] = _choice
+  env.filters['most_frequent'] = _most_frequent
+  if max_field_chars is not None:
+    truncate = env.filters['truncate']
+    env.finalize = lambda value: truncate(env, str(value), max_field_chars)
+  return env
+
+
+@jinja2.pass_context
+def _choice(context, values):
+  return context['_rng'].choice(values)
+
+
+def _most_frequent(values):
+  """All values that occur most often, in order of first occurrence."""
+  counts = collections.Counter(values)
+  return [v for v, n in counts.items() if n == max(counts.values())]
+
+
+def hide_pipes(value):
+  """Keeps a `|||` inside the data from ending an option."""
+  if isinstance(value, str):
+    return value.replace(SEPARATOR, _PIPES)
+  if isinstance(value, Mapping):
+    return {k: hide_pipes(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [hide_pipes(v) for v in value]
+  return value
+
+
+def split_options(text: str) -> list[str]:
+  """The options of rendered answer choices, with the data's own `|||` back."""
+  options = [o.strip() for o in text.split(SEPARATOR)]
+  return [o.replace(_PIPES, SEPARATOR) for o in options]
+
+
+def split(tree: nodes.Template) -> tuple[str, ...]:
+  """Replaces the prompt's literal text by chunk marks, in place.
+
+  Args:
+    tree: a parsed template.
+
+  Returns:
+    The literal text of each chunk.
+
+  Raises:
+    ValueError: there is no `|||`, more than one, or one that cannot be found
+      before rendering.
+  """
+  unsupported = next(tree.find_all(_UNSUPPORTED), None)
+  if unsupported is not None:
+    kind = type(unsupported).__name__
+    raise ValueError(f'line {unsupported.lineno}: Jinja {kind} is not allowed')
+  count = sum(
+      n.data.count(SEPARATOR) for n in tree.find_all(nodes.TemplateData)
+  )
+  if count != 1:
+    raise ValueError(
+        f"has {count} times '{SEPARATOR}' in its text; once is needed, between"
+        ' the prompt and the answer'
+    )
+  chunks = []
+  _split_body(tree.body, chunks)
+  return tuple(chunks)
+
+
+def _split_body(body: Sequence[nodes.Node], chunks: list[str]) -> bool:
+  """Marks the chunks of a list of statements; True once `|||` was passed."""
+  in_target = False
+  for node in body:
+    if in_target:
+      _guard_gold(node)
+    elif isinstance(node, nodes.Output):
+      in_target = _split_output(node, chunks)
+    elif isinstance(node, nodes.If):
+      branches = [node.body, *([e] for e in node.elif_), node.else_]
+      in_target = any([_split_body(b, chunks) for b in branches])
+    elif isinstance(node, nodes.For):
+      if any([_split_body(b, chunks) for b in (node.body, node.else_)]):
+        raise ValueError(f"line {node.lineno}: '{SEPARATOR}' inside a loop")
+  return in_target
+
+
+def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
+  """Marks the chunks of one Output node; True once `|||` was passed."""
+  children, in_target = [], False
+  for node in _merge_data(output.nodes):
+    if in_target:
+      _guard_gold(node)
+    elif isinstance(node, nodes.TemplateData):
+      text, pipes, answer = node.data.partition(SEPARATOR)
+      if text:
+        chunks.append(text)
+        text = f'{_OPEN}{len(chunks) - 1}{_CLOSE}'
+      if pipes:
+        text += TARGET_MARK + answer
+        in_target = True
+      node = nodes.TemplateData(text, lineno=node.lineno)
+    children.append(node)
+  output.nodes = children
+  return in_target
+
+
+def _merge_data(children: Sequence[nodes.Node]) -> list[nodes.Node]:
+  """Joins neighbouring literals, which a comment between them separates."""
+  merged = []
+  for node in children:
+    last = merged[-1] if merged else None
+    if isinstance(node, nodes.TemplateData) and isinstance(
+        last, nodes.TemplateData
+    ):
+      merged[-1] = nodes.TemplateData(
+          last.data + node.data, lineno=last.lineno
+      )
+    else:
+      merged.append(node)
+  return merged
+
+
+def _guard_gold(node: nodes.Node) -> None:
+  """Makes `answer_choices[label]` refuse -1 in the answer's expressions."""
+  names = [node] if isinstance(node, nodes.Name) else node.find_all(nodes.Name)
+  for name in names:
+    if name.name == 'answer_choices' and name.ctx == 'load':
+      name.name = '_gold'
