@@ -118,6 +118,7 @@ def markdown(
   parts += ['', '## Settings', '']
   settings = {
       **results['settings'],
+      **{f'network: {k}': v for k, v in results['network'].items()},
       **{f'version of {k}': v for k, v in results['versions'].items()},
   }
   parts += _markdown_table(

@@ -192,9 +192,10 @@ def test_eval_and_report(run, capsys):
   results = json.loads((run / 'results.json').read_text())
   assert set(results) == {
       'tasks', 'split', 'step', 'format', 'input_length', 'target_length',
-      'settings', 'versions', 'limit',
+      'network', 'settings', 'versions', 'limit',
   }
   assert (results['split'], results['step'], results['limit']) == ('test', 3, 5)
+  assert results['network']['emb_dim'] == demo_data.NETWORK.emb_dim
   settings = results['settings']
   assert (settings['LAMBDA'], settings['KEEP']) == (3.0, 3)
   assert set(results['tasks']) == set(demo_data.ROWS)

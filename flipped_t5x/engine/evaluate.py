@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import importlib.metadata
 import platform
 from typing import Any
@@ -61,6 +62,7 @@ def evaluate(
       'format': model.config.format,
       'input_length': model.config.input_length,
       'target_length': model.config.target_length,
+      'network': dataclasses.asdict(model.config.network),
       'settings': dict(model.config.settings),
       'versions': versions(),
   }
