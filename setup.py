@@ -18,19 +18,21 @@ setuptools.setup(
         'flipped_t5x.engine',
         'flipped_t5x.gin',
         'flipped_t5x.tasks',
+        'flipped_t5x.tasks.sources',
     ],
     # The folders that users edit lie at the top; they are installed inside the
     # package, because a top-level `tasks` or `gin` would clash with others.
     package_dir={'flipped_t5x.gin': 'gin', 'flipped_t5x.tasks': 'tasks'},
     package_data={
         'flipped_t5x.gin': ['*/*.gin'],
-        'flipped_t5x.tasks': ['catalog.csv', 'templates/*.yaml'],
+        'flipped_t5x.tasks': ['*.csv', 'templates/*.yaml'],
     },
     install_requires=[
         'absl-py',
         'flax>=0.12',
         'gin-config>=0.5.0',
         'grain>=0.2.18',
+        'huggingface_hub',
         'jax>=0.10',
         'jinja2',
         'matplotlib',
@@ -38,6 +40,7 @@ setuptools.setup(
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
         'protobuf',
+        'pyarrow',
         'pyyaml',
         'rich',
         'sentencepiece>=0.2',
@@ -45,8 +48,10 @@ setuptools.setup(
         'tensorboard',
         'tensorboardX',
         'tqdm',
+        'wrapt',
     ],
     extras_require={
+        'cache': ['apache-beam', 'sentencepiece<0.2.3'],  # Protobuf below 7.
         'test': ['absl-py', 'pytest', 'ruff', 'scikit-learn'],
         'tpu': ['jax[tpu]'],
         'gpu': ['jax[cuda13]'],

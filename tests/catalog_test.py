@@ -1,22 +1,20 @@
-"""The catalog, its mixtures and vocabularies, and what importing them does."""
+"""The catalog: catalogs of one's own, samples, and what importing it does."""
 
 import json
 import subprocess
 import sys
 
+import demo_catalog
 import demo_data
-from flipped_t5x import features
 from flipped_t5x.tasks import catalog
-from flipped_t5x.tasks import mixtures
-from flipped_t5x.tasks import sources
-from flipped_t5x.tasks import vocabularies
+from flipped_t5x.tasks.sources import store
 import pytest
 
 # Prints what importing did: sockets and files outside of the code, modules.
 AUDIT = """
 import json, sys
 events = []
-data = ('.csv', '.yaml', '.json', '.jsonl', '.model', '.gin', '.gz')
+data = ('.csv', '.yaml', '.json', '.jsonl', '.model', '.gin', '.gz', '.parquet')
 
 def hook(event, arguments):
   if event.startswith('socket.') and event != 'socket.__new__':
@@ -36,141 +34,205 @@ import flipped_t5x.tasks
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks import sources
-heavy = {'tensorflow', 'seqio', 'jax', 'datasets', 'tensorflow_datasets'}
+heavy = {
+    'tensorflow', 'seqio', 'jax', 'datasets', 'tensorflow_datasets', 'pandas',
+    'huggingface_hub',
+}
 print(json.dumps([events, sorted(heavy & set(sys.modules))]))
 """
 
+SHIPPED = tuple(catalog._read(catalog.CATALOG))
 
-@pytest.fixture
+
+@pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-  demo_data.install(tmp_path, monkeypatch)
-  return tmp_path
+  return demo_catalog.isolate(tmp_path, monkeypatch)
 
 
-def test_rows_of_the_catalog():
-  datasets = catalog.catalog()
-  assert {'vader_sentiment', 'vader_source'} <= set(datasets)
-  for name, dataset in datasets.items():
-    assert catalog.dataset(name) is dataset and dataset.name == name
-    assert dataset.source in sources.SOURCES
-    assert dataset.templates.split(':')[0] in ('promptsource', 'file')
-    assert dataset.metric in ('accuracy', 'macro-F1')
-    assert dataset.num_examples.keys() <= set(sources.SPLITS)
-    assert all(n > 0 for n in dataset.num_examples.values())
-  # No line and no column of the file is lost.
-  lines = (catalog._HERE / 'catalog.csv').read_text().splitlines()
-  assert len(lines) == len(datasets) + 1
-  assert datasets['vader_source'].num_examples == {
-      'train': 19753, 'validation': 935, 'test': 2759
-  }
-
-
-@pytest.mark.parametrize(
-    'name, number, options',
-    (('vader_sentiment', 10, 2), ('vader_source', 5, 4)),
-)
-def test_templates_load(name, number, options):
-  loaded = catalog.dataset(name).load_templates()
-  assert len(loaded) == number if number == 10 else len(loaded) >= number
-  for title, template in loaded.items():
-    assert title == template.name and template.eligible
-    rendered = template.render({'text': 'Some text.', 'label': options - 1})
-    assert len(rendered.options) == len(set(rendered.options)) == options
-    assert rendered.gold == options - 1
-    assert 'Some text.' in rendered.prompt
-    assert ''.join(template.chunks).strip()
-
-
-def test_field_length_reaches_the_templates(data):
-  template = catalog.dataset('tiny_kind').load_templates(9)['Kind']
-  rendered = template.render({'text': 'x' * 20, 'label': 0})
-  assert rendered.prompt.endswith('? xxxxxx...')
+# Names, splits, samples.
 
 
 def test_unknown_names_give_the_nearest():
   with pytest.raises(ValueError, match="'vader_sorce'.*nearest.*vader_source"):
     catalog.dataset('vader_sorce')
-  with pytest.raises(ValueError, match="'flipped_dmo'.*nearest.*flipped_demo"):
-    mixtures.mixture('flipped_dmo')
   # All there are, where none is near.
   with pytest.raises(ValueError, match='vader_sentiment.*vader_source'):
     catalog.dataset('zzz')
   with pytest.raises(ValueError, match=r"no split 'tset'.*'train', .*'test'"):
     catalog.dataset('vader_source').open('tset')
+  with pytest.raises(
+      ValueError, match=r"bigbench/winowhy has no split 'train'.*\['test'\]"
+  ):
+    catalog.dataset('bigbench/winowhy').open('train')
 
 
-def test_rows_by_number(data):
-  rows = catalog.dataset('tiny_mood').open('test')
-  assert [json.loads(r) for r in rows] == demo_data.rows('tiny_mood')['test']
+def test_field_length_reaches_the_templates(tmp_path, monkeypatch):
+  demo_data.install(tmp_path, monkeypatch)
+  template = catalog.dataset('tiny_kind').load_templates(9)['Kind']
+  rendered = template.render({'text': 'x' * 20, 'label': 0})
+  assert rendered.prompt.endswith('? xxxxxx...')
 
 
-def test_number_of_rows_is_checked(data):
-  path = data / 'tiny_mood' / 'test.jsonl'
-  path.write_text('\n'.join(path.read_text().splitlines()[:-1]) + '\n')
-  message = f'tiny_mood: test has 9 rows .* says 10; delete .*{data}'
-  with pytest.raises(ValueError, match=message):
-    catalog.dataset('tiny_mood').open('test')
+def test_demo_rows(tmp_path, monkeypatch):
+  demo_data.install(tmp_path, monkeypatch)
+  for name in demo_data.ROWS:
+    for split, rows in demo_data.rows(name).items():
+      opened = catalog.dataset(name).open(split)
+      assert [json.loads(r) for r in opened] == rows
 
 
-def test_rates_are_capped(data, monkeypatch):
-  assert mixtures.CAP == 500_000
-  assert mixtures.mixture(demo_data.MIXTURE).rates() == {
-      'tiny_mood': 60.0, 'tiny_kind': 120.0
-  }
-  capped = mixtures.Mixture(('tiny_mood', 'tiny_kind'), cap=100)
-  assert capped.rates() == {'tiny_mood': 60.0, 'tiny_kind': 100.0}
+def sized(tmp_path, patch, data, **columns):
+  """A dataset of 40 rows in each split."""
+  for split in store.SPLITS:
+    path = data / 'local' / 'my' / 'set' / f'{split}.jsonl'
+    demo_catalog.write_lines(path, demo_catalog.rows(40))
+  sizes = dict.fromkeys(store.SPLITS, '40')
+  return demo_catalog.dataset(tmp_path, patch, **sizes, **columns)
 
 
-def test_mixtures_name_datasets_of_the_catalog():
-  for mixture in mixtures.MIXTURES.values():
-    assert len(set(mixture.datasets)) == len(mixture.datasets) > 0
-    assert all(rate > 0 for rate in mixture.rates().values())
+def test_sample(tmp_path, monkeypatch, data):
+  dataset = sized(tmp_path, monkeypatch, data, limit='10')
+  sample = list(dataset.sample('test'))
+  assert len(sample) == len(set(sample)) == 10
+  assert sample == sorted(sample) and 0 <= sample[0] and sample[-1] < 40
+  # Not the first rows, and the same in another run.
+  assert sample != list(range(10)) and sample[-1] >= 20
+  code = "import random; print(sorted(random.Random(42).sample(range(40), 10)))"
+  process = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert sample == json.loads(process.stdout) == list(dataset.sample('test'))
+  # The lower limit counts.
+  assert len(dataset.sample('test', limit=3)) == 3
+  assert list(dataset.sample('test', limit=20)) == sample
+  # The catalog's limit is for evaluation.
+  assert list(dataset.sample('train')) == list(range(40))
+  assert len(dataset.sample('train', limit=7)) == 7
+
+
+def test_sample_of_training_is_capped(tmp_path, monkeypatch, data):
+  dataset = sized(tmp_path, monkeypatch, data)
+  assert list(dataset.sample('test')) == list(range(40))
+  monkeypatch.setattr(catalog, 'CAP', 15)
+  sample = list(dataset.sample('train'))
+  assert len(set(sample)) == 15 and sample == sorted(sample)
+  assert sample != list(range(15))
+  assert list(dataset.sample('test')) == list(range(40))
+  assert len(dataset.sample('train', limit=99)) == 15
+
+
+# Catalogs of one's own.
+
+OWN = """\
+name,templates,train,test,eval_split,limit,fields,metric
+mine/weather,file:prompts/weather.yaml,4,3,test,2,report label,macro-F1
+"""
+YAML = """\
+dataset: mine
+subset: weather
+templates:
+  1: !Template
+    answer_choices: dry ||| wet
+    jinja: 'Report: {{report}} Is it dry? ||| {{answer_choices[label]}}'
+    metadata: !TemplateMetadata {metrics: [Accuracy]}
+    name: Dry
+"""
+
+
+def test_dataset_of_ones_own(tmp_path, monkeypatch, data):
+  (tmp_path / 'mine' / 'prompts').mkdir(parents=True)
+  (tmp_path / 'mine' / 'catalog.csv').write_text(OWN)
+  (tmp_path / 'mine' / 'prompts' / 'weather.yaml').write_text(YAML)
+  reports = [
+      {'report': f'Station {i}: {("sun", "rain")[i % 2]}.', 'label': i % 2}
+      for i in range(7)
+  ]
+  for split, rows in (('train', reports[:4]), ('test', reports[4:])):
+    demo_catalog.write_lines(
+        data / 'local' / 'mine' / 'weather' / f'{split}.jsonl', rows
+    )
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(tmp_path / 'mine/catalog.csv'))
+  dataset = catalog.dataset('mine/weather')
+  assert (dataset.role, dataset.metric) == ('extra', 'macro-F1')
+  assert dataset.num_examples == {'train': 4, 'test': 3}
+  assert [json.loads(r) for r in dataset.open('test')] == reports[4:]
+  assert len(dataset.sample('test')) == 2
+  template = dataset.load_templates()['Dry']
+  rendered = template.render(json.loads(dataset.open('train')[1]))
+  assert rendered.prompt == 'Report: Station 1: rain. Is it dry?'
+  assert rendered.options == ('dry', 'wet') and rendered.gold == 1
+  # Those that are shipped are there too.
+  assert set(catalog.catalog()) == {*SHIPPED, 'mine/weather'}
+  monkeypatch.delenv('FLIPPED_T5X_CATALOG')
+  assert 'mine/weather' not in catalog.catalog()
+
+
+def test_catalog_as_spreadsheets_write_it(tmp_path, monkeypatch):
+  path = tmp_path / 'catalog.csv'
+  path.write_bytes(OWN.replace('\n', '\r\n').encode('utf-8-sig'))
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(path))
+  assert catalog.dataset('mine/weather').num_examples['train'] == 4
+
+
+LINE = 'mine/weather,file:prompts/weather.yaml,4,3,test,2,report label,macro-F1'
+
+
+@pytest.mark.parametrize(
+    'old, new, message',
+    (
+        ('limit', 'limits', "line 2: unknown column 'limits'; known: .*limit"),
+        ('limit', 'folder', "line 2: unknown column 'folder'"),
+        ('limit', 'num_examples', "line 2: unknown column 'num_examples'"),
+        (',macro-F1', '', 'line 2: more or fewer values than columns'),
+        (',macro-F1', ',macro-F1,x', 'line 2: more or fewer values'),
+        ('mine/weather', '', 'line 2: no name'),
+        ('file:prompts/weather.yaml', '', 'line 2: no templates'),
+        (',test,2', ',,2', 'line 2: no eval_split'),
+        ('file:', 'yaml:', "line 2: templates 'yaml:prompts/.*not a known"),
+        (LINE, f'{LINE}\n{LINE}', "line 3: 'mine/weather' stands twice"),
+        (',4,3,', ',4.5,3,', "line 2: .*'4.5'"),
+        (',4,3,', ',four,3,', "line 2: .*'four'"),
+        ('test,2,', 'test,x,', "line 2: .*'x'"),
+        ('macro-F1', 'f1', r"line 2: 'f1' is not one of \('accuracy', "),
+        (',fields,', ',role,', "line 2: 'report label' is not one of .*'demo'"),
+        (',fields,', ',split_names,', 'line 2: '),
+        (',fields,', ',package,', "line 2: package 'report label' is none of"),
+    ),
+)
+def test_bad_catalogs(old, new, message, tmp_path, monkeypatch):
+  path = tmp_path / 'own.csv'
+  assert old in OWN
+  path.write_text(OWN.replace(old, new))
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(path))
+  with pytest.raises(ValueError, match=f'^{path}, {message}'):
+    catalog.catalog()
+
+
+def test_name_of_the_catalog_is_taken(tmp_path, monkeypatch):
+  path = tmp_path / 'own.csv'
+  path.write_text(OWN.replace('mine/weather', 'imdb'))
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(path))
+  with pytest.raises(ValueError, match=f"^{path}: 'imdb' is a name of catalog"):
+    catalog.dataset('imdb')
+
+
+def test_no_such_catalog(tmp_path, monkeypatch):
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(tmp_path / 'none.csv'))
+  with pytest.raises(FileNotFoundError, match='none.csv'):
+    catalog.catalog()
+
+
+# Importing.
 
 
 def test_import_reads_nothing_and_loads_nothing_heavy(tmp_path, monkeypatch):
-  monkeypatch.setenv('FLIPPED_T5X_DATA', str(tmp_path))
+  folder = tmp_path / 'data'
+  folder.mkdir()
+  monkeypatch.setenv('FLIPPED_T5X_DATA', str(folder))
   output = subprocess.run(
-      [sys.executable, '-B', '-c', AUDIT, str(tmp_path)], capture_output=True,
+      [sys.executable, '-B', '-c', AUDIT, str(folder)], capture_output=True,
       text=True, check=True,
   ).stdout
   events, heavy = json.loads(output)
   assert (events, heavy) == ([], [])
-  assert not list(tmp_path.iterdir())
-
-
-def test_vocabulary_is_trained_once(data, monkeypatch):
-  calls = []
-  train = features.train_vocabulary
-
-  def count(*args):
-    calls.append(args)
-    train(*args)
-
-  monkeypatch.setattr(features, 'train_vocabulary', count)
-  paths = [vocabularies.trained(demo_data.MIXTURE, 205) for _ in range(2)]
-  assert len(calls) == 1 and paths[0] == paths[1]
-  assert paths[0].is_relative_to(data)
-  vocabulary = features.SentencePiece(paths[0])
-  assert vocabulary.vocab_size == 205
-  # Another size is another file, and the first stays.
-  other = vocabularies.trained(demo_data.MIXTURE, 200)
-  assert other != paths[0] and len(calls) == 2
-  assert features.SentencePiece(other).vocab_size == 200
-  # So are other texts.
-  text = (data / 'tiny_mood' / 'train.jsonl').read_text()
-  (data / 'tiny_mood' / 'train.jsonl').write_text(text.replace('dull', 'grim'))
-  assert vocabularies.trained(demo_data.MIXTURE, 205) != paths[0]
-  assert len(calls) == 3
-  assert paths[0].exists()
-  (data / 'tiny_mood' / 'train.jsonl').write_text(text)
-  assert vocabularies.trained(demo_data.MIXTURE, 205) == paths[0]
-  # Templates were read, and so were training rows, but no other split.
-  texts = list(vocabularies._texts(demo_data.MIXTURE))
-  assert any('Did the reviewer enjoy it?' in t for t in texts)
-  assert 'negative ||| positive' in texts
-  for name in demo_data.ROWS:
-    rows = demo_data.rows(name)
-    assert {r['text'] for r in rows['train']} <= set(texts)
-    assert not {r['text'] for r in rows['test'] + rows['validation']} & set(
-        texts
-    )
+  assert not list(folder.iterdir())

@@ -1,13 +1,16 @@
-"""A small stand-in for vaderSentiment's source distribution, and for pip."""
+"""Small stand-ins for packages on PyPI, and for pip."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import io
 import pathlib
 import subprocess
 import tarfile
+import zipfile
 
-from flipped_t5x.tasks import sources
+from flipped_t5x.tasks.sources import vader
 
-STEMS = sources.Vader._KINDS
+STEMS = vader._KINDS
 FILMS = [
     ('2.5', 'A warm &amp; lovely film.'), ('-1.9', 'Dull, and too long.'),
     ('0.5', 'It is just good enough.'), ('-0.5', 'It is just not enough.'),
@@ -23,57 +26,75 @@ OTHERS = [
 ]
 
 
-def _texts(changes):
-  texts = {}
-  for stem, rows in zip(STEMS, (FILMS, *OTHERS), strict=True):
-    lines = [f'{i}\t{v}\t{text}\r\n' for i, (v, text) in enumerate(rows, 1)]
-    texts[stem] = ''.join(lines)
-  return texts | changes
+def tar(files: Mapping[str, bytes], links: Mapping[str, str] | None = None):
+  """Bytes of a `.tar.gz` of files, and of symbolic links to others."""
+  content = io.BytesIO()
+  with tarfile.open(fileobj=content, mode='w:gz') as archive:
+    for name, data in files.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(data)
+      archive.addfile(info, io.BytesIO(data))
+    for name, target in (links or {}).items():
+      info = tarfile.TarInfo(name)
+      info.type, info.linkname = tarfile.SYMTYPE, target
+      archive.addfile(info)
+  return content.getvalue()
 
 
-def _add(archive, name, content):
-  info = tarfile.TarInfo(name)
-  info.size = len(content)
-  archive.addfile(info, io.BytesIO(content))
+def wheel(files: Mapping[str, bytes]) -> bytes:
+  """Bytes of a wheel of files."""
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w') as archive:
+    for name, data in files.items():
+      archive.writestr(name, data)
+  return content.getvalue()
 
 
-def packed(link=None, **changes):
-  """Bytes of an archive with the layout of the real one.
+def corpora(link: str | None = None, **changes: str | None) -> bytes:
+  """Bytes of an archive in the form of vaderSentiment's `vader.MEMBER`.
 
   Args:
     link: a stem whose file is a symbolic link to the first file.
     **changes: stem -> another text for its file, or None for no file.
   """
-  inner_bytes, outer_bytes = io.BytesIO(), io.BytesIO()
-  with tarfile.open(fileobj=inner_bytes, mode='w:gz') as inner:
-    for stem, text in _texts(changes).items():
-      name = f'hutto_ICWSM_2014/{stem}_GroundTruth.txt'
-      if stem == link:
-        info = tarfile.TarInfo(name)
-        info.type = tarfile.SYMTYPE
-        info.linkname = f'{STEMS[0]}_GroundTruth.txt'
-        inner.addfile(info)
-      elif text is not None:
-        _add(inner, name, text.encode())
-  with tarfile.open(fileobj=outer_bytes, mode='w:gz') as outer:
-    _add(outer, 'vaderSentiment-3.3.2/README.rst', b'readme')
-    _add(outer, sources.Vader._INNER, inner_bytes.getvalue())
-  return outer_bytes.getvalue()
+  texts = {}
+  for stem, rows in zip(STEMS, (FILMS, *OTHERS), strict=True):
+    lines = [f'{i}\t{v}\t{text}\r\n' for i, (v, text) in enumerate(rows, 1)]
+    texts[stem] = ''.join(lines)
+  path = 'hutto_ICWSM_2014/{}_GroundTruth.txt'
+  return tar(
+      {
+          path.format(stem): text.encode()
+          for stem, text in (texts | changes).items()
+          if text is not None and stem != link
+      },
+      {path.format(link): f'{STEMS[0]}_GroundTruth.txt'} if link else None,
+  )
 
 
 class Pip:
-  """In place of `subprocess.run`: puts a file where pip would."""
+  """In place of `subprocess.run`: puts a file where pip would.
 
-  def __init__(self, content=b'', error=''):
-    self.content, self.error = content, error
+  Attributes:
+    calls: the commands.
+    requirements: the text of the requirements file of each.
+    meanwhile: called at the next download, once.
+  """
+
+  def __init__(self, name: str, content: bytes = b'', error: str = ''):
+    self.name, self.content, self.error = name, content, error
     self.calls, self.requirements = [], []
+    self.meanwhile: Callable[[], object] | None = None
 
   def __call__(self, command, **unused_kwargs):
     self.calls.append(command)
     self.requirements.append(pathlib.Path(command[-1]).read_text())
+    meanwhile, self.meanwhile = self.meanwhile, None
+    if meanwhile:
+      meanwhile()
     folder = pathlib.Path(command[command.index('--dest') + 1])
     if not self.error:
-      (folder / 'vadersentiment-3.3.2.tar.gz').write_bytes(self.content)
+      (folder / self.name).write_bytes(self.content)
     return subprocess.CompletedProcess(
         command, bool(self.error), '', self.error
     )

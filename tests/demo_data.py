@@ -1,6 +1,7 @@
 """Two small invented datasets, their templates, and a mixture of them.
 
-`install` makes the catalog consist of them; `write_gin` is a run over them.
+`install` adds them to the catalog, as datasets of one's own are added;
+`write_gin` is a run over them.
 """
 
 from collections.abc import Sequence
@@ -14,12 +15,11 @@ import sys
 
 from flipped_t5x import features
 from flipped_t5x import network
-from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
-from flipped_t5x.tasks import sources
+from flipped_t5x.tasks.sources import store
 import jax
 
-MIXTURE = 'tiny_mixture'
+MIXTURE = 'flipped_tiny_mixture'  # Its twins, `direct_` and so on, exist too.
 VOCAB_SIZE = 205
 NETWORK = network.T5Config(
     vocab_size=VOCAB_SIZE, emb_dim=16, num_heads=2, num_encoder_layers=1,
@@ -110,28 +110,38 @@ def cache_compilations(folder: pathlib.Path, patch) -> None:
 
 
 def install(folder: pathlib.Path, patch) -> None:
-  """Writes the data into a folder and makes the catalog consist of them.
+  """Writes the data into a folder and adds them to the catalog.
 
   Args:
     folder: becomes the data folder.
     patch: a `pytest.MonkeyPatch`.
   """
-  datasets = {}
+  lines = ['name,templates,train,validation,test,eval_split,fields']
   for name, splits in ROWS.items():
-    templates = folder / f'{name}.yaml'
-    templates.write_text(_yaml(name))
-    datasets[name] = catalog.Dataset(
-        name, 'tiny', f'file:{templates}', splits, 'accuracy'
-    )
-    if not (folder / name).exists():
-      sources.write_splits(folder / name, rows(name))
+    (folder / f'{name}.yaml').write_text(_yaml(name))
+    sizes = ','.join(map(str, splits.values()))
+    lines.append(f'{name},file:{name}.yaml,{sizes},test,text label')
+    for split, split_rows in rows(name).items():
+      path = local_file(folder, name, split)
+      if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(''.join(json.dumps(r) + '\n' for r in split_rows))
+  own = folder / 'catalog.csv'
+  own.write_text('\n'.join(lines) + '\n')
   patch.setenv('FLIPPED_T5X_DATA', str(folder))
-  patch.setattr(catalog, 'catalog', lambda: datasets)
-  patch.setitem(sources.SOURCES, 'tiny', _Source())
-  patch.setitem(mixtures.MIXTURES, MIXTURE, mixtures.Mixture(tuple(ROWS)))
+  patch.setenv('FLIPPED_T5X_CATALOG', str(own))
+  patch.setenv('FLIPPED_T5X_SOURCES', 'local')
+  patch.setitem(
+      mixtures._EXPLICIT, MIXTURE.removeprefix('flipped_'), tuple(ROWS)
+  )
   path = vocabulary()
   if not path.exists():
     path.write_bytes(_vocabulary_bytes())
+
+
+def local_file(folder: pathlib.Path, name: str, split: str) -> pathlib.Path:
+  """Where `install` writes the rows of a split."""
+  return folder / 'local' / name / f'{split}.jsonl'
 
 
 def write_gin(path: pathlib.Path, model_dir: pathlib.Path) -> str:
@@ -164,7 +174,7 @@ def start(
 
 def vocabulary() -> pathlib.Path:
   """A SentencePiece model of the data's words, of `VOCAB_SIZE` ids."""
-  return sources.data_folder() / 'tiny.model'
+  return store.data_folder() / 'tiny.model'
 
 
 def rows(name: str) -> dict[str, list[dict[str, object]]]:
@@ -182,13 +192,6 @@ def rows(name: str) -> dict[str, list[dict[str, object]]]:
   if name == 'tiny_mood':
     splits['train'][7]['label'] = -1
   return splits
-
-
-class _Source:
-  """Rows that `install` has written."""
-
-  def open(self, name: str, split: str) -> sources.Jsonl:
-    return sources.Jsonl(sources.data_folder() / name / f'{split}.jsonl')
 
 
 def _yaml(name: str) -> str:
@@ -210,7 +213,7 @@ def _vocabulary_bytes() -> bytes:
   for templates in _TEMPLATES.values():
     for _, choices, jinja in templates:
       texts += [f'input: output: {choices} {jinja}'] * 20
-  path = sources.data_folder() / f'{os.getpid()}.model'
+  path = store.data_folder() / f'{os.getpid()}.model'
   features.train_vocabulary(texts, VOCAB_SIZE, path)
   content = path.read_bytes()
   path.unlink()

@@ -1,0 +1,183 @@
+"""Prepared splits: JSON lines with an index, so that rows are read by number.
+
+Whatever a source has (gzip, Parquet, Arrow, one big JSON), its rows are written
+once to `rows/NAME/SPLIT-KEY/` in the data folder and read from there: any row
+at any time, through a memory map, without a second pass over the source.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import itertools
+import json
+import mmap
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+from typing import Protocol
+
+from flipped_t5x.tasks.sources import readers
+import numpy as np
+
+SPLITS = ('train', 'validation', 'test')
+_ROWS, _INDEX, _ORIGIN = 'rows.jsonl', 'index.npy', 'origin.json'
+
+
+def data_folder() -> pathlib.Path:
+  """`FLIPPED_T5X_DATA`, or `flipped_t5x` in the user's cache."""
+  folder = os.environ.get('FLIPPED_T5X_DATA')
+  if folder:
+    return pathlib.Path(folder).expanduser().absolute()
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(cache).expanduser().absolute() / 'flipped_t5x'
+
+
+class Missing(LookupError):
+  """A source does not have a split; `str(error)` says why."""
+
+
+class Described(Protocol):
+  """What sources need to know of a dataset; see `catalog.Dataset`."""
+
+  name: str
+  hub: str
+  config: str
+  revision: str
+  package: str
+  fields: Sequence[str]
+
+  def official_split(self, split: str) -> str:
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+  """A split that a source has.
+
+  Attributes:
+    dataset: the dataset.
+    split: the split.
+    key: JSON that identifies the rows, had without reading or fetching them.
+    files: gets them: (what the source resolved to, their paths in order).
+    read: path -> rows.
+  """
+
+  dataset: Described
+  split: str
+  key: Mapping[str, Any]
+  files: Callable[[], tuple[Mapping[str, Any], Sequence[pathlib.Path]]]
+  read: Callable[[pathlib.Path], Iterator[readers.Row]] = readers.read
+
+  def open(self) -> 'Rows':
+    """The rows, prepared at first use."""
+    digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode())
+    folder = (
+        data_folder() / 'rows' / self.dataset.name
+        / f'{self.split}-{digest.hexdigest()[:12]}'
+    )
+    if not folder.is_dir():
+      resolved, paths = self.files()
+      try:
+        prepare(
+            folder,
+            itertools.chain.from_iterable(map(self.read, paths)),
+            self.dataset.fields,
+            {**self.key, **resolved, **readers.describe(paths[0])},
+        )
+      except ValueError as e:
+        raise ValueError(
+            f'{self.dataset.name}: {self.split}: {e} ({paths[0]})'
+        ) from e
+    return Rows(folder)
+
+
+class Rows(Sequence):
+  """The rows of a prepared split, by number, as JSON text.
+
+  Attributes:
+    origin: where they came from: `source`, what it resolved to, `rows` and the
+      `sha256` of the JSON lines.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    """Opens a folder that `prepare` wrote; ValueError if it has changed."""
+    self.origin = json.loads((folder / _ORIGIN).read_text())
+    self._ends = np.load(folder / _INDEX, mmap_mode='r')
+    size = (folder / _ROWS).stat().st_size
+    if len(self._ends) != self.origin['rows'] or self._ends[-1] != size:
+      raise ValueError(
+          f'{folder}: not the {self.origin["rows"]} rows that were written;'
+          ' delete the folder and try again'
+      )
+    with open(folder / _ROWS, 'rb') as f:
+      self._bytes = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+
+  def __len__(self) -> int:
+    return len(self._ends)
+
+  def __getitem__(self, index: int) -> bytes:
+    if not 0 <= index < len(self._ends):
+      raise IndexError(index)
+    start = int(self._ends[index - 1]) if index else 0
+    return self._bytes[start : int(self._ends[index]) - 1]
+
+
+def prepare(
+    folder: pathlib.Path,
+    rows: Iterable[Mapping[str, Any]],
+    fields: Sequence[str],
+    origin: Mapping[str, Any],
+) -> None:
+  """Writes rows, their index and where they are from: all or nothing.
+
+  Args:
+    folder: to be made; one that another process made meanwhile is left.
+    rows: field name -> value that JSON can hold.
+    fields: what every row must have.
+    origin: see `Rows`.
+
+  Raises:
+    ValueError: no rows, a row without one of the fields, or one that JSON
+      cannot hold.
+  """
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = pathlib.Path(
+      tempfile.mkdtemp(prefix=f'{folder.name}.', dir=folder.parent)
+  )
+  digest, ends = hashlib.sha256(), []
+  try:
+    with open(unfinished / _ROWS, 'wb') as f:
+      for number, row in enumerate(rows, 1):
+        lacking = [name for name in fields if name not in row]
+        if lacking:
+          raise ValueError(
+              f'row {number} has no field {lacking[0]!r} (it has'
+              f' {", ".join(row)}), which the templates read'
+          )
+        try:
+          line = json.dumps(row, ensure_ascii=False).encode() + b'\n'
+        except (TypeError, ValueError) as e:
+          raise ValueError(f'row {number}: {e}') from e
+        digest.update(line)
+        f.write(line)
+        ends.append(f.tell())
+    if not ends:
+      raise ValueError('no rows')
+    np.save(unfinished / _INDEX, np.array(ends, np.int64))
+    (unfinished / _ORIGIN).write_text(json.dumps(
+        {**origin, 'rows': len(ends), 'sha256': digest.hexdigest()}, indent=2
+    ))
+    os.chmod(unfinished, 0o755)
+    try:
+      os.rename(unfinished, folder)
+    except OSError:
+      if not folder.is_dir():
+        raise
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)

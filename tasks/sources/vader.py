@@ -1,0 +1,91 @@
+"""Two tasks from the rated corpora in vaderSentiment's source distribution.
+
+Hutto and Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment
+Analysis of Social Media Text" (ICWSM): film review snippets, product review
+sentences, newspaper sentences and tweets with a mean valence from -4 to 4.
+"""
+
+from collections.abc import Iterator
+import hashlib
+import html
+import pathlib
+import re
+import tarfile
+
+from flipped_t5x.tasks.sources import readers
+
+MEMBER = 'vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz'
+_KINDS = (
+    'movieReviewSnippets', 'amazonReviewSnippets', 'nytEditorialSnippets',
+    'tweets',
+)
+_NEUTRAL = 0.5  # A review of smaller absolute valence has no sentiment.
+
+
+def read(
+    path: pathlib.Path, dataset: str, split: str
+) -> Iterator[readers.Row]:
+  """The rows of a split of `vader_sentiment` or `vader_source`.
+
+  Args:
+    path: the archive `MEMBER`.
+    dataset: which of the two.
+    split: the split, see `split_of`.
+
+  Yields:
+    `text` and `label`: positive or not, or which of the four kinds it is.
+
+  Raises:
+    ValueError: the archive is not what it was.
+  """
+  for kind, text, valence in _texts(path):
+    if split_of(text) != split:
+      continue
+    if dataset == 'vader_source':
+      yield {'text': text, 'label': kind}
+    elif kind == 0 and abs(valence) >= _NEUTRAL:
+      yield {'text': text, 'label': int(valence > 0)}
+
+
+def split_of(text: str) -> str:
+  """The split of a text: 12 % test, 4 % validation, by a hash of its words."""
+  percent = int(hashlib.sha256(_key(text).encode()).hexdigest(), 16) % 100
+  if percent < 12:
+    return 'test'
+  return 'validation' if percent < 16 else 'train'
+
+
+def _texts(path: pathlib.Path) -> Iterator[tuple[int, str, float]]:
+  """(kind, text, valence) of every text, the first time that it occurs."""
+  seen = set()
+  with tarfile.open(path) as archive:
+    for kind, stem in enumerate(_KINDS):
+      name = f'hutto_ICWSM_2014/{stem}_GroundTruth.txt'
+      for number, line in enumerate(
+          _member(archive, name).decode('utf-8').splitlines(), 1
+      ):
+        try:
+          _, valence, text = line.split('\t')
+          valence = float(valence)
+        except ValueError as e:
+          raise ValueError(f'{path}: {name}, line {number}: {e}') from e
+        text = html.unescape(text).strip()
+        if _key(text) and _key(text) not in seen:
+          seen.add(_key(text))
+          yield kind, text, valence
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+  """The bytes of one regular file; nothing is unpacked to disk."""
+  try:
+    member = archive.getmember(name)
+  except KeyError as e:
+    raise ValueError(f'{archive.name}: no file {name}') from e
+  if not member.isfile():  # A link would be followed.
+    raise ValueError(f'{archive.name}: {name} is not a regular file')
+  return archive.extractfile(member).read()
+
+
+def _key(text: str) -> str:
+  """A text's words: what makes two texts the same."""
+  return ' '.join(re.findall(r'\w+', text.casefold()))

