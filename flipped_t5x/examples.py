@@ -6,9 +6,7 @@ engines call these two; `preprocessors.py` wraps them for SeqIO and
 """
 
 import collections
-from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import dataclasses
 import json
 import random
@@ -52,12 +50,12 @@ class DrawPair:
       seed: the same seed gives the same pair; no draw depends on another row.
 
     Returns:
-      Tokens `inputs`, `wrong_inputs`, `targets`; text `task`, `template`,
-      `options`; and `option_index`, the right option's number.
+      Tokens `inputs`, `wrong_inputs` (not in DIRECT, which writes the label),
+      `targets`; text `task`, `template`, `options`; and `option_index`, the
+      right option's number.
 
     Raises:
-      ValueError: the row does not fit the template, or the target is cut to
-        nothing; the message names task and template.
+      ValueError: the row does not fit the template, which the message names.
     """
     rng = random.Random(seed)
     names = list(self.templates)
@@ -67,32 +65,28 @@ class DrawPair:
     except templates_lib.Dropped as e:
       self.counts[str(e)] += 1
       return None
-    wrong = rng.randrange(len(rendered.options) - 1)
-    wrong += wrong >= rendered.gold
     make_text = formats.get(self.format)
-    right_text, wrong_text = (
-        make_text(rendered, rendered.options[i]) for i in (rendered.gold, wrong)
-    )
-    with _named(self.task, template):
-      if right_text.targets != wrong_text.targets:
-        raise ValueError(
-            f'format {self.format!r} writes the label, so that no input is'
-            " wrong; train with 'flipped', 'flipped_plain' or 'channel'"
+    texts = {'inputs': make_text(rendered, rendered.options[rendered.gold])}
+    if self.format not in formats.WITHOUT_WRONG_SIDE:
+      wrong = rng.randrange(len(rendered.options) - 1)
+      wrong += wrong >= rendered.gold
+      texts['wrong_inputs'] = make_text(rendered, rendered.options[wrong])
+    pair, cut = {}, False
+    try:
+      for name, text in texts.items():
+        pair[name], cut_inputs = features.encode_inputs(
+            self.vocabulary, text, self.lengths.get(name)
         )
-      inputs, cut_right = features.encode_inputs(
-          self.vocabulary, right_text, self.lengths.get('inputs')
+        cut |= cut_inputs
+      pair['targets'], cut_targets = features.encode_targets(
+          self.vocabulary, texts['inputs'], self.lengths.get('targets')
       )
-      wrong_inputs, cut_wrong = features.encode_inputs(
-          self.vocabulary, wrong_text, self.lengths.get('wrong_inputs')
-      )
-      targets, cut_targets = features.encode_targets(
-          self.vocabulary, right_text, self.lengths.get('targets')
-      )
-    self.counts[TRUNCATED] += cut_right or cut_wrong or cut_targets
+    except features.TooLong as e:
+      self.counts[e.reason] += 1
+      return None
+    self.counts[TRUNCATED] += cut or cut_targets
     return {
-        'inputs': inputs,
-        'wrong_inputs': wrong_inputs,
-        'targets': targets,
+        **pair,
         'task': self.task,
         'template': template.name,
         'options': rendered.options,
@@ -145,13 +139,16 @@ class ExpandOptions:
     candidates = []
     for number, option in enumerate(rendered.options):
       text = make_text(rendered, option)
-      with _named(self.task, self.template):
+      try:
         inputs, cut_inputs = features.encode_inputs(
             self.vocabulary, text, self.lengths.get('inputs')
         )
         targets, cut_targets = features.encode_targets(
             self.vocabulary, text, self.lengths.get('targets')
         )
+      except features.TooLong as e:
+        self.counts[e.reason] += 1
+        return []  # Without one of its options a row cannot be judged.
       self.counts[TRUNCATED] += cut_inputs or cut_targets
       candidates.append({
           'inputs': inputs,
@@ -161,12 +158,3 @@ class ExpandOptions:
           'is_correct': number == rendered.gold,
       })
     return candidates
-
-
-@contextlib.contextmanager
-def _named(task: str, template: templates_lib.Template) -> Iterator[None]:
-  """Puts task and template before the message of a ValueError."""
-  try:
-    yield
-  except ValueError as e:
-    raise ValueError(f'{task}: {template!r}: {e}') from e

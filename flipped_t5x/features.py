@@ -22,6 +22,18 @@ PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 EXTRA_IDS = 100
 
 
+class TooLong(ValueError):
+  """A text leaves nothing of what it should say in the length that it has.
+
+  Attributes:
+    reason: short, to count by.
+  """
+
+  def __init__(self, reason: str, message: str):
+    super().__init__(message)
+    self.reason = reason
+
+
 class Vocabulary(Protocol):
   """What the project needs of a vocabulary; SeqIO's have it too."""
 
@@ -119,7 +131,7 @@ def encode_inputs(
     The tokens with EOS, and whether the instance was cut.
 
   Raises:
-    ValueError: the label leaves no room for the instance.
+    TooLong: the label leaves no room for the instance.
   """
   # No SentencePiece token crosses a space: the pieces' tokens are the text's.
   pieces = [list(vocabulary.encode(piece)) for piece in text.instance]
@@ -127,9 +139,10 @@ def encode_inputs(
   tokens = sum(map(len, pieces))
   excess = 0 if length is None else tokens + len(label) + 1 - length
   if excess >= max(tokens, 1):
-    raise ValueError(
+    raise TooLong(
+        'label too long',
         f'{text.label!r} has {len(label)} tokens: with EOS it leaves no room'
-        f' for the instance in {length}'
+        f' for the instance in {length}',
     )
   truncated = excess > 0
   first_sentinel = vocabulary.vocab_size - EXTRA_IDS
@@ -150,15 +163,16 @@ def encode_targets(
   """Tokens of the decoder's side; arguments as for `encode_inputs`.
 
   Raises:
-    ValueError: nothing of the target is left but EOS and a sentinel.
+    TooLong: nothing of the target is left but EOS and a sentinel.
   """
   tokens = vocabulary.encode(text.targets)
   room = len(tokens) if length is None else max(length - 1, 0)
   kept = tokens[:room]
   first_sentinel = vocabulary.vocab_size - EXTRA_IDS
   if all(t >= first_sentinel for t in kept):
-    raise ValueError(
+    raise TooLong(
+        'target cut to nothing',
         f'target {text.targets!r} of {len(tokens)} tokens is cut to nothing at'
-        f' {length} tokens; set a longer target length'
+        f' {length} tokens; set a longer target length',
     )
   return [*kept, EOS_ID], len(tokens) > room

@@ -92,6 +92,10 @@ FORMATS: dict[str, Format] = {
 }
 
 
+# The formats whose decoder writes the label: no input is a wrong one.
+WITHOUT_WRONG_SIDE = frozenset((direct.__name__,))
+
+
 def get(name: str) -> Format:
   """The format of that name; ValueError lists the names there are."""
   if name not in FORMATS:

@@ -102,6 +102,30 @@ def flipped_loss(
   }
 
 
+def likelihood_loss(
+    logits: jax.Array, targets: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """L_LM alone, for formats without a wrong side.
+
+  Args:
+    logits: float[batch, length, vocab].
+    targets: int32[batch, length].
+    weights: float[batch, length], see `flipped_loss`.
+
+  Returns:
+    The scalar loss and `loss`, `likelihood` and `prob_right`, as there.
+  """
+  weights = weights.astype(jnp.float32)
+  total = jnp.maximum(weights.sum(), 1e-8)
+  log_right = log_probs(logits, targets)
+  loss = -jnp.sum(log_right * weights) / total
+  return loss, {
+      'loss': loss,
+      'likelihood': loss,
+      'prob_right': jnp.sum(jnp.exp(log_right) * weights) / total,
+  }
+
+
 def sequence_scores(
     logits: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> jax.Array:

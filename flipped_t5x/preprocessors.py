@@ -4,6 +4,7 @@ Rendering, drawing and tokenizing are one Python call per row, `examples.py`.
 """
 
 import collections
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 
@@ -14,9 +15,6 @@ import seqio
 import tensorflow as tf
 
 _PAIR = {
-    'inputs': tf.TensorSpec([None], tf.int32),
-    'wrong_inputs': tf.TensorSpec([None], tf.int32),
-    'targets': tf.TensorSpec([None], tf.int32),
     'task': tf.TensorSpec([], tf.string),
     'template': tf.TensorSpec([], tf.string),
     'options': tf.TensorSpec([None], tf.string),
@@ -37,7 +35,7 @@ class DrawPair:
 
   Attributes:
     task: the task's name.
-    templates: the templates to draw from, uniformly.
+    load_templates: gives the templates to draw from, uniformly.
     format: name of the text format, see `formats.py`.
     counts: reason -> rows dropped so far, and `truncated` -> pairs cut.
     output_features: set by SeqIO.
@@ -45,7 +43,7 @@ class DrawPair:
   """
 
   task: str
-  templates: Mapping[str, templates_lib.Template]
+  load_templates: Callable[[], Mapping[str, templates_lib.Template]]
   format: str = 'flipped'
   counts: collections.Counter = dataclasses.field(
       default_factory=collections.Counter
@@ -55,17 +53,20 @@ class DrawPair:
 
   def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
     draw = examples.DrawPair(
-        self.task, self.templates, self.output_features['inputs'].vocabulary,
-        self.sequence_length or {}, self.format, self.counts,
+        self.task, self.load_templates(),
+        self.output_features['inputs'].vocabulary, self.sequence_length or {},
+        self.format, self.counts,
     )
+    tokens = tf.TensorSpec([None], tf.int32)
+    spec = {**dict.fromkeys(self.output_features, tokens), **_PAIR}
 
     def run(row, seed):
       pair = draw(row, int(seed[0]) * 2**32 + int(seed[1]))
-      return pair and {k: [pair[k]] for k in _PAIR}
+      return pair and {k: [pair[k]] for k in spec}
 
     @seqio.map_over_dataset(num_seeds=1)
     def draw_pair(row, seed):
-      return _call(run, [row['row'], seed], _batched(_PAIR))
+      return _call(run, [row['row'], seed], _batched(spec))
 
     return draw_pair(dataset).unbatch()
 
@@ -76,7 +77,7 @@ class ExpandOptions:
 
   Attributes:
     task: the task's name.
-    template: the template.
+    load_template: gives the template.
     format: name of the text format, see `formats.py`.
     counts: reason -> rows dropped so far, and `truncated` -> candidates cut.
     output_features: set by SeqIO.
@@ -84,7 +85,7 @@ class ExpandOptions:
   """
 
   task: str
-  template: templates_lib.Template
+  load_template: Callable[[], templates_lib.Template]
   format: str = 'flipped'
   counts: collections.Counter = dataclasses.field(
       default_factory=collections.Counter
@@ -94,8 +95,9 @@ class ExpandOptions:
 
   def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
     expand = examples.ExpandOptions(
-        self.task, self.template, self.output_features['inputs'].vocabulary,
-        self.sequence_length or {}, self.format, self.counts,
+        self.task, self.load_template(),
+        self.output_features['inputs'].vocabulary, self.sequence_length or {},
+        self.format, self.counts,
     )
 
     def run(row, index):

@@ -19,14 +19,18 @@ _RIGHT, _WRONG, _BASELINE = '#1b6ca8', '#d1495b', '#8a8a8a'
 def write(run: pathlib.Path, console: rich.console.Console | None = None):
   """Prints the table, and writes `report.md` and three PNG plots.
 
+  What is made of `results_NAME.json` is called `report_NAME.md` and so on.
+
   Args:
-    run: a run's folder with `results.json` and `metrics.jsonl`.
+    run: a run's folder with `metrics.jsonl` and `results.json`, or another file
+      of results in it.
     console: where to print; standard output if None.
 
   Raises:
     FileNotFoundError: the run has not been evaluated.
   """
-  path = run / 'results.json'
+  path = run / 'results.json' if run.suffix != '.json' else run
+  run = path.parent
   if not path.is_file():
     raise FileNotFoundError(
         f'{path}: there is none; evaluate the run first: flipped-t5x eval'
@@ -39,15 +43,18 @@ def write(run: pathlib.Path, console: rich.console.Console | None = None):
   ]
   plot_losses(log).savefig(run / 'losses.png')
   plot_probabilities(log).savefig(run / 'probabilities.png')
-  plot_accuracy(results).savefig(run / 'accuracy.png')
-  (run / 'report.md').write_text(markdown(run.name, results, log))
+  suffix = path.stem.removeprefix('results')
+  plot_accuracy(results).savefig(run / f'accuracy{suffix}.png')
+  (run / f'report{suffix}.md').write_text(
+      markdown(run.name, results, log, f'accuracy{suffix}.png')
+  )
   console = console or rich.console.Console()
   console.print()
   console.print(table(results))
   console.print()
   console.print(
-      f'step {results["step"]}, {results["split"]} split; numbers in'
-      f' {path}, report and plots beside it.', soft_wrap=True,
+      f'step {results["step"]}, {_splits(results)} split; numbers in {path}'
+      f', report and plots beside it.', soft_wrap=True,
   )
 
 
@@ -57,7 +64,10 @@ def table(results: Mapping[str, Any]) -> rich.table.Table:
   shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
   header, rows = _rows(results)
   for i, name in enumerate(header):
-    shown.add_column(name, justify='left' if i == 0 else 'right')
+    shown.add_column(
+        name, justify='left' if i == 0 else 'right',
+        overflow='fold' if i == 0 else 'ellipsis',
+    )
   for row in rows:
     shown.add_row(*row)
   return shown
@@ -79,14 +89,17 @@ def _rows(results) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(
-    name: str, results: Mapping[str, Any], log: Sequence[Mapping[str, float]]
+    name: str,
+    results: Mapping[str, Any],
+    log: Sequence[Mapping[str, float]],
+    accuracy_plot: str = 'accuracy.png',
 ) -> str:
   """The report, with the plots beside it."""
   parts = [f'# {name}', '']
   parts += _markdown_table(*_rows(results))
   parts += [
       '',
-      f'Step {results["step"]}, {results["split"]} split. Accuracy and macro-F1'
+      f'Step {results["step"]}, {_splits(results)} split. Accuracy and macro-F1'
       ' are mean ± standard deviation over templates; majority and random are'
       ' the accuracy of the most frequent label and of a uniform draw.',
       '',
@@ -94,7 +107,7 @@ def markdown(
       '',
       '![probability of the instruction](probabilities.png)',
       '',
-      '![accuracy of each template](accuracy.png)',
+      f'![accuracy of each template]({accuracy_plot})',
       '',
       '## Templates',
   ]
@@ -125,6 +138,12 @@ def markdown(
       ['setting', 'value'], [[k, f'`{v}`'] for k, v in settings.items()]
   )
   return '\n'.join(parts) + '\n'
+
+
+def _splits(results) -> str:
+  return ' or '.join(
+      sorted({t['data']['split'] for t in results['tasks'].values()})
+  )
 
 
 def _markdown_table(header, rows) -> list[str]:
@@ -163,7 +182,8 @@ def _lines(log, series, title, ylabel, **axis) -> figure.Figure:
   plot, axes = _figure(title, height=3.6)
   steps = [line['step'] for line in log]
   for key, (label, color) in series.items():
-    axes.plot(steps, [line[key] for line in log], color=color, label=label)
+    if key in log[0]:  # DIRECT has no wrong side.
+      axes.plot(steps, [line[key] for line in log], color=color, label=label)
   axes.set(xlabel='step', ylabel=ylabel, **axis)
   axes.legend(frameon=False)
   return plot

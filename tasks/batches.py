@@ -8,9 +8,9 @@ nothing twice, and TensorFlow is not imported.
 import collections
 from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import json
 import pathlib
-import random
 
 from flipped_t5x import examples
 from flipped_t5x import features
@@ -21,8 +21,7 @@ from flipped_t5x.tasks import mixtures
 import grain
 import numpy as np
 
-_FEATURES = ('inputs', 'wrong_inputs', 'targets')
-_SAMPLE_SEED = 42  # Of the rows that a limit leaves, as in the published runs.
+_MOST_DROPS = 1000  # One after another, before something must be wrong.
 
 
 class TrainBatches:
@@ -44,7 +43,7 @@ class TrainBatches:
     """Opens the mixture's training splits.
 
     Args:
-      mixture: a mixture of `mixtures.py`.
+      mixture: a mixture of `mixtures.py`, or datasets, separated by commas.
       vocabulary: file of the SentencePiece model, without sentinels.
       batch_size: rows a batch; several examples share a row when packed.
       input_length: tokens of each encoder side, EOS counted in.
@@ -62,13 +61,18 @@ class TrainBatches:
     formats.get(format)
     batches.check_averaging(averaging)
     self._averaging = averaging
-    self.counts = {}
+    self.counts, self.origins = {}, {}
     lengths = {
         'inputs': input_length,
         'wrong_inputs': input_length,
         'targets': target_length,
     }
-    rates = mixtures.mixture(mixture).rates()
+    mixed_of = mixtures.mixture(mixture)
+    if mixed_of.format not in ('flipped', format):
+      raise ValueError(f'{mixture} is not of the format {format!r}')
+    rates = mixed_of.rates()
+    if format in formats.WITHOUT_WRONG_SIDE:
+      del lengths['wrong_inputs']
     datasets = []
     for number, name in enumerate(rates):
       data = catalog.dataset(name)
@@ -78,14 +82,15 @@ class TrainBatches:
           features.load_vocabulary(pathlib.Path(vocabulary)), lengths, format,
           self.counts[name],
       )
-      datasets.append(_pairs(data.open('train'), draw, seed + number))
+      self.origins[name] = data.open('train').origin
+      datasets.append(_pairs(data, draw, seed + number))
     mixed = grain.MapDataset.mix(datasets, list(rates.values()))
     # One thread: the counts stay exact, and Python would not run two at once.
     dataset = mixed.to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=512)
-    ).filter(lambda pair: pair is not None)
+    )
     dataset = dataset.map(
-        lambda pair: {k: np.array(pair[k], np.int32) for k in _FEATURES}
+        lambda pair: {k: np.array(pair[k], np.int32) for k in lengths}
     )
     if pack:
       dataset = grain.experimental.FirstFitPackIterDataset(
@@ -111,15 +116,44 @@ class TrainBatches:
     self._iterator.set_state(json.loads(state))
 
 
-def _pairs(rows, draw: examples.DrawPair, seed: int) -> grain.MapDataset:
-  """Endless pairs of one dataset, shuffled anew in each epoch."""
+def _pairs(
+    data: catalog.Dataset, draw: examples.DrawPair, seed: int
+) -> grain.MapDataset:
+  """Endless pairs of one dataset, shuffled anew in each epoch.
+
+  In place of a row that is dropped another one of the same dataset is drawn, so
+  that the shares of a mixture are those of its rates.
+  """
+  rows, numbers = data.open('train'), data.sample('train')
+
+  def draw_row(number, rng):
+    for _ in range(_MOST_DROPS):
+      with _named(data.name, 'train', number):
+        pair = draw(rows[number], int(rng.integers(2**63)))
+      if pair is not None:
+        return pair
+      number = numbers[int(rng.integers(len(numbers)))]
+    raise ValueError(
+        f'{data.name}: {_MOST_DROPS} rows in a row were dropped:'
+        f' {dict(draw.counts)}'
+    )
+
   return (
-      grain.MapDataset.source(rows)
+      grain.MapDataset.source(numbers)
       .seed(seed)
       .shuffle()
       .repeat()
-      .random_map(lambda row, rng: draw(row, int(rng.integers(2**63))))
+      .random_map(draw_row)
   )
+
+
+@contextlib.contextmanager
+def _named(dataset: str, split: str, number: int) -> Iterator[None]:
+  """Puts the row before the message of a ValueError."""
+  try:
+    yield
+  except ValueError as e:
+    raise ValueError(f'{dataset}: {split} row {number + 1}: {e}') from e
 
 
 def _pad(pair: Mapping[str, np.ndarray], lengths: Mapping[str, int]):
@@ -132,12 +166,12 @@ def _pad(pair: Mapping[str, np.ndarray], lengths: Mapping[str, int]):
 def read_candidates(
     dataset: str,
     template: str,
-    split: str,
     vocabulary: str | pathlib.Path,
     input_length: int,
     target_length: int,
     format: str = 'flipped',  # pylint: disable=redefined-builtin
     max_field_chars: int | None = None,
+    split: str | None = None,
     limit: int | None = None,
 ) -> batches.Candidates:
   """All options of all rows of a split in one template, in order.
@@ -145,13 +179,13 @@ def read_candidates(
   Args:
     dataset: a dataset of the catalog.
     template: the template's name.
-    split: the split.
     vocabulary: file of the SentencePiece model, without sentinels.
     input_length: tokens of the encoder side, EOS counted in.
     target_length: tokens of the decoder side, EOS counted in.
     format: see `formats.py`.
     max_field_chars: see `templates.Template`.
-    limit: the most rows, a seeded sample of a larger split; None for all.
+    split: the split; None for the one that the catalog says.
+    limit: the most rows, see `catalog.Dataset.sample`.
 
   Returns:
     The candidates.
@@ -162,10 +196,12 @@ def read_candidates(
       features.load_vocabulary(pathlib.Path(vocabulary)),
       {'inputs': input_length, 'targets': target_length}, format,
   )
+  split = split or data.eval_split
   rows = data.open(split)
-  indices = range(len(rows))
-  if limit is not None and limit < len(rows):
-    # Not the first rows: many sets are sorted by label.
-    indices = sorted(random.Random(_SAMPLE_SEED).sample(indices, limit))
-  candidates = [c for i in indices for c in expand(rows[i], i)]
-  return batches.Candidates.of(candidates, expand.counts)
+  candidates = []
+  for number in data.sample(split, limit):
+    with _named(dataset, split, number):
+      candidates += expand(rows[number], number)
+  return batches.Candidates.of(
+      candidates, expand.counts, {'split': split, **rows.origin}
+  )

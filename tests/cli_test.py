@@ -58,7 +58,7 @@ def test_help_lists_all_commands(capsys):
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_shipped_gin_files_parse(name):
-  macros = config.parse(f'runs/{name}', [])
+  macros = config.parse([f'runs/{name}'], [])
   assert {'MODEL_DIR', 'MIXTURE', 'LAMBDA', 'EPS', 'AVERAGING'} <= macros.keys()
   # No macro is used without a value, nothing is spelled wrong.
   assert gin.config_is_locked()
@@ -66,9 +66,12 @@ def test_shipped_gin_files_parse(name):
 
 def test_overrides_are_in_the_macros():
   macros = config.parse(
-      'runs/demo.gin', ['LAMBDA = 0.5', "FORMAT = 'flipped_plain'"]
+      ['runs/demo.gin', 'methods/direct.gin'],
+      ['LAMBDA = 0.5', "AVERAGING = 'token'"],
   )
-  assert (macros['LAMBDA'], macros['FORMAT']) == (0.5, 'flipped_plain')
+  # The later file over the earlier, and overrides over both.
+  assert (macros['FORMAT'], macros['AVERAGING']) == ('direct', 'token')
+  assert (macros['LAMBDA'], macros['EPS']) == (0.5, 0.01)
   assert macros['SEED'] == 42 and macros['MAX_FIELD_CHARS'] is None
   assert macros['NETWORK'] == '@network.T5Config()'
   assert gin.query_parameter('%LAMBDA') == 0.5
@@ -191,10 +194,11 @@ def test_eval_and_report(run, capsys):
   ]) == 0
   results = json.loads((run / 'results.json').read_text())
   assert set(results) == {
-      'tasks', 'split', 'step', 'format', 'input_length', 'target_length',
-      'network', 'settings', 'versions', 'limit',
+      'tasks', 'mixture', 'step', 'format', 'input_length', 'target_length',
+      'network', 'settings', 'versions', 'limit', 'left_out',
   }
-  assert (results['split'], results['step'], results['limit']) == ('test', 3, 5)
+  assert (results['step'], results['limit']) == (3, 5)
+  assert (results['mixture'], results['left_out']) == (demo_data.MIXTURE, [])
   assert results['network']['emb_dim'] == demo_data.NETWORK.emb_dim
   settings = results['settings']
   assert (settings['LAMBDA'], settings['KEEP']) == (3.0, 3)
@@ -209,6 +213,9 @@ def test_eval_and_report(run, capsys):
           'majority_macro_f1', 'random_accuracy', 'ties',
       } <= values.keys()
     assert set(task['accuracy']) == {'mean', 'median', 'std'}
+    data = task['data']
+    assert (data['split'], data['source']) == ('test', 'local')
+    assert data['rows'] == demo_data.ROWS[name]['test']
   assert results['tasks']['tiny_kind']['random_accuracy'] == 0.25
   capsys.readouterr()
 
@@ -224,3 +231,28 @@ def test_eval_and_report(run, capsys):
     assert f'({plot}.png)' in report
     assert (run / f'{plot}.png').read_bytes().startswith(b'\x89PNG')
     assert (run / f'{plot}.png').stat().st_size > 10_000
+
+
+def test_eval_of_another_mixture(run, capsys):
+  arguments = [
+      'eval', '--checkpoint', str(run), '--mixture',
+      'tiny_kind,story_cloze/2016', '--input_length', '24', '--split',
+      'validation',
+  ]
+  path = run / 'results_tiny_kind,story_cloze_2016.json'
+  assert main.main(arguments) == 1
+  error = capsys.readouterr().err
+  assert "story_cloze/2016: no source has the split 'validation'" in error
+  assert 'local (' in error and '--skip_missing' in error
+  assert not path.exists()
+
+  assert main.main([*arguments, '--skip_missing']) == 0
+  assert 'left out: story_cloze/2016' in capsys.readouterr().err
+  results = json.loads(path.read_text())
+  assert set(results['tasks']) == {'tiny_kind'}
+  assert results['input_length'] == 24 and len(results['left_out']) == 1
+  assert results['tasks']['tiny_kind']['examples'] == 6
+  assert main.main(['report', str(path)]) == 0
+  assert 'validation split' in capsys.readouterr().out
+  name = 'report_tiny_kind,story_cloze_2016.md'
+  assert '### tiny_kind' in (run / name).read_text()

@@ -164,23 +164,31 @@ def test_one_cut_side_is_enough_to_count(cut):
 
 
 @pytest.mark.parametrize(
-    'text, lengths, message',
+    'text, message',
     (
-        (row(label=7), {}, 'my/set "Ask": .*x, label'),
-        ('{"label": 1}', {}, "my/set \"Ask\": 'x' is undefined"),
-        (row(), {'targets': 2}, 'my_task: my/set "Ask": .*cut to nothing'),
-        (row(), {'inputs': 9}, 'my_task: my/set "Ask": .*no room'),
+        (row(label=7), 'my/set "Ask": .*x, label'),
+        ('{"label": 1}', "my/set \"Ask\": 'x' is undefined"),
     ),
 )
-def test_errors_name_task_and_template(text, lengths, message):
-  draw = examples.DrawPair('my_task', make('Ask'), VOCABULARY, lengths)
+def test_errors_name_the_template(text, message):
   with pytest.raises(ValueError, match=message):
-    draw(text, 0)
-  expand = examples.ExpandOptions(
-      'my_task', make('Ask')['Ask'], VOCABULARY, lengths
-  )
+    examples.DrawPair('t', make('Ask'), VOCABULARY)(text, 0)
   with pytest.raises(ValueError, match=message):
-    expand(text, 0)
+    examples.ExpandOptions('t', make('Ask')['Ask'], VOCABULARY)(text, 0)
+
+
+@pytest.mark.parametrize(
+    'lengths, reason',
+    (
+        ({'targets': 2}, 'target cut to nothing'),
+        ({'inputs': 9, 'wrong_inputs': 9}, 'label too long'),
+    ),
+)
+def test_what_leaves_nothing_is_dropped_and_counted(lengths, reason):
+  draw = examples.DrawPair('t', make('Ask'), VOCABULARY, lengths)
+  expand = examples.ExpandOptions('t', make('Ask')['Ask'], VOCABULARY, lengths)
+  assert draw(row(), 0) is None and expand(row(), 0) == []
+  assert draw.counts == expand.counts == {reason: 1}
 
 
 def test_expand_options():
@@ -228,5 +236,7 @@ def test_formats():
 
 def test_direct_has_no_wrong_side():
   draw = examples.DrawPair('t', make('Ask'), VOCABULARY, format='direct')
-  with pytest.raises(ValueError, match="^t: my/set \"Ask\": format 'direct'"):
-    draw(row(), seed=0)
+  pair = draw(row(label=2), seed=0)
+  assert 'wrong_inputs' not in pair
+  assert VOCABULARY.decode(pair['inputs'][:-1]) == 'Ask it?'
+  assert VOCABULARY.decode(pair['targets'][:-1]) == list(COLORS)[2]

@@ -151,8 +151,10 @@ def test_cut_inputs_keep_label_sentinels_and_eos(tiny_vocabulary, seed):
 
 @pytest.mark.parametrize('length', (0, 1, 2, 3))
 def test_no_room_beside_the_label(length):
-  with pytest.raises(ValueError, match=f"'output: x' has 2 .* in {length}"):
+  message = f"'output: x' has 2 .* in {length}"
+  with pytest.raises(features.TooLong, match=message) as error:
     encode_inputs(length, INSTANCE)
+  assert error.value.reason == 'label too long'
 
 
 def test_an_instance_that_is_empty():
@@ -181,8 +183,10 @@ def test_targets_end_with_eos_inside_the_length(length, expected):
 
 @pytest.mark.parametrize('length', (0, 1, 2))
 def test_targets_that_are_cut_to_nothing(length):
-  with pytest.raises(ValueError, match=f'cut to nothing at {length} tokens'):
+  message = f'cut to nothing at {length} tokens'
+  with pytest.raises(features.TooLong, match=message) as error:
     encode_targets(length, TARGETS)
+  assert error.value.reason == 'target cut to nothing'
 
 
 @pytest.mark.parametrize('content', (b'', b'This is text.\n', bytes(range(99))))

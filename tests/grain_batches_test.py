@@ -8,7 +8,6 @@ import demo_data
 from flipped_t5x import features
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
-from flipped_t5x.tasks import mixtures
 import numpy as np
 import pytest
 
@@ -19,8 +18,6 @@ LENGTHS = (56, 32)
 def data(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     demo_data.install(tmp_path_factory.mktemp('data'), patch)
-    for name in demo_data.ROWS:
-      patch.setitem(mixtures.MIXTURES, name, mixtures.Mixture((name,)))
     yield
 
 
@@ -96,8 +93,8 @@ def test_shares_and_endless():
       bool(re.search('output: (no|yes|negative|positive|sad|happy)$', text))
       for text in rows
   )
-  # 60 of 180 rows, of which one is dropped.
-  assert moods / len(rows) == pytest.approx(59 / 179, abs=0.01)
+  # 60 of 180 rows; for the one that is dropped another is drawn.
+  assert moods / len(rows) == pytest.approx(60 / 180, abs=0.002)
 
 
 def test_arrays():
@@ -150,9 +147,37 @@ def test_drops_are_counted():
   assert iterator.counts['tiny_mood']['truncated'] == 0
 
 
+def test_nothing_but_drops():
+  message = r"tiny_mood: 1000 rows .* dropped: {.*'label too long': \d+"
+  with pytest.raises(ValueError, match=message):
+    next(batches.TrainBatches(
+        'tiny_mood', demo_data.vocabulary(), 4, 3, 32, seed=0
+    ))
+
+
+def test_direct_has_no_wrong_side():
+  iterator = make('direct_tiny_mixture', format='direct')
+  batch = next(iterator)
+  assert batch['encoder_input_tokens'].shape == (8, 56)
+  assert not [name for name in batch if name.startswith('wrong_')]
+
+
+def test_bad_rows_are_named(tmp_path):
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.install(tmp_path, patch)
+    path = demo_data.local_file(tmp_path, 'tiny_kind', 'train')
+    lines = path.read_text().splitlines()
+    lines[41] = lines[41].replace('"label": 1', '"label": 9')
+    path.write_text('\n'.join(lines) + '\n')
+    with pytest.raises(ValueError, match='tiny_kind: train row 42: tiny'):
+      take(make('tiny_kind'), 20)
+
+
 def test_unknown_names():
-  with pytest.raises(ValueError, match="'tiny_mixture'"):
-    make('tiny_mixtur')
+  with pytest.raises(ValueError, match="'flipped_tiny_mixture'"):
+    make('flipped_tiny_mixtur')
+  with pytest.raises(ValueError, match="not of the format 'channel'"):
+    make('direct_tiny_mixture', format='channel')
   with pytest.raises(ValueError, match="'flip'.*'flipped'"):
     make(format='flip')
   with pytest.raises(ValueError, match="'tokens' is not one of"):
@@ -161,7 +186,7 @@ def test_unknown_names():
 
 def candidates(name, template, **kwargs):
   return batches.read_candidates(
-      name, template, 'test', demo_data.vocabulary(), *LENGTHS, **kwargs
+      name, template, demo_data.vocabulary(), *LENGTHS, **kwargs
   )
 
 
@@ -201,7 +226,7 @@ def test_limit_of_candidates():
 
 def test_counts_of_candidates():
   found = batches.read_candidates(
-      'tiny_mood', 'Mood', 'train', demo_data.vocabulary(), 16, 32
+      'tiny_mood', 'Mood', demo_data.vocabulary(), 16, 32, split='train'
   )
   assert found.counts == {'no label': 1, 'truncated': 118}
   assert 7 not in found.example_id

@@ -190,6 +190,20 @@ def test_lambda_0_is_the_likelihood_alone():
   np.testing.assert_array_equal(d_wrong_3[real == 0], 0)
 
 
+def test_likelihood_loss_by_hand():
+  # Two examples, of two tokens and of one.
+  logits = np.stack([binary(0.5, 0.25), binary(0.1, 0.9)])
+  weights = np.array([[0.5, 0.5], [1, 0]])
+  loss, parts = objectives.likelihood_loss(
+      jnp.array(logits), jnp.ones((2, 2), jnp.int32), jnp.array(weights)
+  )
+  expected = -(math.log(0.5) / 2 + math.log(0.25) / 2 + math.log(0.1)) / 2
+  assert loss == pytest.approx(expected, rel=1e-5)
+  assert parts.keys() == {'loss', 'likelihood', 'prob_right'}
+  assert parts['loss'] == parts['likelihood'] == loss
+  assert parts['prob_right'] == pytest.approx((0.375 + 0.1) / 2, rel=1e-5)
+
+
 def test_a_batch_of_padding_has_loss_0():
   right, wrong, targets, real, _ = random_batch()
   loss, parts = objectives.flipped_loss(

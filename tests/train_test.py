@@ -178,7 +178,7 @@ class Repeated:
         demo_data.MIXTURE, demo_data.vocabulary(), 4, 32, 16, seed=0
     ))
     self._change, self._step = change, 0
-    self.counts = {}
+    self.counts, self.origins = {}, {}
 
   def __next__(self):
     self._step += 1
@@ -236,6 +236,24 @@ def test_loss_goes_down(data, tmp_path):
   assert last['loss'] < first['loss'] / 2
   assert last['likelihood'] < first['likelihood'] / 2
   assert last['prob_right'] > last['prob_wrong'] + 0.05
+
+
+def test_direct_learns_by_likelihood_alone(data, tmp_path):
+  direct = ('--gin_file=methods/direct.gin', '--gin.TRAIN_STEPS=5')
+  assert main.main(command(tmp_path / 'direct', *direct)) == 0
+  line, = log(tmp_path / 'direct')
+  assert line['loss'] == line['likelihood'] > 0
+  assert not {'unlikelihood', 'prob_wrong'} & line.keys()
+  origins = json.loads((tmp_path / 'direct' / 'data.json').read_text())
+  assert {n: o['rows'] for n, o in origins.items()} == {
+      n: splits['train'] for n, splits in demo_data.ROWS.items()
+  }
+
+
+def test_direct_has_no_unlikelihood(data, tmp_path, capsys):
+  direct = ('--gin.FORMAT="direct"', '--gin.TRAIN_STEPS=5')
+  assert main.main(command(tmp_path / 'direct', *direct)) == 1
+  assert 'lambda is 3.0 where the format has no' in capsys.readouterr().err
 
 
 def test_folder_without_room_for_the_vocabulary(data, tmp_path):

@@ -44,11 +44,13 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
   return rest, overrides
 
 
-def parse(gin_file: str, overrides: Sequence[str]) -> dict[str, Any]:
-  """Reads a gin file and overrides.
+def parse(
+    gin_files: Sequence[str], overrides: Sequence[str]
+) -> dict[str, Any]:
+  """Reads gin files, the later ones over the earlier, and overrides.
 
   Args:
-    gin_file: a path, or a path below the shipped folder, as `runs/demo.gin`.
+    gin_files: a path each, or one below the shipped folder: `runs/demo.gin`.
     overrides: `NAME = VALUE` each.
 
   Returns:
@@ -63,8 +65,9 @@ def parse(gin_file: str, overrides: Sequence[str]) -> dict[str, Any]:
   # Gin logs an error for each folder of the search path without the file.
   logging.getLogger().addFilter(_is_no_search)
   try:
-    with _one_line(f'--gin_file={gin_file}'):
-      gin.parse_config_file(gin_file, skip_unknown=False)
+    for gin_file in gin_files:
+      with _one_line(f'--gin_file={gin_file}'):
+        gin.parse_config_file(gin_file, skip_unknown=False)
   finally:
     logging.getLogger().removeFilter(_is_no_search)
   known = macros()
@@ -73,7 +76,7 @@ def parse(gin_file: str, overrides: Sequence[str]) -> dict[str, Any]:
     if name.isupper() and name not in known:
       near = difflib.get_close_matches(name, known) or sorted(known)
       raise ValueError(
-          f'--gin.{name}: {gin_file} has no such macro; nearest: {near}'
+          f'--gin.{name}: {gin_files[0]} has no such macro; nearest: {near}'
       )
     with _one_line(f'--gin.{name}={value} (a text needs quotes of its own)'):
       gin.parse_config(override, skip_unknown=False)

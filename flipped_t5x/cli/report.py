@@ -2,6 +2,7 @@
 
 Example:
   flipped-t5x report runs/demo
+  flipped-t5x report runs/demo/results_flipped_nlp_eval.json
 """
 
 import argparse
@@ -12,7 +13,8 @@ from flipped_t5x import report
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-      'run', type=pathlib.Path, help='folder of a run that eval has evaluated'
+      'run', type=pathlib.Path,
+      help='folder of a run that eval has evaluated, or a results file in it',
   )
 
 

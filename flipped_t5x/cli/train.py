@@ -16,8 +16,9 @@ import gin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-      '--gin_file', required=True,
-      help='gin file: a path, or one of the shipped files, as runs/demo.gin',
+      '--gin_file', required=True, action='append',
+      help='gin file: a path, or one of the shipped files, as runs/demo.gin;'
+      ' once more for another that changes some of its macros',
   )
 
 

@@ -16,16 +16,19 @@ Batch = Mapping[str, np.ndarray]
 class Batches(Protocol):
   """Endless training batches; Grain's iterators fit too.
 
-  A batch has `encoder_input_tokens` and `wrong_encoder_input_tokens`
-  int32[B, L], `decoder_input_tokens` and `decoder_target_tokens` int32[B, T],
-  `decoder_loss_weights` float32[B, T] and, packed, `encoder_segment_ids`,
-  `wrong_encoder_segment_ids`, `decoder_segment_ids` and their positions.
+  A batch has `encoder_input_tokens` and, but in DIRECT,
+  `wrong_encoder_input_tokens` int32[B, L], `decoder_input_tokens` and
+  `decoder_target_tokens` int32[B, T], `decoder_loss_weights` float32[B, T] and,
+  packed, `encoder_segment_ids`, `wrong_encoder_segment_ids`,
+  `decoder_segment_ids` and their positions.
 
   Attributes:
     counts: dataset -> reason -> examples dropped, or cut, since it was opened.
+    origins: dataset -> JSON that says which data these are.
   """
 
   counts: Mapping[str, Mapping[str, int]]
+  origins: Mapping[str, Mapping[str, Any]]
 
   def __next__(self) -> Batch:
     ...
@@ -48,6 +51,7 @@ class Candidates:
     option_index: int32[n], the option's number in its row.
     is_correct: bool[n], whether it is the right option.
     counts: reason -> rows dropped or candidates truncated.
+    origin: JSON that says which data these are.
   """
 
   inputs: Sequence[Sequence[int]]
@@ -56,10 +60,14 @@ class Candidates:
   option_index: np.ndarray
   is_correct: np.ndarray
   counts: Mapping[str, int]
+  origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(
-      cls, examples: Sequence[Mapping[str, Any]], counts: Mapping[str, int]
+      cls,
+      examples: Sequence[Mapping[str, Any]],
+      counts: Mapping[str, int],
+      origin: Mapping[str, Any],
   ) -> 'Candidates':
     """From the mappings that `examples.ExpandOptions` gives."""
     return cls(
@@ -69,6 +77,7 @@ class Candidates:
         np.array([e['option_index'] for e in examples], np.int32),
         np.array([e['is_correct'] for e in examples], bool),
         {reason: n for reason, n in sorted(counts.items()) if n},
+        origin,
     )
 
 
@@ -131,28 +140,30 @@ def training_batch(pairs: Batch, averaging: str) -> Batch:
   """Padded or packed pairs as model arrays.
 
   Args:
-    pairs: int32[B, L] `inputs`, `wrong_inputs`, int32[B, T] `targets` and,
-      packed, their `*_segment_ids` and `*_positions`.
+    pairs: int32[B, L] `inputs` and perhaps `wrong_inputs`, int32[B, T]
+      `targets` and, packed, their `*_segment_ids` and `*_positions`.
     averaging: see `loss_weights`.
 
   Returns:
     The arrays of `Batches`.
   """
   segments = pairs.get('targets_segment_ids')
+  sides = {'encoder': 'inputs', 'decoder': 'targets'}
+  if 'wrong_inputs' in pairs:
+    sides['wrong_encoder'] = 'wrong_inputs'
   batch = {
-      'encoder_input_tokens': pairs['inputs'],
-      'wrong_encoder_input_tokens': pairs['wrong_inputs'],
       'decoder_input_tokens': shift_right(pairs['targets'], segments),
       'decoder_target_tokens': pairs['targets'],
       'decoder_loss_weights': loss_weights(
           pairs['targets'], segments, averaging
       ),
   }
-  if segments is not None:
-    for suffix in ('segment_ids', 'positions'):
-      batch[f'encoder_{suffix}'] = pairs[f'inputs_{suffix}']
-      batch[f'wrong_encoder_{suffix}'] = pairs[f'wrong_inputs_{suffix}']
-      batch[f'decoder_{suffix}'] = pairs[f'targets_{suffix}']
+  for side, name in sides.items():
+    if side != 'decoder':
+      batch[f'{side}_input_tokens'] = pairs[name]
+    if segments is not None:
+      for suffix in ('segment_ids', 'positions'):
+        batch[f'{side}_{suffix}'] = pairs[f'{name}_{suffix}']
   return {name: np.ascontiguousarray(a) for name, a in batch.items()}
 
 

@@ -2,6 +2,7 @@
 
     MODEL_DIR/
       config.json          network, format, lengths and every setting
+      data.json            where the rows of each dataset came from
       sentencepiece.model  the vocabulary, without sentinels
       metrics.jsonl        one line per logged step
       checkpoints/STEP/    weights, optimizer, step and data position

@@ -21,7 +21,6 @@ def evaluate(
     model: inference.Model,
     tasks: Mapping[str, Sequence[str]],
     read_candidates: ReadCandidates,
-    split: str,
     batch_size: int = 256,
 ) -> dict[str, Any]:
   """Evaluates all templates of some tasks.
@@ -29,14 +28,14 @@ def evaluate(
   Args:
     model: the model.
     tasks: task -> names of its templates.
-    read_candidates: (task, template, split) -> candidates.
-    split: the split to read.
+    read_candidates: (task, template) -> candidates.
     batch_size: candidates a forward pass.
 
   Returns:
     The content of `results.json`: for each task examples, options, accuracy and
     macro-F1 with mean, median and standard deviation over templates and for
-    each template, baselines, ties and drops; and every setting.
+    each template, baselines, ties, drops and where its data are from; and
+    every setting.
   """
   results = {}
   total = sum(map(len, tasks.values()))
@@ -45,19 +44,20 @@ def evaluate(
       ranked, counts = {}, {}
       for template in templates:
         bar.set_postfix_str(f'{task}: {template}')
-        candidates = read_candidates(task, template, split)
+        candidates = read_candidates(task, template)
         if not len(candidates.example_id):
           raise ValueError(
-              f'{task} "{template}": no row of {split} fits it'
+              f'{task} "{template}": no row fits it'
               f' ({dict(candidates.counts)})'
           )
         ranked[template] = rank(model, candidates, batch_size)
         counts[template] = candidates.counts
         bar.update()
-      results[task] = summarize(ranked, counts)
+      results[task] = {
+          **summarize(ranked, counts), 'data': candidates.origin
+      }
   return {
       'tasks': results,
-      'split': split,
       'step': model.step,
       'format': model.config.format,
       'input_length': model.config.input_length,

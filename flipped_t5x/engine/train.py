@@ -23,6 +23,10 @@ import optax
 import tensorboardX
 import tqdm
 
+_SHOWN = {
+    'likelihood': 'L_LM', 'unlikelihood': 'L_UL', 'prob_right': 'P(right)',
+    'prob_wrong': 'P(wrong)',
+}
 State = dict[str, Any]  # params, opt_state, step
 
 
@@ -86,6 +90,7 @@ def train(
       ),
       pathlib.Path(vocabulary),
   )
+  checkpoints.write_json(folder / 'data.json', batches.origins)
   model = network_lib.Transformer(network)
   state = jax.jit(functools.partial(init_state, model, optimizer, seed))()
   saver = checkpoints.Checkpoints(folder, keep)
@@ -172,6 +177,16 @@ def make_train_step(
     key = jax.random.fold_in(dropout_key, state['step'])
 
     def loss_fn(params):
+      if 'wrong_encoder_input_tokens' not in batch:
+        if unlikelihood_weight:
+          raise ValueError(
+              f'lambda is {unlikelihood_weight} where the format has no wrong'
+              ' side; set LAMBDA = 0'
+          )
+        return objectives.likelihood_loss(
+            logits(model, params, batch, key), batch['decoder_target_tokens'],
+            batch['decoder_loss_weights'],
+        )
       right, wrong = pair_logits(model, params, batch, key)
       return objectives.flipped_loss(
           right, wrong, batch['decoder_target_tokens'],
@@ -187,9 +202,32 @@ def make_train_step(
         'params': optax.apply_updates(state['params'], updates),
         'opt_state': opt_state,
         'step': state['step'] + 1,
-    }, metrics | {'gradient_norm': optax.global_norm(gradients)}
+    }, metrics | {'gradient_norm': optax.tree.norm(gradients)}
 
   return step_fn
+
+
+def logits(
+    model: network_lib.Transformer,
+    params: Any,
+    batch: batches_lib.Batch,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Logits of the targets; arguments as for `pair_logits`.
+
+  Returns:
+    float32[batch, length, vocab].
+  """
+  return model.apply(
+      {'params': params},
+      batch['encoder_input_tokens'],
+      batch['decoder_input_tokens'],
+      batch['decoder_target_tokens'],
+      batch.get('encoder_segment_ids'),
+      batch.get('decoder_segment_ids'),
+      enable_dropout=dropout_key is not None,
+      rngs=None if dropout_key is None else {'dropout': dropout_key},
+  )
 
 
 def pair_logits(
@@ -210,22 +248,11 @@ def pair_logits(
     Two float32[batch, length, vocab].
   """
 
-  def both(name, wrong_name=None):
-    if name not in batch:
-      return None
-    return jnp.concatenate([batch[name], batch[wrong_name or name]])
-
-  logits = model.apply(
-      {'params': params},
-      both('encoder_input_tokens', 'wrong_encoder_input_tokens'),
-      both('decoder_input_tokens'),
-      both('decoder_target_tokens'),
-      both('encoder_segment_ids', 'wrong_encoder_segment_ids'),
-      both('decoder_segment_ids'),
-      enable_dropout=dropout_key is not None,
-      rngs=None if dropout_key is None else {'dropout': dropout_key},
-  )
-  right, wrong = jnp.split(logits, 2)
+  both = {
+      name: jnp.concatenate([batch[name], batch.get(f'wrong_{name}', value)])
+      for name, value in batch.items() if not name.startswith('wrong_')
+  }
+  right, wrong = jnp.split(logits(model, params, both, dropout_key), 2)
   return right, wrong
 
 
@@ -294,10 +321,12 @@ class _Log:
           f'{self._path}: step {steps[-1]} could not be logged: {e};'
           f' {saver.last_good}'
       ) from e
+    shown = ' '.join(
+        f'{label} {self.last[name]:.3f}'
+        for name, label in _SHOWN.items() if name in self.last
+    )
     self._bar.set_postfix_str(
-        'L_LM {likelihood:.3f} L_UL {unlikelihood:.3f} P(right)'
-        ' {prob_right:.3f} P(wrong) {prob_wrong:.3f}'
-        ' {examples_per_second:.0f} pairs/s'.format(**self.last),
+        f'{shown} {self.last["examples_per_second"]:.0f} examples/s',
         refresh=False,
     )
     self._bar.update(len(steps))
