@@ -1,18 +1,47 @@
-"""Datasets of the catalog as SeqIO tasks, registered on request."""
+"""Datasets of the catalog as SeqIO tasks and mixtures, made when looked up.
 
+After `import flipped_t5x.tasks`, SeqIO's registries hold, by name:
+
+  FORMAT_DATASET                  trains: template and wrong option are drawn
+  FORMAT_DATASET_score_TEMPLATE   ranks the options of every row
+  FORMAT_train, FORMAT_nlp_eval   and the other mixtures of `mixtures.py`
+
+where FORMAT is `flipped`, `flipped_plain`, `direct` or `channel`, and names are
+as in the catalog with `_` for what SeqIO does not allow: `flipped_glue_qqp`.
+Score tasks have one more split, `eval`: the one that the catalog says to
+evaluate on, at most as many rows as it says.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import pathlib
+import functools
+import itertools
+import os
 import re
 
 from flipped_t5x import features
+from flipped_t5x import formats
 from flipped_t5x import metrics
 from flipped_t5x import preprocessors
+from flipped_t5x import templates as templates_lib
+from flipped_t5x.tasks import cache
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
+from flipped_t5x.tasks.sources import store
 import numpy as np
 import seqio
 import tensorflow as tf
+
+T5_VOCABULARY = (
+    'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
+)
+EVAL_SPLIT = 'eval'
+_SCORE = '_score_'
+_ROWS_PER_SHARD = 10_000  # Of caching; any other number can be read.
+_MAX_SHARDS = 64
 
 
 class RowSource(seqio.DataSource):
@@ -20,14 +49,28 @@ class RowSource(seqio.DataSource):
 
   Rows are drawn by number, so that a shuffle is over the whole split and any
   number of shards can be read.
+
+  Attributes:
+    dataset: the dataset of the catalog.
   """
 
-  def __init__(self, dataset: catalog.Dataset):
+  def __init__(self, dataset: catalog.Dataset, splits: Mapping[str, str]):
+    """Opens nothing yet.
+
+    Args:
+      dataset: a dataset of the catalog.
+      splits: split -> split of the catalog that it is.
+    """
+    owner = catalog.dataset(dataset.rows_of or dataset.name)
+    self._sizes = {s: owner.num_examples[real] for s, real in splits.items()}
+    for split, limit in (('train', catalog.CAP), (EVAL_SPLIT, dataset.limit)):
+      if split in self._sizes and limit is not None:
+        self._sizes[split] = min(self._sizes[split], limit)
     super().__init__(
-        splits=tuple(dataset.num_examples),
-        num_input_examples=dict(dataset.num_examples),
+        splits=tuple(splits), num_input_examples=dict(self._sizes)
     )
-    self._dataset = dataset
+    self.dataset = dataset
+    self._real = splits
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -38,7 +81,23 @@ class RowSource(seqio.DataSource):
     return True
 
   def list_shards(self, split: str) -> Sequence[str]:
-    return [split]
+    number = -(-self._sizes[split] // _ROWS_PER_SHARD)
+    return [f'{split}-{i}' for i in range(min(number, _MAX_SHARDS))]
+
+  def rows(self, split: str) -> store.Rows:
+    """The rows of the catalog's split; ValueError if there is no such split."""
+    if split not in self._real:
+      raise ValueError(
+          f'{self.dataset.name} has no split {split!r}; it has'
+          f' {list(self._real)}'
+      )
+    return self.dataset.open(self._real[split])
+
+  def numbers(self, split: str) -> Sequence[int]:
+    """Which of these rows a split has."""
+    if split in ('train', EVAL_SPLIT):
+      return self.dataset.sample(self._real[split])
+    return range(len(self.rows(split)))
 
   def get_dataset(
       self,
@@ -47,57 +106,79 @@ class RowSource(seqio.DataSource):
       seed: int | None = None,
       shard_info: seqio.ShardInfo | None = None,
   ) -> tf.data.Dataset:
-    rows = self._dataset.open(split)
-    dataset = tf.data.Dataset.range(len(rows))
+    rows, numbers = self.rows(split), self.numbers(split)
+    dataset = tf.data.Dataset.range(len(numbers))
     if shard_info:
       dataset = dataset.shard(shard_info.num_shards, shard_info.index)
     if shuffle:
-      dataset = dataset.shuffle(len(rows), seed=seed)
+      dataset = dataset.shuffle(len(numbers), seed=seed)
 
-    def read(index):
-      row = tf.numpy_function(
-          lambda i: np.array(rows[i], object), [index], tf.string
-      )
+    def read(i):
+      number = numbers[i]
+      return np.array(rows[number], object), np.int32(number)
+
+    def read_tensors(i):
+      row, number = tf.numpy_function(read, [i], [tf.string, tf.int32])
       return {
           'row': tf.ensure_shape(row, []),
-          'index': tf.cast(index, tf.int32),
+          'index': tf.ensure_shape(number, []),
       }
 
-    return dataset.map(read, tf.data.AUTOTUNE)
+    return dataset.map(read_tensors, tf.data.AUTOTUNE)
+
+
+class TrainTask(seqio.Task):
+  """A task whose cache is compared with its rows before it is read."""
+
+  def assert_cached(self) -> None:
+    super().assert_cached()
+    cache.check(self.cache_dir, self)
+
+
+def default_vocabulary() -> str:
+  """`FLIPPED_T5X_VOCABULARY`, or T5's own vocabulary."""
+  return os.environ.get('FLIPPED_T5X_VOCABULARY', T5_VOCABULARY)
 
 
 def register(
     name: str,
-    vocabulary: pathlib.Path,
-    format: str = 'flipped',  # pylint: disable=redefined-builtin
+    vocabulary: str | os.PathLike[str] | None = None,
     max_field_chars: int | None = None,
 ) -> seqio.Mixture:
-  """Registers a mixture and its training tasks.
+  """Registers a mixture and its tasks with settings of one's own.
 
   Args:
-    name: a mixture of `mixtures.py`.
-    vocabulary: file of the SentencePiece model, without sentinels.
-    format: see `formats.py`; other formats than 'flipped' register the mixture
-      as `FORMAT_NAME`.
+    name: a mixture of `mixtures.py`, or datasets, separated by commas.
+    vocabulary: file of the SentencePiece model, without sentinels; None for
+      `default_vocabulary`.
     max_field_chars: see `templates.Template`.
 
   Returns:
-    The mixture, also to be had by `seqio.get_mixture_or_task(name)`.
+    The mixture, which SeqIO finds by its name from now on: that of the mixture,
+    in place of the one with the default settings, or `flipped_DATASET_DATASET`.
   """
   mixture = mixtures.mixture(name)
-  tasks = [
-      (train_task(d, vocabulary, format, max_field_chars), rate)
-      for d, rate in mixture.rates().items()
-  ]
-  if format != 'flipped':
-    name = f'{format}_{name}'
-  seqio.MixtureRegistry.remove(name)
-  return seqio.MixtureRegistry.add(name, tasks)
+  if mixture.evaluation:
+    tasks = [
+        (task, 1.0)
+        for d in mixture.datasets
+        for task in score_tasks(
+            d, vocabulary, mixture.format, max_field_chars
+        ).values()
+    ]
+  else:
+    tasks = [
+        (train_task(d, vocabulary, mixture.format, max_field_chars), rate)
+        for d, rate in mixture.rates().items()
+    ]
+  if name not in mixtures.names():
+    name = f'{mixture.format}_{_slug(name)}'
+  return _put(seqio.MixtureRegistry, seqio.Mixture(name, tasks))
 
 
 def train_task(
     name: str,
-    vocabulary: pathlib.Path,
+    vocabulary: str | os.PathLike[str] | None = None,
     format: str = 'flipped',  # pylint: disable=redefined-builtin
     max_field_chars: int | None = None,
 ) -> seqio.Task:
@@ -105,28 +186,38 @@ def train_task(
 
   Args:
     name: a dataset of the catalog.
-    vocabulary: file of the SentencePiece model, without sentinels.
+    vocabulary: see `register`.
     format: see `formats.py`.
     max_field_chars: see `templates.Template`.
 
   Returns:
-    The task `FORMAT_NAME`, with `inputs`, `wrong_inputs` and `targets`.
+    The task `FORMAT_NAME`, with `inputs`, `targets` and, but in DIRECT,
+    `wrong_inputs`.
   """
   data = catalog.dataset(name)
-  feature = _feature(vocabulary)
-  return _register(
-      f'{format}_{name}',
-      RowSource(data),
-      preprocessors.DrawPair(
-          name, data.load_templates(max_field_chars), format
-      ),
-      {'inputs': feature, 'wrong_inputs': feature, 'targets': feature},
-  )
+  sides = ['inputs', 'wrong_inputs', 'targets']
+  if format in formats.WITHOUT_WRONG_SIDE:
+    sides.remove('wrong_inputs')
+  splits = [s for s in ('train', 'validation') if s in data.num_examples]
+  return _put(seqio.TaskRegistry, TrainTask(
+      f'{format}_{_slug(name)}',
+      source=RowSource(data, {s: s for s in splits}),
+      preprocessors=[
+          # Before any draw: templates and options stay random when cached.
+          seqio.CacheDatasetPlaceholder(),
+          preprocessors.DrawPair(
+              name, functools.partial(data.load_templates, max_field_chars),
+              format,
+          ),
+      ],
+      output_features=dict.fromkeys(sides, _feature(vocabulary)),
+      shuffle_buffer_size=None,  # The source shuffles a whole split.
+  ))
 
 
 def score_tasks(
     name: str,
-    vocabulary: pathlib.Path,
+    vocabulary: str | os.PathLike[str] | None = None,
     format: str = 'flipped',  # pylint: disable=redefined-builtin
     max_field_chars: int | None = None,
 ) -> Mapping[str, seqio.Task]:
@@ -134,7 +225,7 @@ def score_tasks(
 
   Args:
     name: a dataset of the catalog.
-    vocabulary: file of the SentencePiece model, without sentinels.
+    vocabulary: see `register`.
     format: see `formats.py`.
     max_field_chars: see `templates.Template`.
 
@@ -142,43 +233,153 @@ def score_tasks(
     Template name -> task `FORMAT_NAME_score_TEMPLATE`, with `inputs` and
     `targets`, judged by `metrics.rank_options`.
   """
-  data = catalog.dataset(name)
-  feature = _feature(vocabulary)
-  tasks = {}
-  for template in data.load_templates(max_field_chars).values():
-    slug = re.sub(r'\W+', '_', template.name).strip('_')
-    tasks[template.name] = _register(
-        f'{format}_{name}_score_{slug}',
-        RowSource(data),
-        preprocessors.ExpandOptions(name, template, format),
-        {'inputs': feature, 'targets': feature},
-        postprocess_fn=metrics.candidate,
-        metric_fns=[metrics.rank_options],
-    )
-  return tasks
+  return {
+      template: _score_task(
+          catalog.dataset(name), slug, template, vocabulary, format,
+          max_field_chars,
+      )
+      for slug, template in _template_slugs(name).items()
+  }
 
 
-def _feature(vocabulary: pathlib.Path) -> seqio.Feature:
+def _score_task(
+    data, slug, template, vocabulary, form, max_field_chars
+) -> seqio.Task:
+  owner = catalog.dataset(data.rows_of or data.name)
+  return _put(seqio.TaskRegistry, seqio.Task(
+      f'{form}_{_slug(data.name)}{_SCORE}{slug}',
+      source=RowSource(data, {
+          **{s: s for s in owner.num_examples}, EVAL_SPLIT: data.eval_split,
+      }),
+      preprocessors=[
+          preprocessors.ExpandOptions(
+              data.name,
+              functools.partial(_load, data, template, max_field_chars), form,
+          ),
+      ],
+      output_features=dict.fromkeys(
+          ('inputs', 'targets'), _feature(vocabulary)
+      ),
+      postprocess_fn=metrics.candidate,
+      metric_fns=[metrics.rank_options],
+      shuffle_buffer_size=None,
+  ))
+
+
+def _load(
+    data: catalog.Dataset, template: str, max_field_chars: int | None
+) -> templates_lib.Template:
+  return data.load_templates(max_field_chars)[template]
+
+
+def _feature(vocabulary: str | os.PathLike[str] | None) -> seqio.Feature:
   return seqio.Feature(
       seqio.SentencePieceVocabulary(
-          str(vocabulary), extra_ids=features.EXTRA_IDS
+          os.fspath(vocabulary or default_vocabulary()),
+          extra_ids=features.EXTRA_IDS,
       ),
       add_eos=True,
   )
 
 
-def _register(
-    name, source, preprocessor, output_features, postprocess_fn=None,
-    metric_fns=(),
-) -> seqio.Task:
-  """Adds a task, in place of one of that name with other settings."""
-  seqio.TaskRegistry.remove(name)
-  return seqio.TaskRegistry.add(
-      name,
-      source=source,
-      preprocessors=[seqio.CacheDatasetPlaceholder(), preprocessor],
-      output_features=output_features,
-      postprocess_fn=postprocess_fn,
-      metric_fns=list(metric_fns),
-      shuffle_buffer_size=None,  # The source shuffles a whole split.
-  )
+def _put(registry, provider):
+  """Adds a task or mixture, in place of one of that name."""
+  registry._REGISTRY[provider.name] = provider  # pylint: disable=protected-access
+  return provider
+
+
+def _slug(name: str) -> str:
+  """A name as SeqIO allows it."""
+  return re.sub(r'[^\w.]+', '_', name).strip('_')
+
+
+def _template_slugs(dataset: str) -> Mapping[str, str]:
+  """Slug -> template of a dataset; equal slugs get a number."""
+  slugs = {}
+  for template in catalog.dataset(dataset).template_names():
+    slug = re.sub(r'\W+', '_', template).strip('_')
+    for number in itertools.count(2):
+      if slug not in slugs:
+        break
+      slug = f'{slug.removesuffix(f"_{number - 1}")}_{number}'
+    slugs[slug] = template
+  return slugs
+
+
+class _OnDemand(collections.UserDict):
+  """A registry of SeqIO that makes what it is asked for.
+
+  SeqIO looks names up with `in`, `[]` and `keys()`, which come here.
+  """
+
+  def __init__(
+      self,
+      registered: Mapping,
+      make: Callable[[str], bool],
+      names: Callable[[], Iterator[str]],
+  ):
+    super().__init__(registered)
+    self._make = make
+    self._names = names
+
+  def __contains__(self, name) -> bool:
+    return name in self.data or self._make(name)
+
+  def __missing__(self, name):
+    if not self._make(name):
+      raise KeyError(name)
+    return self.data[name]
+
+  def __len__(self) -> int:
+    return sum(1 for _ in self)
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(dict.fromkeys((*self.data, *self._names())))
+
+
+def _make_task(name: str) -> bool:
+  """Registers the task of that name; False if the catalog has none."""
+  for form in sorted(formats.FORMATS, key=len, reverse=True):
+    if not name.startswith(f'{form}_'):
+      continue
+    slug, mark, template = name.removeprefix(f'{form}_').partition(_SCORE)
+    for data in catalog.catalog().values():
+      if _slug(data.name) != slug:
+        continue
+      if not mark and 'train' in data.num_examples:
+        train_task(data.name, format=form)
+        return True
+      if mark and template in _template_slugs(data.name):
+        _score_task(
+            data, template, _template_slugs(data.name)[template], None, form,
+            None,
+        )
+        return True
+  return False
+
+
+def _make_mixture(name: str) -> bool:
+  if name not in mixtures.names():
+    return False
+  register(name)
+  return True
+
+
+def _task_names() -> Iterator[str]:
+  for form in formats.FORMATS:
+    for data in catalog.catalog().values():
+      if 'train' in data.num_examples:
+        yield f'{form}_{_slug(data.name)}'
+      for slug in _template_slugs(data.name):
+        yield f'{form}_{_slug(data.name)}{_SCORE}{slug}'
+
+
+def install() -> None:
+  """Makes SeqIO's registries find what the catalog has; once is enough."""
+  for registry, make, names in (
+      (seqio.TaskRegistry, _make_task, _task_names),
+      (seqio.MixtureRegistry, _make_mixture, mixtures.names),
+  ):
+    registered = registry._REGISTRY  # pylint: disable=protected-access
+    if not isinstance(registered, _OnDemand):
+      registry._REGISTRY = _OnDemand(registered, make, names)  # pylint: disable=protected-access

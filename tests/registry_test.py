@@ -51,16 +51,33 @@ def row_number(vocabulary, inputs):
   return int(re.search(r' of [a-z]+ (\d+) is', text)[1])
 
 
-def test_nothing_is_registered_on_import():
-  code = (
-      'import seqio; from flipped_t5x.tasks import registry;'
-      ' print(len(seqio.TaskRegistry.names()),'
-      ' len(seqio.MixtureRegistry.names()))'
-  )
+# Whichever is imported first. Prints how many were made before and after.
+LAZY = """
+import sys, time
+first, second = sys.argv[1:]
+__import__(first)
+start = time.perf_counter()
+__import__(second)
+seconds = time.perf_counter() - start
+import seqio
+made = lambda r: len(r._REGISTRY.data)
+before = made(seqio.TaskRegistry), made(seqio.MixtureRegistry)
+mixture = seqio.get_mixture_or_task('flipped_train_4')
+print(*before, made(seqio.TaskRegistry), made(seqio.MixtureRegistry), seconds)
+"""
+
+
+@pytest.mark.parametrize('swap', (1, -1))
+def test_nothing_is_registered_on_import(swap):
+  modules = ['seqio', 'flipped_t5x.tasks'][::swap]
   output = subprocess.run(
-      [sys.executable, '-c', code], capture_output=True, text=True, check=True
+      [sys.executable, '-c', LAZY, *modules], capture_output=True, text=True,
+      check=True,
   ).stdout
-  assert output.split() == ['0', '0']
+  *made, seconds = output.split()
+  assert made == ['0', '0', '4', '1']
+  if swap == 1:
+    assert float(seconds) < 0.5
 
 
 def test_registered_on_request():
@@ -74,11 +91,50 @@ def test_registered_on_request():
   # Once more, with other settings, replaces them.
   again = registry.register(demo_data.MIXTURE, demo_data.vocabulary())
   assert seqio.get_mixture_or_task(demo_data.MIXTURE) is again
-  plain = registry.register(
-      demo_data.MIXTURE, demo_data.vocabulary(), 'flipped_plain'
+  listed = registry.register('tiny_kind,tiny_mood', demo_data.vocabulary())
+  assert seqio.get_mixture_or_task('flipped_tiny_kind_tiny_mood') is listed
+
+
+def test_made_when_looked_up():
+  for form in ('flipped', 'flipped_plain', 'direct', 'channel'):
+    name = f'{form}_tiny_mixture'
+    assert name in seqio.MixtureRegistry.names()
+    mixture = seqio.get_mixture_or_task(name)
+    assert mixture is seqio.MixtureRegistry.get(name)
+    assert {t.name for t in mixture.tasks} == {
+        f'{form}_tiny_mood', f'{form}_tiny_kind'
+    }
+    sides = {'inputs', 'targets'}
+    if form != 'direct':
+      sides.add('wrong_inputs')
+    assert set(mixture.output_features) == sides
+  task = seqio.get_mixture_or_task('direct_tiny_kind_score_Where')
+  assert task.splits == ('train', 'validation', 'test', 'eval')
+  assert task.num_input_examples('eval') == 12
+  names = list(seqio.TaskRegistry.names())
+  assert len(names) == len(set(names))
+  assert {'channel_tiny_mood_score_Guess', 'flipped_glue_qqp'} <= set(names)
+  with pytest.raises(ValueError, match='flipped_tiny_kin\\b'):
+    seqio.get_mixture_or_task('flipped_tiny_kin')
+  assert 'flipped_tiny_kind_score_Wher' not in seqio.TaskRegistry.names()
+
+
+def test_default_vocabulary(monkeypatch):
+  monkeypatch.delenv('FLIPPED_T5X_VOCABULARY', raising=False)
+  assert registry.default_vocabulary() == registry.T5_VOCABULARY
+  monkeypatch.setenv('FLIPPED_T5X_VOCABULARY', str(demo_data.vocabulary()))
+  task = registry.train_task('tiny_kind')
+  assert task.output_features['inputs'].vocabulary.vocab_size == (
+      demo_data.VOCAB_SIZE
   )
-  name = f'flipped_plain_{demo_data.MIXTURE}'
-  assert seqio.get_mixture_or_task(name) is plain
+
+
+def test_names_that_seqio_allows():
+  slugs = [registry._slug(name) for name in catalog.catalog()]
+  assert len(slugs) == len(set(slugs))
+  assert registry._slug('super_glue/wsc.fixed') == 'super_glue_wsc.fixed'
+  for name in seqio.TaskRegistry.names():
+    assert re.fullmatch(r'[\w.]+', name), name
 
 
 def test_mixture_shares_and_seeds():
@@ -146,10 +202,10 @@ def test_pairs_are_those_of_examples(name, vocabulary):
 
 def test_drops_are_counted():
   data = catalog.dataset('tiny_mood')
-  step = preprocessors.DrawPair('tiny_mood', data.load_templates())
-  task = registry._register(
-      'counted', registry.RowSource(data), step,
-      train_task().output_features,
+  step = preprocessors.DrawPair('tiny_mood', data.load_templates)
+  task = seqio.Task(
+      'counted', registry.RowSource(data, {'train': 'train'}),
+      train_task().output_features, [step],
   )
   pairs = read(task, lengths={**LENGTHS, 'inputs': 14})
   assert len(pairs) == 59
