@@ -51,7 +51,8 @@ setuptools.setup(
         'wrapt',
     ],
     extras_require={
-        'cache': ['apache-beam', 'sentencepiece<0.2.3'],  # Protobuf below 7.
+        # Beam's TFRecords need the checksums, and Beam a protobuf below 7.
+        'cache': ['apache-beam', 'google-crc32c', 'sentencepiece<0.2.3'],
         'test': ['absl-py', 'pytest', 'ruff', 'scikit-learn'],
         'tpu': ['jax[tpu]'],
         'gpu': ['jax[cuda13]'],

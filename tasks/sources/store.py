@@ -2,7 +2,7 @@
 
 Whatever a source has (gzip, Parquet, Arrow, one big JSON), its rows are written
 once to `rows/NAME/SPLIT-KEY/` in the data folder and read from there: any row
-at any time, through a memory map, without a second pass over the source.
+at any time, without a second pass over the source.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import mmap
 import os
 import pathlib
 import shutil
@@ -115,8 +114,8 @@ class Rows(Sequence):
           f'{folder}: not the {self.origin["rows"]} rows that were written;'
           ' delete the folder and try again'
       )
-    with open(folder / _ROWS, 'rb') as f:
-      self._bytes = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    # Not a memory map: rows that were read once would count as memory in use.
+    self._file = open(folder / _ROWS, 'rb', buffering=0)  # pylint: disable=consider-using-with
 
   def __len__(self) -> int:
     return len(self._ends)
@@ -125,7 +124,8 @@ class Rows(Sequence):
     if not 0 <= index < len(self._ends):
       raise IndexError(index)
     start = int(self._ends[index - 1]) if index else 0
-    return self._bytes[start : int(self._ends[index]) - 1]
+    length = int(self._ends[index]) - 1 - start  # Without the line's end.
+    return os.pread(self._file.fileno(), length, start)
 
 
 def prepare(
