@@ -17,6 +17,7 @@ from flipped_t5x import formats
 from flipped_t5x import templates as templates_lib
 
 TRUNCATED = 'truncated'
+SAME_TOKENS = 'right and wrong option are the same tokens'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,9 @@ class DrawPair:
       )
     except features.TooLong as e:
       self.counts[e.reason] += 1
+      return None
+    if pair['inputs'] == pair.get('wrong_inputs'):
+      self.counts[SAME_TOKENS] += 1  # Such as stars that a vocabulary lacks.
       return None
     self.counts[TRUNCATED] += cut or cut_targets
     return {

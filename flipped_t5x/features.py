@@ -163,16 +163,19 @@ def encode_targets(
   """Tokens of the decoder's side; arguments as for `encode_inputs`.
 
   Raises:
-    TooLong: nothing of the target is left but EOS and a sentinel.
+    TooLong: cut to EOS and a sentinel, or empty from the start. A target of
+      sentinels alone is whole: some templates insert all of their words.
   """
   tokens = vocabulary.encode(text.targets)
   room = len(tokens) if length is None else max(length - 1, 0)
-  kept = tokens[:room]
+  kept, truncated = tokens[:room], len(tokens) > room
+  if not tokens:
+    raise TooLong('empty target', 'the target has no text')
   first_sentinel = vocabulary.vocab_size - EXTRA_IDS
-  if all(t >= first_sentinel for t in kept):
+  if truncated and all(t >= first_sentinel for t in kept):
     raise TooLong(
         'target cut to nothing',
         f'target {text.targets!r} of {len(tokens)} tokens is cut to nothing at'
         f' {length} tokens; set a longer target length',
     )
-  return [*kept, EOS_ID], len(tokens) > room
+  return [*kept, EOS_ID], truncated

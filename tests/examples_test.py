@@ -191,6 +191,19 @@ def test_what_leaves_nothing_is_dropped_and_counted(lengths, reason):
   assert draw.counts == expand.counts == {reason: 1}
 
 
+def test_options_that_are_the_same_tokens(tiny_vocabulary):
+  stars = {'Rate': templates.Template(
+      'my/set', 'Rate', 'Rate {{x}} ||| {{answer_choices[label]}}',
+      '\u2605 ||| \u2605\u2605',
+  )}
+  draw = examples.DrawPair('t', stars, tiny_vocabulary)
+  assert draw(row(label=1), 0) is None
+  assert draw.counts == {'right and wrong option are the same tokens': 1}
+  # DIRECT learns to write what it can.
+  direct = examples.DrawPair('t', stars, tiny_vocabulary, format='direct')
+  assert direct(row(label=1), 0)
+
+
 def test_expand_options():
   expand = examples.ExpandOptions('t', make('Ask')['Ask'], VOCABULARY)
   candidates = expand(row(label=2), 17)

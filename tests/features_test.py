@@ -189,6 +189,15 @@ def test_targets_that_are_cut_to_nothing(length):
   assert error.value.reason == 'target cut to nothing'
 
 
+def test_targets_that_were_never_more():
+  sentinels = '<extra_id_0> <extra_id_1>'
+  assert encode_targets(None, sentinels) == (f'{sentinels} </s>', False)
+  assert encode_targets(3, sentinels) == (f'{sentinels} </s>', False)
+  with pytest.raises(features.TooLong) as error:
+    encode_targets(None, '')
+  assert error.value.reason == 'empty target'
+
+
 @pytest.mark.parametrize('content', (b'', b'This is text.\n', bytes(range(99))))
 def test_a_file_that_is_no_model(tmp_path, content):
   path = tmp_path / 'bad.model'

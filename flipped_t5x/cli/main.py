@@ -5,8 +5,10 @@ import os
 import sys
 
 from absl import logging
+from flipped_t5x.cli import cache
 from flipped_t5x.cli import config
 from flipped_t5x.cli import evaluate
+from flipped_t5x.cli import inspect
 from flipped_t5x.cli import rank
 from flipped_t5x.cli import report
 from flipped_t5x.cli import train
@@ -16,6 +18,8 @@ COMMANDS = {
     'eval': evaluate,
     'report': report,
     'rank': rank,
+    'inspect': inspect,
+    'cache': cache,
 }
 
 
@@ -49,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt as e:
     print(f'flipped-t5x: {str(e) or "interrupted"}', file=sys.stderr)
     return 130
+  except BrokenPipeError:  # `| head` has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except (
       ValueError, OSError, RuntimeError, FloatingPointError, ImportError
   ) as e:

@@ -1,0 +1,137 @@
+"""Look into a mixture: rates, templates, lengths, drops, decoded examples.
+
+Numbers are measured on a sample of each dataset's rows, made by the same code
+as in training and evaluation.
+
+Example:
+  flipped-t5x inspect flipped_demo --vocabulary runs/demo
+  flipped-t5x inspect flipped_train --skip_missing --examples 0 \\
+    --vocabulary sentencepiece.model --plot flipped_train.png
+  flipped-t5x inspect glue/mrpc,imdb --json > inspected.json
+"""
+
+import argparse
+import json
+import logging
+import os
+import pathlib
+import sys
+
+from flipped_t5x import formats
+from flipped_t5x import inspection_plot
+from flipped_t5x import inspection_report
+from flipped_t5x.tasks import inspection
+from flipped_t5x.tasks import mixtures
+import rich.console
+
+_VARIABLE = 'FLIPPED_T5X_VOCABULARY'
+_HELP = (
+    'give a SentencePiece file, or the folder of a run, by --vocabulary or'
+    f" {_VARIABLE}; T5's own is gs://t5-data/vocabs/cc_all.32000.100extra/"
+    'sentencepiece.model, to be downloaded once'
+)
+# Input and target tokens of the published runs.
+_LENGTHS, _CHANNEL_LENGTHS = (384, 64), (64, 384)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+      'mixture', metavar='MIXTURE',
+      help='a mixture, such as flipped_train, or datasets separated by commas',
+  )
+  parser.add_argument(
+      '--vocabulary', type=pathlib.Path, metavar='FILE',
+      help='a SentencePiece file, or the folder of a run; by default what'
+      f' {_VARIABLE} says',
+  )
+  for i, side in enumerate(('input', 'target')):
+    parser.add_argument(
+        f'--{side}_length', type=int, metavar='TOKENS',
+        help=f'by default {_LENGTHS[i]}, in CHANNEL {_CHANNEL_LENGTHS[i]}',
+    )
+  parser.add_argument(
+      '--format', choices=tuple(formats.FORMATS),
+      help="by default what the mixture's name says",
+  )
+  parser.add_argument(
+      '--max_field_chars', type=int, metavar='CHARS',
+      help='cut each field that a template inserts; promptsource does at 2048',
+  )
+  parser.add_argument(
+      '--split',
+      help="look at this split as eval does; by default a training mixture's"
+      ' train, and of an evaluation mixture the one that the catalog says',
+  )
+  parser.add_argument(
+      '--sample', type=int, default=1000, metavar='ROWS',
+      help='the most rows of each dataset to measure (default 1000)',
+  )
+  parser.add_argument(
+      '--seed', type=int, default=42,
+      help='of the sample, the templates, the wrong options (default 42)',
+  )
+  parser.add_argument(
+      '--examples', type=int, default=1, metavar='N',
+      help='rows of each dataset to show as text (default 1)',
+  )
+  parser.add_argument(
+      '--skip_missing', action='store_true',
+      help='leave out, and name, the datasets that no source has',
+  )
+  parser.add_argument(
+      '--json', action='store_true', help='print one JSON object'
+  )
+  parser.add_argument(
+      '--plot', type=pathlib.Path, metavar='PNG',
+      help='write a plot of the shares and the lengths',
+  )
+
+
+def run(arguments: argparse.Namespace) -> None:
+  mixed = mixtures.mixture(arguments.mixture)
+  form = arguments.format or mixed.format
+  lengths = _CHANNEL_LENGTHS if form == 'channel' else _LENGTHS
+  settings = inspection.Settings(
+      vocabulary=_vocabulary(arguments.vocabulary),
+      input_length=_or(arguments.input_length, lengths[0]),
+      target_length=_or(arguments.target_length, lengths[1]),
+      format=form,
+      max_field_chars=arguments.max_field_chars,
+      split=arguments.split,
+      sample=arguments.sample,
+      seed=arguments.seed,
+  )
+  # Both numbers of rows are shown: a warning of each would only be in the way.
+  logging.getLogger(inspection.catalog.__name__).setLevel(logging.ERROR)
+  errors = rich.console.Console(stderr=True)
+  with errors.status('opening rows') as status:
+    inspected = inspection.inspect(
+        mixed, settings, arguments.examples, arguments.skip_missing,
+        lambda name: status.update(f'measuring {name}'),
+    )
+  for message in inspected.left_out.values():
+    print(f'left out: {message}', file=sys.stderr)
+  if arguments.plot:
+    inspection_plot.plot(inspected).savefig(arguments.plot)
+    print(f'{arguments.plot} written', file=sys.stderr)
+  if arguments.json:
+    print(json.dumps(inspected.summary(), indent=2))
+  else:
+    inspection_report.write(inspected)
+
+
+def _or(value: int | None, default: int) -> int:
+  return default if value is None else value
+
+
+def _vocabulary(path: pathlib.Path | None) -> pathlib.Path:
+  """The SentencePiece file to use."""
+  if path is None:
+    named = os.environ.get(_VARIABLE)
+    if not named:
+      raise ValueError(f'no vocabulary: {_HELP}')
+    path = pathlib.Path(named)
+  file = path / 'sentencepiece.model' if path.is_dir() else path
+  if not file.is_file():
+    raise FileNotFoundError(f'{file}: no such vocabulary; {_HELP}')
+  return file

@@ -1,0 +1,273 @@
+"""What a mixture would feed a model: sizes, rates, templates, lengths, drops.
+
+For people who are about to spend hours of an accelerator on it. Facts are the
+catalog's, and those of the rows that are there; everything else is measured on
+a seeded sample of the rows, see `measurement.py`.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+import random
+from typing import Any
+
+from flipped_t5x import examples
+from flipped_t5x import features
+from flipped_t5x import formats
+from flipped_t5x import measurement
+from flipped_t5x import units
+from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import mixtures
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the numbers depend on, besides the data.
+
+  Attributes:
+    vocabulary: file of the SentencePiece model, without sentinels.
+    input_length: tokens of the encoder's side, EOS counted in.
+    target_length: tokens of the decoder's side, EOS counted in.
+    format: see `formats.py`.
+    max_field_chars: see `templates.Template`.
+    split: looks at this split as evaluation does. None: a training mixture's
+      training splits, or an evaluation mixture's evaluation splits.
+    sample: the most rows of each dataset to measure.
+    seed: of the sample, the templates and the wrong options. What is drawn of a
+      dataset does not depend on the others.
+  """
+
+  vocabulary: pathlib.Path
+  input_length: int
+  target_length: int
+  format: str = 'flipped'
+  max_field_chars: int | None = None
+  split: str | None = None
+  sample: int = 1000
+  seed: int = 42
+
+  def __post_init__(self):
+    formats.get(self.format)
+    for name in ('input_length', 'target_length', 'sample'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+  """A dataset's part in training.
+
+  Attributes:
+    rate: min(official training examples, cap): its weight in the mixture.
+    share: its expected share of all draws, 0 to 1.
+  """
+
+  rate: float
+  share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspected:
+  """One dataset of a mixture.
+
+  Attributes:
+    name: its name in the catalog.
+    split: the split.
+    official: the number of rows that the catalog says.
+    rows: the number of rows that are there.
+    origin: where they came from, see `sources.store.Rows`.
+    used: the rows to draw from, or to evaluate: `rows` up to the limit.
+    templates: the number of its templates.
+    draws: its part in training; None in evaluation.
+    measured: what a sample of the used rows gave.
+  """
+
+  name: str
+  split: str
+  official: int
+  rows: int
+  origin: Mapping[str, Any]
+  used: int
+  templates: int
+  draws: Draws | None
+  measured: measurement.Measured
+
+  @property
+  def uses_per_template(self) -> float:
+    """How often each template is drawn: num_examples / num_templates."""
+    return self.draws.rate / self.templates
+
+  @property
+  def candidates(self) -> float:
+    """How many candidates evaluation is expected to score."""
+    per_row = self.measured.units / self.measured.rows
+    return self.used * self.templates * per_row
+
+  def summary(self) -> dict[str, Any]:
+    """What JSON can hold."""
+    if self.draws:
+      part = dataclasses.asdict(self.draws)
+      part['uses_per_template'] = self.uses_per_template
+    else:
+      part = {'candidates': self.candidates}
+    return {
+        'split': self.split, 'official': self.official, 'rows': self.rows,
+        'used': self.used, 'source': self.origin['source'],
+        'templates': self.templates, **part, **self.measured.summary(),
+        'origin': self.origin,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+  """A mixture.
+
+  Attributes:
+    mixture: its name.
+    evaluation: whether it was looked at as evaluation does.
+    cap: the most examples that a dataset counts as in training.
+    settings: what the numbers depend on.
+    datasets: those that are there, in the mixture's order.
+    left_out: why others are not.
+    draws: the part of every dataset in training, those left out included;
+      empty in evaluation.
+  """
+
+  mixture: str
+  evaluation: bool
+  cap: int
+  settings: Settings
+  datasets: Sequence[Inspected]
+  left_out: Mapping[str, str]
+  draws: Mapping[str, Draws]
+
+  def summary(self) -> dict[str, Any]:
+    """What JSON can hold."""
+    settings = dataclasses.asdict(self.settings)
+    return {
+        'mixture': self.mixture,
+        'evaluation': self.evaluation,
+        'cap': None if self.evaluation else self.cap,
+        'settings': {**settings, 'vocabulary': str(self.settings.vocabulary)},
+        'datasets': {d.name: d.summary() for d in self.datasets},
+        'left_out': {
+            name: {'reason': reason} | (
+                dataclasses.asdict(self.draws[name]) if self.draws else {}
+            )
+            for name, reason in self.left_out.items()
+        },
+    }
+
+
+def inspect(
+    mixed: mixtures.Mixture,
+    settings: Settings,
+    num_examples: int = 0,
+    skip_missing: bool = False,
+    on_dataset: Callable[[str], None] = lambda name: None,
+) -> Inspection:
+  """Looks at every dataset of a mixture.
+
+  Args:
+    mixed: the mixture.
+    settings: what the numbers depend on.
+    num_examples: the most rows of each dataset to keep as text.
+    skip_missing: whether to leave out the datasets that no source has.
+    on_dataset: called with each dataset's name before it is measured.
+
+  Returns:
+    What was found.
+
+  Raises:
+    ValueError: a mixture of another format, or data that do not fit the
+      catalog.
+    FileNotFoundError: no source has a dataset; says why for each of them.
+  """
+  if mixed.format not in ('flipped', settings.format):
+    raise ValueError(f'{mixed.name} is not of the format {settings.format!r}')
+  evaluation = mixed.evaluation or settings.split is not None
+  draws = {} if evaluation else _draws(mixed)
+  splits, left_out = {}, {}
+  for name in mixed.datasets:
+    data = catalog.dataset(name)
+    split = (settings.split or data.eval_split) if evaluation else 'train'
+    try:
+      data.open(split)
+      splits[name] = split
+    except FileNotFoundError as e:
+      left_out[name] = str(e)
+  if left_out and not (skip_missing and splits):
+    raise FileNotFoundError(
+        '\n'.join(left_out.values())
+        + '\n--skip_missing leaves such datasets out'
+    )
+  datasets = []
+  for name, split in splits.items():
+    on_dataset(name)
+    datasets.append(
+        _inspect(name, split, draws.get(name), settings, num_examples)
+    )
+  return Inspection(
+      mixed.name, evaluation, mixed.cap, settings, datasets, left_out, draws
+  )
+
+
+def _draws(mixed: mixtures.Mixture) -> Mapping[str, Draws]:
+  try:
+    rates = mixed.rates()
+  except ValueError as e:
+    raise ValueError(f'{e}; --split looks at it as evaluation does') from e
+  total = sum(rates.values())
+  return {name: Draws(rate, rate / total) for name, rate in rates.items()}
+
+
+def _inspect(
+    name: str,
+    split: str,
+    draws: Draws | None,
+    settings: Settings,
+    num_examples: int,
+) -> Inspected:
+  """Looks at one dataset, as training does if it has `draws`."""
+  data = catalog.dataset(name)
+  rows, used = data.open(split), data.sample(split)
+  rng = random.Random(f'{settings.seed} {name}')
+  numbers = rng.sample(used, min(settings.sample, len(used)))
+  seeds = [rng.getrandbits(63) for _ in numbers]
+  templates = data.load_templates(settings.max_field_chars)
+  try:
+    measured = measurement.measure(
+        _make(name, templates, settings, training=draws is not None),
+        rows, numbers, seeds, num_examples,
+    )
+  except ValueError as e:
+    raise ValueError(f'{name}: {split} {e}') from e
+  official = catalog.dataset(data.rows_of or name).num_examples[split]
+  return Inspected(
+      name, split, official, len(rows), rows.origin, len(used), len(templates),
+      draws, measured,
+  )
+
+
+def _make(
+    name: str, templates, settings: Settings, training: bool
+) -> units.Pairs | units.Candidates:
+  """What turns rows into units, as the engines do it."""
+  rest = (
+      features.load_vocabulary(settings.vocabulary),
+      {
+          'inputs': settings.input_length,
+          'wrong_inputs': settings.input_length,
+          'targets': settings.target_length,
+      },
+      settings.format,
+      collections.Counter(),
+  )
+  if training:
+    return units.Pairs(examples.DrawPair(name, templates, *rest))
+  return units.Candidates(
+      [examples.ExpandOptions(name, t, *rest) for t in templates.values()]
+  )
