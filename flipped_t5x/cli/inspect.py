@@ -11,6 +11,8 @@ Example:
 """
 
 import argparse
+from collections.abc import Iterator
+import contextlib
 import json
 import logging
 import os
@@ -101,10 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
       sample=arguments.sample,
       seed=arguments.seed,
   )
-  # Both numbers of rows are shown: a warning of each would only be in the way.
-  logging.getLogger(inspection.catalog.__name__).setLevel(logging.ERROR)
   errors = rich.console.Console(stderr=True)
-  with errors.status('opening rows') as status:
+  with _no_warnings(), errors.status('opening rows') as status:
     inspected = inspection.inspect(
         mixed, settings, arguments.examples, arguments.skip_missing,
         lambda name: status.update(f'measuring {name}'),
@@ -118,6 +118,18 @@ def run(arguments: argparse.Namespace) -> None:
     print(json.dumps(inspected.summary(), indent=2))
   else:
     inspection_report.write(inspected)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+  """None of the catalog: the report has both numbers of rows."""
+  logger = logging.getLogger(inspection.catalog.__name__)
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
 
 
 def _or(value: int | None, default: int) -> int:
