@@ -419,9 +419,22 @@ class Transformer(nn.Module):
       decoder_target_tokens: jax.Array,
       encoder_segment_ids: jax.Array | None = None,
       decoder_segment_ids: jax.Array | None = None,
+      encoder_positions: jax.Array | None = None,
+      decoder_positions: jax.Array | None = None,
+      decode: bool = False,
       enable_dropout: bool = True,
   ) -> jax.Array:
-    """`decode(encode(...))`; see both for shapes."""
+    """`decode(encode(...))`; see both for shapes.
+
+    T5X gives positions, too; T5's are relative, and packed rows keep their
+    examples apart by segment ids.
+
+    Raises:
+      NotImplementedError: `decode`, T5X's word for a cache.
+    """
+    del encoder_positions, decoder_positions
+    if decode:
+      raise NotImplementedError('this network has no cache to decode with')
     encoded = self.encode(
         encoder_input_tokens, encoder_segment_ids, enable_dropout
     )

@@ -118,7 +118,10 @@ class RowSource(seqio.DataSource):
       return np.array(rows[number], object), np.int32(number)
 
     def read_tensors(i):
-      row, number = tf.numpy_function(read, [i], [tf.string, tf.int32])
+      # No state: T5X can save where an iterator is.
+      row, number = tf.numpy_function(
+          read, [i], [tf.string, tf.int32], stateful=False
+      )
       return {
           'row': tf.ensure_shape(row, []),
           'index': tf.ensure_shape(number, []),
@@ -138,6 +141,20 @@ class TrainTask(seqio.Task):
 def default_vocabulary() -> str:
   """`FLIPPED_T5X_VOCABULARY`, or T5's own vocabulary."""
   return os.environ.get('FLIPPED_T5X_VOCABULARY', T5_VOCABULARY)
+
+
+def vocabulary(
+    path: str | os.PathLike[str] | None = None,
+) -> seqio.SentencePieceVocabulary:
+  """A vocabulary of the tasks.
+
+  Args:
+    path: file of the SentencePiece model, without sentinels; None for
+      `default_vocabulary`.
+  """
+  return seqio.SentencePieceVocabulary(
+      os.fspath(path or default_vocabulary()), extra_ids=features.EXTRA_IDS
+  )
 
 
 def register(
@@ -174,6 +191,29 @@ def register(
   if name not in mixtures.names():
     name = f'{mixture.format}_{_slug(name)}'
   return _put(seqio.MixtureRegistry, seqio.Mixture(name, tasks))
+
+
+def training_mixture(name: str, unlikelihood_weight: float) -> str:
+  """The name of a mixture, once it is known that a model can be trained on it.
+
+  For T5X's gin files: T5X itself would compile the model first.
+
+  Args:
+    name: a mixture or task of SeqIO's registries.
+    unlikelihood_weight: lambda.
+
+  Raises:
+    ValueError: there is none of that name, or it has no wrong side although
+      lambda is not 0.
+  """
+  sides = seqio.get_mixture_or_task(name).output_features
+  if unlikelihood_weight and 'wrong_inputs' not in sides:
+    raise ValueError(
+        f'MIXTURE {name!r} has no wrong_inputs, and LAMBDA is'
+        f' {unlikelihood_weight}: take one whose name begins with flipped_ or'
+        ' channel_, or set LAMBDA = 0'
+    )
+  return name
 
 
 def train_task(
@@ -272,14 +312,8 @@ def _load(
   return data.load_templates(max_field_chars)[template]
 
 
-def _feature(vocabulary: str | os.PathLike[str] | None) -> seqio.Feature:
-  return seqio.Feature(
-      seqio.SentencePieceVocabulary(
-          os.fspath(vocabulary or default_vocabulary()),
-          extra_ids=features.EXTRA_IDS,
-      ),
-      add_eos=True,
-  )
+def _feature(path: str | os.PathLike[str] | None) -> seqio.Feature:
+  return seqio.Feature(vocabulary(path), add_eos=True)
 
 
 def _put(registry, provider):

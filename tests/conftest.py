@@ -1,5 +1,6 @@
 """What several tests need: a tiny vocabulary, a tiny network, a tiny run."""
 
+import importlib.util
 import pathlib
 import random
 
@@ -17,6 +18,16 @@ WORDS = (
     ' was is not very good bad likes hates sees under over near does this that'
     ' yes no true false positive negative input output it so they said'
 ).split()
+
+
+def pytest_collection_modifyitems(items):
+  """Skips what is marked `t5x` where T5X is not installed."""
+  if importlib.util.find_spec('t5x') is None:
+    for item in items:
+      if item.get_closest_marker('t5x'):
+        item.add_marker(pytest.mark.skip(
+            reason='T5X is not installed (flipped_t5x[t5x] has it)'
+        ))
 
 
 def sentence(rng: random.Random, num_words: int) -> str:

@@ -97,11 +97,16 @@ def test_packed(task):
   assert sorted(unpacked) == sorted(pairs)
 
 
-def test_converter_names_the_missing_feature():
+def test_no_wrong_side():
   task, *_ = registry.score_tasks('tiny_mood', demo_data.vocabulary()).values()
   converter = feature_converters.FlippedFeatureConverter(pack=False)
-  with pytest.raises(ValueError, match='wrong_inputs'):
-    converter(task.get_dataset(LENGTHS, 'test', shuffle=False), LENGTHS)
+  lengths = {k: n for k, n in LENGTHS.items() if k != 'wrong_inputs'}
+  dataset = task.get_dataset(lengths, 'test', shuffle=False)
+  for given in (LENGTHS, lengths):
+    example = next(converter(dataset, given).as_numpy_iterator())
+    assert example.keys() == converter.get_model_feature_lengths(lengths).keys()
+    assert not [name for name in example if name.startswith('wrong_')]
+    assert example['decoder_loss_weights'].sum() == pytest.approx(1)
 
 
 def test_unknown_averaging():

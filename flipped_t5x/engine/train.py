@@ -14,6 +14,7 @@ from typing import Any
 
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
+from flipped_t5x import t5x_checkpoints
 from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import checkpoints
 import jax
@@ -51,6 +52,7 @@ def train(
     checkpoint_period: int = 500,
     keep: int | None = 2,
     log_period: int = 20,
+    initial_checkpoint: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Mapping[str, float]:
   """Trains to `steps`, going on from the newest checkpoint if there is one.
@@ -71,18 +73,26 @@ def train(
     checkpoint_period: steps between checkpoints.
     keep: how many checkpoints are kept; None for all.
     log_period: steps between log lines, and between looks for NaN.
+    initial_checkpoint: weights to start from (T5X's or the engine's, see
+      `t5x_checkpoints.py`) where the folder has no checkpoint of its own.
     settings: macro -> value, kept in `config.json` and compared on resuming.
 
   Returns:
     The last logged metrics.
 
   Raises:
-    ValueError: the folder holds a run of other settings.
+    ValueError: the folder holds a run of other settings, or
+      `initial_checkpoint` weights of another network.
+    FileNotFoundError: `initial_checkpoint` has no checkpoint.
     FloatingPointError: the loss or its gradient is not finite.
     Interrupted: after Ctrl-C or SIGTERM; the step it was at is saved.
     OSError: a checkpoint could not be written.
   """
   folder = pathlib.Path(model_dir)
+  model = network_lib.Transformer(network)
+  params = None
+  if initial_checkpoint and not t5x_checkpoints.steps(folder / 'checkpoints'):
+    params = _initial_params(initial_checkpoint, model)
   checkpoints.prepare(
       folder,
       checkpoints.RunConfig(
@@ -91,8 +101,8 @@ def train(
       pathlib.Path(vocabulary),
   )
   checkpoints.write_json(folder / 'data.json', batches.origins)
-  model = network_lib.Transformer(network)
-  state = jax.jit(functools.partial(init_state, model, optimizer, seed))()
+  state = jax.jit(functools.partial(init_state, model, optimizer, seed))(params)
+  del params  # A second copy of the weights.
   saver = checkpoints.Checkpoints(folder, keep)
   start = saver.latest or 0
   if start:
@@ -132,19 +142,35 @@ def init_state(
     model: network_lib.Transformer,
     optimizer: optax.GradientTransformation,
     seed: int,
+    params: Any = None,
 ) -> State:
-  """Random weights and a fresh optimizer at step 0."""
-  tokens = jnp.ones((1, 1), jnp.int32)
-  variables = model.init(
-      {'params': jax.random.key(seed)}, tokens, tokens, tokens,
-      enable_dropout=False,
-  )
-  params = variables['params']
+  """The given weights, else random ones, and a fresh optimizer at step 0."""
+  if params is None:
+    params = _init_params(model, seed)
   return {
       'params': params,
       'opt_state': optimizer.init(params),
       'step': jnp.zeros((), jnp.int32),
   }
+
+
+def _init_params(model: network_lib.Transformer, seed: int) -> Any:
+  tokens = jnp.ones((1, 1), jnp.int32)
+  return model.init(
+      {'params': jax.random.key(seed)}, tokens, tokens, tokens,
+      enable_dropout=False,
+  )['params']
+
+
+def _initial_params(path: str, model: network_lib.Transformer) -> Any:
+  """Reads weights to start from; errors name the macro that says where."""
+  like = jax.eval_shape(functools.partial(_init_params, model, 0))
+  try:
+    params, step = t5x_checkpoints.read(path, like)
+  except (FileNotFoundError, ValueError) as e:
+    raise type(e)(f'INITIAL_CHECKPOINT_PATH: {e}') from e
+  print(f'{path}: starting from the weights of step {step}', flush=True)
+  return params
 
 
 def make_train_step(

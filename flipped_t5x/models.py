@@ -1,0 +1,176 @@
+"""FLIPPED as a T5X model: the one file that imports t5x."""
+
+from collections.abc import Mapping
+import functools
+import inspect
+from typing import Any
+
+from flipped_t5x import feature_converters
+from flipped_t5x import objectives
+import jax
+import jax.numpy as jnp
+from t5x import metrics as metrics_lib
+from t5x import models
+
+if 'feature_converter_cls' not in inspect.signature(
+    models.EncoderDecoderModel
+).parameters:
+  raise ImportError(
+      f'{models.__file__}: T5X of another version; install the one that'
+      " setup.py's extra t5x names"
+  )
+
+_WRONG = 'wrong_encoder_input_tokens'
+
+
+def total_steps(pretrained_steps: int, train_steps: int) -> int:
+  """The step to stop at; T5X goes on counting after pretraining.
+
+  T5X's own `relative_steps` counts from where a restart begins.
+  """
+  return pretrained_steps + train_steps
+
+
+class FlippedModel(models.EncoderDecoderModel):
+  """`EncoderDecoderModel` that learns by L_LM + lambda * L_UL.
+
+  Its network is T5X's own or `network.Transformer`. DIRECT and CHANNEL use it
+  with `unlikelihood_weight=0`; a task without a wrong side needs that.
+  """
+
+  def __init__(
+      self,
+      *args,
+      unlikelihood_weight: float = 3.0,
+      eps: float = 0.01,
+      averaging: str = 'example',
+      num_microbatches: int | None = None,
+      **kwargs,
+  ):
+    """Adds the objective's settings to those of `EncoderDecoderModel`.
+
+    Args:
+      *args: of `EncoderDecoderModel`.
+      unlikelihood_weight: lambda.
+      eps: see `objectives.log_one_minus_probs`.
+      averaging: see `feature_converters.WeightedFeatureConverter`.
+      num_microbatches: that of `trainer.Trainer`, which adds up the gradients
+        of its microbatches; the loss is a mean, and divided by their number.
+      **kwargs: of `EncoderDecoderModel`.
+
+    Raises:
+      ValueError: an unknown averaging.
+    """
+    super().__init__(
+        *args,
+        feature_converter_cls=functools.partial(
+            feature_converters.FlippedFeatureConverter, averaging
+        ),
+        **kwargs,
+    )
+    self.FEATURE_CONVERTER_CLS(pack=False)  # Checks the averaging now.
+    self._unlikelihood_weight = unlikelihood_weight
+    self._eps = eps
+    self._num_microbatches = num_microbatches or 1
+
+  def loss_fn(
+      self,
+      params: Any,
+      batch: Mapping[str, jax.Array],
+      dropout_rng: jax.Array | None,
+  ) -> tuple[jax.Array, Mapping[str, Any]]:
+    """The loss of a batch, and metrics: T5X's and the objective's parts.
+
+    Args:
+      params: weights of the network.
+      batch: see `engine.batches.Batches`.
+      dropout_rng: None for no dropout.
+
+    Returns:
+      The scalar loss, and metrics for CLU to sum up.
+
+    Raises:
+      ValueError: the batch has no wrong side, and lambda is not 0.
+    """
+    targets, weights = (
+        batch['decoder_target_tokens'], batch['decoder_loss_weights']
+    )
+    if _WRONG in batch:
+      right, wrong = self._pair_logits(params, batch, dropout_rng)
+      loss, parts = objectives.flipped_loss(
+          right, wrong, targets, weights,
+          unlikelihood_weight=self._unlikelihood_weight, eps=self._eps,
+      )
+    else:
+      if self._unlikelihood_weight:
+        raise ValueError(
+            'the task has no wrong_inputs, and LAMBDA is'
+            f' {self._unlikelihood_weight}: train on a task whose name begins'
+            ' with flipped_ or channel_, or set LAMBDA = 0'
+        )
+      right = self._compute_logits(params, batch, dropout_rng)
+      loss, parts = objectives.likelihood_loss(right, targets, weights)
+    metrics = self._compute_metrics(
+        logits=right,
+        targets=targets,
+        mask=weights > 0,
+        loss=loss,
+        segment_ids={
+            side: batch.get(f'{side}_segment_ids', batch[tokens] != 0)
+            for side, tokens in (
+                ('encoder', 'encoder_input_tokens'),
+                ('decoder', 'decoder_target_tokens'),
+            )
+        },
+    )
+    metrics |= {
+        name: metrics_lib.AveragePerStep(total=value)
+        for name, value in parts.items()
+    }
+    return loss / self._num_microbatches, metrics
+
+  def _pair_logits(
+      self, params, batch, dropout_rng
+  ) -> tuple[jax.Array, jax.Array]:
+    """Logits given the right and the wrong side, in one forward pass."""
+
+    # Right and wrong of an example side by side: no row of a sharded batch has
+    # to change its device.
+    def pair(name, value):
+      both = jnp.stack([value, batch.get(f'wrong_{name}', value)], axis=1)
+      return both.reshape(-1, *value.shape[1:])
+
+    pairs = {
+        name: pair(name, value)
+        for name, value in batch.items() if not name.startswith('wrong_')
+    }
+    logits = self._compute_logits(params, pairs, dropout_rng)
+    logits = logits.reshape(-1, 2, *logits.shape[1:])
+    return logits[:, 0], logits[:, 1]
+
+  def score_batch(
+      self,
+      params: Any,
+      batch: Mapping[str, jax.Array],
+      return_intermediates: bool = False,
+  ) -> Any:
+    """Log-probability of each whole target, which ranks options.
+
+    Args:
+      params: weights of the network.
+      batch: as for `loss_fn`, without the wrong side.
+      return_intermediates: whether to return T5X's intermediates, too.
+
+    Returns:
+      float32[batch].
+    """
+    batch = dict(
+        batch,
+        decoder_loss_weights=jnp.float32(batch['decoder_loss_weights'] > 0),
+    )
+    if return_intermediates:
+      return super().score_batch(params, batch, return_intermediates=True)
+    return objectives.sequence_scores(
+        self._compute_logits(params, batch), batch['decoder_target_tokens'],
+        batch['decoder_loss_weights'],
+    )

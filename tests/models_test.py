@@ -1,0 +1,284 @@
+"""The T5X model, its gin files, and a run of the real T5X."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import demo_data
+from flipped_t5x import network as network_lib
+from flipped_t5x.cli import config
+from flipped_t5x.engine import train
+from flipped_t5x.tasks import batches
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+pytestmark = [
+    pytest.mark.t5x,
+    pytest.mark.skipif(
+        importlib.util.find_spec('t5x') is None,
+        reason="T5X is not importable; see the extra 't5x' in setup.py",
+    ),
+]
+GIN = config.gin_folder()
+SIZES = sorted(p.name for p in (GIN / 'models').glob('t5_1_1_*.gin'))
+METHODS = sorted(p.name for p in (GIN / 'methods').glob('*.gin'))
+
+# What `python -m t5x.train` does with its flags, short of training: argv holds
+# gin files, then bindings. Prints macros and the number of parameters.
+BUILD = """
+import json, sys
+import t5x.train
+from t5x.train import train
+from t5x import gin_utils
+import gin, jax
+
+files, bindings = map(json.loads, sys.argv[1:])
+gin_utils.parse_gin_flags([sys.path[0], *files.pop(0)], files, bindings)
+model = gin.query_parameter('MODEL/macro.value').scoped_configurable_fn()
+tokens = {f'{side}_input_tokens': (1, 8) for side in ('encoder', 'decoder')}
+shapes = jax.eval_shape(
+    lambda: model.get_initial_variables(jax.random.key(0), tokens)
+)['params']
+print(json.dumps({
+    'parameters': sum(x.size for x in jax.tree.leaves(shapes)),
+    'lambda': model._unlikelihood_weight,
+    'optimizer': repr(model.optimizer_def.hyper_params),
+    'macros': gin.config_str(),
+}))
+"""
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp('data')
+    demo_data.install(folder, patch)
+    patch.setenv('FLIPPED_T5X_VOCABULARY', str(demo_data.vocabulary()))
+    yield folder
+
+
+def build(*files, bindings=()):
+  roots = [str(GIN), str(pathlib.Path(
+      importlib.util.find_spec('t5x').origin
+  ).parents[1])]
+  output = subprocess.run(
+      [sys.executable, '-c', BUILD, json.dumps([roots, *files]),
+       json.dumps(bindings)],
+      capture_output=True, text=True, check=False,
+  )
+  assert output.returncode == 0, output.stderr[-3000:]
+  return json.loads(output.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('size, method', [
+    *((size, 'flipped.gin') for size in SIZES),
+    *((SIZES[0], method) for method in METHODS),
+])
+def test_gin_files_build(size, method, data, tmp_path):
+  built = build(
+      'runs/t5x_finetune.gin', f'models/{size}', f'methods/{method}',
+      bindings=[f'MODEL_DIR = "{tmp_path}"'],
+  )
+  # Raffel et al. 2020, table of T5 1.1's sizes, in millions.
+  millions = {'small': 77, 'base': 248, 'large': 783, 'xl': 2850, 'xxl': 11135}
+  name = size.removesuffix('.gin').split('_')[-1]
+  assert built['parameters'] / 1e6 == pytest.approx(millions[name], rel=0.01)
+  assert built['lambda'] == (3.0 if method == 'flipped.gin' else 0.0)
+  step = 1_100_000 if 'lm100k' in size else 1_000_000
+  assert f'step_offset={step}' in built['optimizer']
+  assert 'multiply_by_parameter_scale=False' in built['optimizer']
+  assert 'global_norm_clip_threshold=0.5' in built['optimizer']
+
+
+@pytest.fixture
+def make_model():
+  """network -> FlippedModel in float32, with settings of the tests."""
+  from flipped_t5x import models  # pylint: disable=g-import-not-at-top
+
+  def make(network, **kwargs):
+    return models.FlippedModel(
+        module=network, input_vocabulary=None, output_vocabulary=None,
+        optimizer_def=None, **kwargs,
+    )
+
+  return make
+
+
+@pytest.fixture
+def t5x_network():
+  from t5x.examples.t5 import network  # pylint: disable=g-import-not-at-top
+
+  sizes = dict(vars(demo_data.NETWORK))
+  return network.Transformer(network.T5Config(**sizes))
+
+
+@pytest.fixture
+def batch(data):
+  return next(batches.TrainBatches(
+      demo_data.MIXTURE, demo_data.vocabulary(), 6, 48, 32, seed=3
+  ))
+
+
+def test_networks_give_the_same_logits(make_params, t5x_network, batch):
+  params = make_params(demo_data.NETWORK, seed=4)
+  ours = train.logits(
+      network_lib.Transformer(demo_data.NETWORK), params, batch
+  )
+  theirs = t5x_network.apply(
+      {'params': params},
+      *(batch[f'{n}_tokens']
+        for n in ('encoder_input', 'decoder_input', 'decoder_target')),
+      encoder_segment_ids=batch['encoder_segment_ids'],
+      decoder_segment_ids=batch['decoder_segment_ids'],
+      enable_dropout=False,
+  )
+  real = batch['decoder_target_tokens'] > 0
+  np.testing.assert_allclose(ours[real], theirs[real], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('eps', (0.0, 0.01))
+@pytest.mark.parametrize('which', ('ours', 'theirs'))
+def test_loss_is_the_embedded_engines(
+    which, eps, make_model, make_params, t5x_network, batch
+):
+  params = make_params(demo_data.NETWORK, seed=4)
+  network = network_lib.Transformer(demo_data.NETWORK)
+  model = make_model(network if which == 'ours' else t5x_network, eps=eps)
+  loss, metrics = model.loss_fn(params, batch, None)
+  right, wrong = train.pair_logits(network, params, batch)
+  expected, parts = train.objectives.flipped_loss(
+      right, wrong, batch['decoder_target_tokens'],
+      batch['decoder_loss_weights'], unlikelihood_weight=3.0, eps=eps,
+  )
+  assert loss == pytest.approx(float(expected), rel=1e-5)
+  for name, value in parts.items():
+    assert metrics[name].total == pytest.approx(
+        float(value), rel=1e-5, abs=1e-6
+    ), name
+  halved, _ = make_model(network, eps=eps, num_microbatches=2).loss_fn(
+      params, batch, None
+  )
+  assert halved == pytest.approx(float(expected) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize('which', ('ours', 'theirs'))
+def test_scores_are_the_embedded_engines(
+    which, make_model, make_params, t5x_network, data
+):
+  params = make_params(demo_data.NETWORK, seed=4)
+  network = network_lib.Transformer(demo_data.NETWORK)
+  model = make_model(network if which == 'ours' else t5x_network)
+  found = batches.read_candidates(
+      'tiny_kind', 'Kind', demo_data.vocabulary(), 48, 32
+  )
+  for chosen, arrays in train.batches_lib.score_batches(
+      found.inputs, found.targets, 8
+  ):
+    scores = model.score_batch(params, arrays)[: len(chosen)]
+    expected = train.objectives.sequence_scores(
+        train.logits(network, params, arrays),
+        arrays['decoder_target_tokens'], arrays['decoder_loss_weights'],
+    )[: len(chosen)]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    # Whatever the weights of the objective are.
+    halves = dict(
+        arrays, decoder_loss_weights=arrays['decoder_loss_weights'] / 2
+    )
+    again = model.score_batch(params, halves)[: len(chosen)]
+    np.testing.assert_array_equal(scores, again)
+
+
+def test_no_wrong_side(make_model, make_params, batch):
+  params = make_params(demo_data.NETWORK, seed=4)
+  network = network_lib.Transformer(demo_data.NETWORK)
+  without = {k: v for k, v in batch.items() if not k.startswith('wrong_')}
+  with pytest.raises(ValueError, match='LAMBDA is 3.0: .* set LAMBDA = 0'):
+    make_model(network).loss_fn(params, without, None)
+  loss, metrics = make_model(network, unlikelihood_weight=0.0).loss_fn(
+      params, without, None
+  )
+  assert loss == metrics['likelihood'].total and 'unlikelihood' not in metrics
+  with pytest.raises(ValueError, match="'tokens' is not one of"):
+    make_model(network, averaging='tokens')
+
+
+def command(model_dir, steps, *bindings):
+  return [
+      sys.executable, '-m', 't5x.train', f'--gin_search_paths={GIN}',
+      '--gin_file=runs/t5x_finetune.gin', '--gin_file=models/demo.gin',
+      '--gin_file=methods/flipped.gin', f'--gin.MODEL_DIR="{model_dir}"',
+      f'--gin.MIXTURE="{demo_data.MIXTURE}"', '--gin.VOCAB_SIZE=256',
+      '--gin.PRETRAINED_STEPS=0', '--gin.INITIAL_CHECKPOINT_PATH=None',
+      '--gin.EMB_DIM=16', '--gin.HEAD_DIM=8', '--gin.MLP_DIM=32',
+      '--gin.NUM_ENCODER_LAYERS=1', '--gin.NUM_DECODER_LAYERS=1',
+      f'--gin.TRAIN_STEPS={steps}', '--gin.BATCH_SIZE=8',
+      '--gin.INPUT_LENGTH=48', '--gin.TARGET_LENGTH=32',
+      '--gin.CHECKPOINT_PERIOD=10', '--gin.EVAL_PERIOD=10',
+      *(f'--gin.{b}' for b in bindings),
+  ]
+
+
+# The catalog is installed in this process; its `t5x.train` is another.
+SITE = """
+import pathlib, sys
+import pytest
+import demo_data
+
+demo_data.install(pathlib.Path(sys.argv[1]), pytest.MonkeyPatch())
+import runpy
+sys.argv = ['t5x.train', *sys.argv[5:]]
+runpy.run_module('t5x.train', run_name='__main__', alter_sys=True)
+"""
+
+
+def run_t5x(data, model_dir, steps, *bindings):
+  return subprocess.run(
+      [sys.executable, '-c', SITE, str(data),
+       *command(model_dir, steps, *bindings)],
+      env=dict(os.environ, PYTHONPATH=os.pathsep.join(
+          [str(pathlib.Path(__file__).parent), *sys.path]
+      )),
+      capture_output=True, text=True, check=False, timeout=300,
+  )
+
+
+def read_state(folder):
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.restore(folder / 'state')
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
+
+
+def test_trains_stops_and_goes_on(data, tmp_path):
+  whole, halves = tmp_path / 'whole', tmp_path / 'halves'
+  for folder, steps in ((whole, 20), (halves, 10), (halves, 20)):
+    finished = run_t5x(data, folder, steps)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+  ours, theirs = (
+      read_state(f / 'checkpoint_20') for f in (halves, whole)
+  )
+  assert ours.keys() == theirs.keys()
+  for name, value in theirs.items():
+    np.testing.assert_array_equal(ours[name], value, name)
+  assert 'LAMBDA = 3.0' in (whole / 'config.gin').read_text()
+
+
+@pytest.mark.parametrize('bindings, message', (
+    (['MODEL_DIR="relative"'], 'relative.*MODEL_DIR'),
+    (['INITIAL_CHECKPOINT_PATH="/nowhere/checkpoint_7"'],
+     '/nowhere/checkpoint_7: no such checkpoint'),
+    (['MIXTURE="direct_tiny_mixture"'], 'direct_tiny_mixture.*LAMBDA is 3.0'),
+    (['MIXTURE="flipped_tiny_mixtur"'], 'flipped_tiny_mixture'),
+    (['AVERAGING="tokens"'], "'tokens' is not one of"),
+))
+def test_bad_input_is_named(bindings, message, data, tmp_path):
+  finished = run_t5x(data, tmp_path / 'run', 20, *bindings)
+  assert finished.returncode
+  assert re.search(message, finished.stderr), finished.stderr[-3000:]
+  assert not list(tmp_path.glob('run/checkpoint_*'))

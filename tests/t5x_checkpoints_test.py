@@ -1,0 +1,612 @@
+"""Weights of T5X checkpoints: made by hand, by T5X, by the embedded engine."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import demo_data
+from flax import serialization
+from flax import traverse_util
+from flipped_t5x import network as network_lib
+from flipped_t5x import objectives
+from flipped_t5x import t5x_checkpoints
+from flipped_t5x.cli import main
+from flipped_t5x.engine import checkpoints
+from flipped_t5x.engine import optimizers
+from flipped_t5x.engine import train
+from flipped_t5x.tasks import batches
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+import tensorstore as ts
+
+SCALE = 'decoder/decoder_norm/scale'
+EMBEDDING = 'token_embedder/embedding'
+
+# How T5X has said where an array lies: on disk, inside Google, in a bucket,
+# and with the TensorStore of 2021.
+PLACES = {
+    'file': lambda path: {'kvstore': {'driver': 'file', 'path': path}},
+    'gfile': lambda path: {'kvstore': {'driver': 'gfile', 'path': f'{path}/'}},
+    'gcs': lambda path: {'kvstore': {
+        'driver': 'gcs', 'bucket': 't5x-dummy-bucket', 'path': f'{path}/',
+    }},
+    'old': lambda path: {'kvstore': {'driver': 'file'}, 'path': path},
+}
+
+
+def flat(tree):
+  return traverse_util.flatten_dict(tree, sep='/')
+
+
+def shapes(params, **changed):
+  """The tree of a network; `name=shape` changes it, None leaves out."""
+  tree = {n: jax.ShapeDtypeStruct(a.shape, jnp.float32)
+          for n, a in flat(params).items()}
+  for name, shape in changed.items():
+    tree[name] = shape and jax.ShapeDtypeStruct(shape, jnp.float32)
+  return traverse_util.unflatten_dict(
+      {n: a for n, a in tree.items() if a}, sep='/'
+  )
+
+
+def assert_same(params, expected, dtype=None):
+  """Names, types and every bit."""
+  params, expected = flat(params), flat(expected)
+  assert params.keys() == expected.keys()
+  for name, values in expected.items():
+    assert params[name].dtype == (dtype or values.dtype), name
+    np.testing.assert_array_equal(params[name], values, name)
+
+
+def make(folder, params, step=7, place='file', **changed):
+  """Writes a checkpoint as T5X did; returns its path.
+
+  Args:
+    folder: the run's.
+    params: the weights.
+    step: the step.
+    place: see `PLACES`.
+    **changed: entries of the msgpack file to change.
+  """
+  path = folder / f'checkpoint_{step}'
+  target, states = {}, {}
+  for name, values in flat(params).items():
+    name = tuple(name.split('/'))
+    target[name] = np.asarray(values)
+    states[(*name, 'v')] = {  # There is no such file: it is not to be read.
+        'driver': 'zarr', 'dtype': 'float32', **PLACES[place]('state.nowhere'),
+        'metadata': {'shape': list(values.shape)},
+    }
+    if name[-1] == 'scale':  # A small one stands in the file itself.
+      continue
+    directory = '.'.join(('target', *name))
+    metadata = {
+        'shape': list(values.shape), 'compressor': {'id': 'gzip', 'level': 1},
+        'chunks': [-(-values.shape[0] // 2), values.shape[1]],
+    }
+    ts.open({
+        'driver': 'zarr', 'metadata': metadata,
+        'dtype': np.dtype(values.dtype).name,
+        'kvstore': {'driver': 'file', 'path': f'{path}/{directory}/'},
+    }, create=True).result().write(np.asarray(values)).result()
+    target[name] = {
+        'driver': 'zarr', 'dtype': np.dtype(values.dtype).name,
+        'metadata': metadata, **PLACES[place](directory),
+    }
+  (path / 'checkpoint').write_bytes(serialization.msgpack_serialize({
+      'version': 3,
+      'optimizer': {
+          'target': traverse_util.unflatten_dict(target),
+          'state': {
+              'step': np.int32(step),
+              'param_states': traverse_util.unflatten_dict(states),
+          },
+      },
+      **changed,
+  }))
+  return path
+
+
+@pytest.fixture(scope='module')
+def params(tiny_params):
+  return tiny_params
+
+
+@pytest.fixture
+def checkpoint(params, tmp_path):
+  """A checkpoint of step 7 in T5X's first layout, to be damaged."""
+  return make(tmp_path, params)
+
+
+@pytest.mark.parametrize('place', PLACES)
+def test_first_layout(params, tmp_path, place):
+  path = make(tmp_path, params, place=place)
+  # Where it lies now counts, not where it was written.
+  moved = (tmp_path / 'elsewhere').resolve()
+  moved.mkdir()
+  path = path.rename(moved / 'any name')
+  for like in (None, shapes(params)):
+    found, step = t5x_checkpoints.read(path, like)
+    assert_same(found, params)
+    assert step == 7
+
+
+def test_bfloat16(params, tmp_path):
+  rounded = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+  path = make(tmp_path, rounded)
+  assert_same(t5x_checkpoints.read(path)[0], rounded, jnp.bfloat16)
+  found, _ = t5x_checkpoints.read(path, shapes(params))
+  assert_same(
+      found, jax.tree.map(lambda a: a.astype(jnp.float32), rounded), jnp.float32
+  )
+  assert np.any(flat(found)[EMBEDDING] != flat(params)[EMBEDDING])
+
+
+def test_checkpoints_of_the_embedded_engine(
+    tiny_run, tiny_network, make_params, params
+):
+  for path, step in (
+      (tiny_run, 2), (tiny_run / 'checkpoints', 2), (f'{tiny_run}/', 2),
+      (tiny_run / 'checkpoints' / '1', 1), (tiny_run / 'checkpoints' / '2', 2),
+  ):
+    found, found_step = t5x_checkpoints.read(path, shapes(params))
+    assert_same(found, make_params(tiny_network, step), jnp.float32)
+    assert found_step == step
+  assert list(t5x_checkpoints.steps(tiny_run)) == [1, 2]
+
+
+def test_newest_of_a_run(params, make_params, tiny_network, tmp_path):
+  newest = make_params(tiny_network, 5)
+  make(tmp_path, newest, step=100)
+  old = make(tmp_path, params, step=20)
+  shutil.copytree(old, tmp_path / 'checkpoint_300.tmp-1')
+  (tmp_path / 'checkpoint_200').mkdir()  # Nothing in it.
+  assert list(t5x_checkpoints.steps(tmp_path)) == [20, 100]
+  found, step = t5x_checkpoints.read(tmp_path)
+  assert_same(found, newest)
+  assert step == 100
+  assert t5x_checkpoints.read(old)[1] == 20
+
+
+def test_relative_path(checkpoint, params, monkeypatch):
+  monkeypatch.chdir(checkpoint.parent)
+  assert_same(t5x_checkpoints.read('checkpoint_7')[0], params)
+  t5x_checkpoints.write(params, 8, '.')
+  assert_same(t5x_checkpoints.read('.')[0], params)
+
+
+def test_no_checkpoint(checkpoint, tiny_run, tmp_path):
+  make(tmp_path, {'a': np.ones((2, 2), np.float32)}, step=12)
+  (tmp_path / 'checkpoint_9').mkdir()
+  for name, reason in (('8', 'no such folder'), ('9', 'the folder has none')):
+    with pytest.raises(
+        FileNotFoundError, match=rf'checkpoint_{name}: no checkpoint there'
+        rf' \({reason}; steps in {tmp_path}: 7, 12\)'
+    ):
+      t5x_checkpoints.read(tmp_path / f'checkpoint_{name}')
+  with pytest.raises(FileNotFoundError, match='steps in .*checkpoints: 1, 2'):
+    t5x_checkpoints.read(tiny_run / 'checkpoints' / '3')
+  with pytest.raises(FileNotFoundError, match='nowhere: none'):
+    t5x_checkpoints.read(tmp_path / 'nowhere' / 'run')
+
+
+@pytest.mark.parametrize('layout', ('first', 'orbax'))
+@pytest.mark.parametrize('changed, message', (
+    ({EMBEDDING: (300, 16)},
+     rf'{EMBEDDING} is \(208, 16\) where the network has \(300, 16\)$'),
+    ({SCALE: None}, f'{SCALE} is not in the network$'),
+    ({'encoder/layers_2/mlp/wo/kernel': (24, 16)},
+     'size: encoder/layers_2/mlp/wo/kernel is missing$'),
+    ({SCALE: None, 'other': (2,)},
+     f'size: other is missing; {SCALE} is not in the network$'),
+    ({f'layer_{i}': (1,) for i in range(9)},
+     'layer_0 is missing.*layer_4 is missing; 4 more$'),
+))
+def test_another_network(tiny_run, tmp_path, params, layout, changed, message):
+  path = tiny_run if layout == 'orbax' else make(tmp_path, params)
+  with pytest.raises(ValueError, match=message):
+    t5x_checkpoints.read(path, shapes(params, **changed))
+
+
+def test_what_is_no_weight(tmp_path):
+  path = make(tmp_path, {'a': np.ones((2, 2), np.uint16)})
+  with pytest.raises(ValueError, match='a is uint16, not a weight'):
+    t5x_checkpoints.read(path)
+
+
+def kernel(path):
+  """The files of one array: its two halves and `.zarray`."""
+  folder = path / 'target.decoder.layers_0.mlp.wo.kernel'
+  assert sorted(f.name for f in folder.iterdir()) == ['.zarray', '0.0', '1.0']
+  return folder
+
+
+def cut(path):
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 255
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize('damage', (
+    lambda path: cut(kernel(path) / '1.0'),
+    lambda path: flip(kernel(path) / '0.0'),
+    lambda path: (kernel(path) / '1.0').write_bytes(b''),
+    lambda path: (kernel(path) / '1.0').unlink(),
+    lambda path: (kernel(path) / '.zarray').unlink(),
+    lambda path: cut(kernel(path) / '.zarray'),
+    lambda path: shutil.rmtree(kernel(path)),
+))
+def test_damaged_array(checkpoint, damage):
+  damage(checkpoint)
+  with pytest.raises(
+      ValueError,
+      match='checkpoint_7: decoder/layers_0/mlp/wo/kernel is damaged: ',
+  ):
+    t5x_checkpoints.read(checkpoint)
+
+
+def test_damaged_file(checkpoint):
+  cut(checkpoint / 'checkpoint')
+  with pytest.raises(ValueError, match='checkpoint_7/checkpoint is damaged: '):
+    t5x_checkpoints.read(checkpoint)
+
+
+# Orbax leaves the other arrays' reads behind when one of them fails.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_damaged_checkpoint_of_orbax(tiny_run, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(tiny_run, run)
+  state = run / 'checkpoints' / '2' / 'state'
+  for data in (state / 'ocdbt.process_0' / 'd').iterdir():
+    cut(data)
+  with pytest.raises(
+      ValueError, match='checkpoints/2 is damaged: .*params[.][a-z_.]+'
+  ):
+    t5x_checkpoints.read(run)
+  (state / '_METADATA').unlink()
+  with pytest.raises(ValueError, match='is damaged: it does not say what is'):
+    t5x_checkpoints.read(run)
+
+
+def test_other_files_of_that_name(checkpoint, tmp_path, params):
+  path = make(tmp_path / 'version', params, version=1)
+  with pytest.raises(ValueError, match='version 1 of the layout'):
+    t5x_checkpoints.read(path)
+  (checkpoint / 'checkpoint').write_text('model_checkpoint_path: "model-5"\n')
+  with pytest.raises(ValueError, match='checkpoint_7: a TensorFlow checkpoint'):
+    t5x_checkpoints.read(checkpoint)
+
+
+@pytest.mark.parametrize('dtype', (jnp.float32, jnp.bfloat16))
+def test_write(params, tmp_path, dtype):
+  weights = jax.tree.map(lambda a: a.astype(dtype), params)
+  path = t5x_checkpoints.write(weights, 12, tmp_path / 'new' / 'run')
+  assert str(path) == f'{tmp_path}/new/run/checkpoint_12'
+  found, step = t5x_checkpoints.read(path)
+  assert_same(found, weights, dtype)
+  assert step == 12
+  assert {f.name for f in (tmp_path / 'new' / 'run').iterdir()} == {path.name}
+  assert {f.name for f in path.iterdir()} == {'checkpoint', *(
+      f'target.{n.replace("/", ".")}' for n in flat(params)
+  )}
+
+
+def test_write_never_replaces(checkpoint, params, tmp_path):
+  before = {f: f.read_bytes() for f in checkpoint.rglob('*') if f.is_file()}
+  with pytest.raises(FileExistsError, match='checkpoint_7: there is a'):
+    t5x_checkpoints.write(params, 7, tmp_path)
+  assert len(before) > 10
+  assert before == {f: f.read_bytes() for f in before}
+
+
+def test_write_leaves_nothing_unfinished(params, tmp_path):
+  last = dict(flat(params))
+  last['zzz'] = np.array(['no', 'weight'], object)
+  with pytest.raises(Exception, match='object'):
+    t5x_checkpoints.write(traverse_util.unflatten_dict(last, sep='/'), 1,
+                          tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_write_takes_no_stacked_layers(tmp_path):
+  with pytest.raises(ValueError, match='b/c has more than two axes'):
+    t5x_checkpoints.write(
+        {'a': np.ones(2, np.float32), 'b': {'c': np.ones((2, 3, 4))}}, 1,
+        tmp_path / 'run',
+    )
+  assert not (tmp_path / 'run').exists()
+
+
+def test_large_arrays_lie_in_pieces(tmp_path):
+  """Of at most 64 MiB: 17 rows of 1,000,000 are 16 and 1."""
+  values = np.zeros((17, 1_000_000), np.float32)
+  values[:, 0] = np.arange(17)
+  path = t5x_checkpoints.write({'a': values}, 0, tmp_path)
+  assert {f.name for f in (path / 'target.a').iterdir()} == {
+      '.zarray', '0.0', '1.0'
+  }
+  assert_same(t5x_checkpoints.read(path)[0], {'a': values})
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.cache_compilations(
+        tmp_path_factory.getbasetemp() / 'compiled', patch
+    )
+    demo_data.install(tmp_path_factory.mktemp('data'), patch)
+    yield
+
+
+def run(folder, *overrides):
+  gin_file = demo_data.write_gin(folder.with_suffix('.gin'), folder)
+  return main.main([
+      'train', f'--gin_file={gin_file}', '--gin.TRAIN_STEPS=1',
+      '--gin.DROPOUT_RATE=0.0', '--gin.LOG_PERIOD=1', *overrides,
+  ])
+
+
+def logged(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['loss'] for line in lines]
+
+
+def first_loss(folder, params):
+  """The loss of these weights on the first batch of the run in `folder`."""
+  batch = next(batches.TrainBatches(
+      demo_data.MIXTURE, folder / 'sentencepiece.model', 4, 32, 16, seed=42
+  ))
+  right, wrong = train.pair_logits(
+      network_lib.Transformer(demo_data.NETWORK), params, batch
+  )
+  loss, _ = objectives.flipped_loss(
+      right, wrong, batch['decoder_target_tokens'],
+      batch['decoder_loss_weights'], unlikelihood_weight=3.0, eps=0.01,
+  )
+  return float(loss)
+
+
+def test_training_starts_from_a_checkpoint(
+    data, tmp_path, make_params, capsys
+):
+  params = make_params(demo_data.NETWORK, 11)
+  path = t5x_checkpoints.write(params, 1000, tmp_path / 'weights')
+  initial = f"--gin.INITIAL_CHECKPOINT_PATH='{path}'"
+  folder = tmp_path / 'run'
+  assert run(folder, initial) == 0
+  loss, = logged(folder)
+  assert loss == pytest.approx(first_loss(folder, params), rel=1e-5)
+  assert f'{path}: starting from the weights of step 1000' in (
+      capsys.readouterr().out
+  )
+  config = checkpoints.RunConfig.read(folder)
+  assert config.settings['INITIAL_CHECKPOINT_PATH'] == str(path)
+  # From random weights it is another loss.
+  assert run(tmp_path / 'scratch') == 0
+  assert abs(logged(tmp_path / 'scratch')[0] - loss) > 0.01
+  # What the run has saved itself comes first; these weights are not read.
+  shutil.rmtree(path)
+  assert run(folder, initial, '--gin.TRAIN_STEPS=2') == 0
+  assert 'going on from step 1' in capsys.readouterr().out
+  assert logged(folder)[0] == loss and len(logged(folder)) == 2
+
+
+def test_training_goes_on_from_the_weights_of_a_run(
+    data, tmp_path, make_params
+):
+  """The first step of a second run is that of what the first one saved."""
+  assert run(tmp_path / 'first', '--gin.TRAIN_STEPS=3') == 0
+  assert run(
+      tmp_path / 'second',
+      f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/first/checkpoints/3'",
+  ) == 0
+  saved, step = t5x_checkpoints.read(tmp_path / 'first')
+  assert step == 3
+  loss, = logged(tmp_path / 'second')
+  assert loss == pytest.approx(
+      first_loss(tmp_path / 'second', saved), rel=1e-5
+  )
+  # The optimizer and the step start anew.
+  assert t5x_checkpoints.read(tmp_path / 'second')[1] == 1
+
+
+def test_training_needs_the_checkpoint_first(data, tmp_path, params, capsys):
+  """The error comes before there is a run folder that says otherwise."""
+  t5x_checkpoints.write(params, 5, tmp_path / 'weights')
+  folder = tmp_path / 'run'
+  for path, message in (
+      (tmp_path / 'weights' / 'checkpoint_6', 'no checkpoint there (no such'
+       f' folder; steps in {tmp_path}/weights: 5)'),
+      (tmp_path / 'weights', 'is of another model or another size: '),
+  ):
+    assert run(folder, f"--gin.INITIAL_CHECKPOINT_PATH='{path}'") == 1
+    error = capsys.readouterr().err
+    assert 'INITIAL_CHECKPOINT_PATH: ' in error and message in error
+    assert not folder.exists()
+
+
+def test_fresh_optimizer(make_params):
+  """State from given weights is that of the same weights drawn."""
+  model = network_lib.Transformer(demo_data.NETWORK)
+  optimizer = optimizers.adafactor(1e-2)
+  drawn = train.init_state(model, optimizer, 3)
+  given = train.init_state(model, optimizer, 4, drawn['params'])
+  jax.tree.map(np.testing.assert_array_equal, given, drawn)
+
+
+# T5X itself. Some axes are long enough for Adafactor's rows and columns.
+LONG = network_lib.T5Config(
+    vocab_size=208, emb_dim=128, num_heads=2, num_encoder_layers=2,
+    num_decoder_layers=2, head_dim=64, mlp_dim=130,
+)
+
+
+class T5X:
+  """T5X's own network, Adafactor and way to checkpoints.
+
+  Attributes:
+    training: makes states with an optimizer.
+    inference: makes states without.
+  """
+
+  def __init__(self):
+    # T5X registers with gin on import; the commands, tested above, lock it.
+    with gin.unlock_config():
+      from t5x import adafactor
+      from t5x import models
+      from t5x import partitioning
+      from t5x import utils
+      from t5x.examples.t5 import network as t5x_network
+
+    sizes = {
+        name: getattr(LONG, name) for name in (
+            'vocab_size', 'emb_dim', 'num_heads', 'num_encoder_layers',
+            'num_decoder_layers', 'head_dim', 'mlp_dim', 'mlp_activations',
+            'logits_via_embedding',
+        )
+    }
+    vocabulary = seqio.PassThroughVocabulary(LONG.vocab_size)
+    optimizer = adafactor.Adafactor(
+        decay_rate=0.8, multiply_by_parameter_scale=False,
+        logical_factor_rules=adafactor.standard_logical_factor_rules(),
+    )
+    model = models.EncoderDecoderModel(
+        t5x_network.Transformer(
+            t5x_network.T5Config(**sizes, dtype='float32')
+        ),
+        vocabulary, vocabulary, optimizer,
+    )
+    self._utils = utils
+    self._partitioner = partitioning.PjitPartitioner(
+        num_partitions=1,
+        logical_axis_rules=partitioning.standard_logical_axis_rules(),
+    )
+    self.training, self.inference = (
+        utils.TrainStateInitializer(
+            definition, model.get_initial_variables,
+            {f'{name}_tokens': (1, 4) for name in (
+                'encoder_input', 'decoder_input', 'decoder_target'
+            )},
+            self._partitioner,
+        ) for definition in (optimizer, None)
+    )
+
+  def state(self, params, step):
+    """What training has after `step` updates, but for the second moments."""
+    state = self.training.from_scratch(jax.random.key(0))
+    return state.replace_params(params).replace_step(jnp.int32(step))
+
+  def save(self, folder, state, use_orbax, dtype):
+    """Writes a checkpoint as `t5x.train` does; returns its path."""
+    folder.mkdir()
+    _, manager = self._utils.create_checkpoint_manager_and_restore(
+        self.training, self._partitioner, None, None, None,
+        save_checkpoint_cfg=self._utils.SaveCheckpointConfig(dtype=dtype),
+        model_dir=str(folder), use_orbax=use_orbax,
+    )
+    manager.save(state, [])
+    manager.wait_until_finished()
+    manager.close()
+    return folder / f'checkpoint_{int(state.step)}'
+
+  def restore(self, initializer, path, use_orbax, dtype, model_dir):
+    """Reads a checkpoint as `t5x.train`, `t5x.eval` and `t5x.infer` do."""
+    state, manager = self._utils.create_checkpoint_manager_and_restore(
+        initializer, self._partitioner,
+        self._utils.RestoreCheckpointConfig(
+            path=str(path), mode='specific', dtype=dtype
+        ),
+        str(path), None, model_dir=model_dir, use_orbax=use_orbax,
+    )
+    manager.close()
+    return state
+
+
+@pytest.fixture(scope='module')
+def t5x():
+  return T5X()
+
+
+@pytest.fixture(scope='module')
+def long_params(make_params):
+  return make_params(LONG, 9)
+
+
+def unfrozen(tree):
+  return serialization.to_state_dict(tree)
+
+
+@pytest.mark.t5x
+@pytest.mark.parametrize('use_orbax', (False, True))
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
+def test_what_t5x_wrote(t5x, long_params, tmp_path, use_orbax, dtype):
+  stored = jax.tree.map(lambda a: a.astype(dtype), long_params)
+  # With Orbax, T5X stores weights in the type they have, whatever it is asked.
+  path = t5x.save(
+      tmp_path / 'run', t5x.state(stored if use_orbax else long_params, 7),
+      use_orbax, dtype,
+  )
+  assert (path / 'state').is_dir() == use_orbax
+  for place in (path, tmp_path / 'run'):
+    found, step = t5x_checkpoints.read(place)
+    assert_same(found, stored, dtype)
+    assert step == 7
+  # The names and shapes are those of our network, the type is too.
+  tokens = jnp.ones((1, 1), jnp.int32)
+  like = jax.eval_shape(functools.partial(
+      network_lib.Transformer(LONG).init, enable_dropout=False
+  ), jax.random.key(0), tokens, tokens, tokens)['params']
+  found, _ = t5x_checkpoints.read(path, like)
+  assert_same(
+      found, jax.tree.map(lambda a: a.astype(jnp.float32), stored), jnp.float32
+  )
+
+
+@pytest.mark.t5x
+@pytest.mark.parametrize('use_orbax', (True, False))
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
+def test_t5x_reads_what_we_wrote(t5x, long_params, tmp_path, use_orbax, dtype):
+  weights = jax.tree.map(lambda a: a.astype(dtype), long_params)
+  path = t5x_checkpoints.write(weights, 7, tmp_path / 'weights')
+  before = set(pathlib.Path(path).rglob('*'))
+  for initializer, model_dir in (
+      (t5x.training, str(tmp_path)), (t5x.inference, None)
+  ):
+    for restored, expected in (('float32', jnp.float32), (None, dtype)):
+      state = t5x.restore(initializer, path, use_orbax, restored, model_dir)
+      assert_same(unfrozen(state.params), jax.tree.map(
+          lambda a, t=expected: a.astype(t), weights), expected)
+      assert int(state.step) == 7
+  assert len(before) > 50 and set(pathlib.Path(path).rglob('*')) == before
+
+
+@pytest.mark.t5x
+def test_t5x_trains_on_from_what_we_wrote(t5x, long_params, tmp_path):
+  """As from the same weights with an optimizer that has seen nothing."""
+  path = t5x_checkpoints.write(long_params, 0, tmp_path)
+  restored = t5x.restore(t5x.training, path, True, 'float32', str(tmp_path))
+  fresh = t5x.state(long_params, 0)
+  flat_fresh = flat(unfrozen(fresh.state_dict()))
+  columns = [n for n in flat_fresh if n.endswith('v_col')]
+  assert {flat_fresh[n].shape for n in columns} == {
+      (1,), (128,), (130,), (208,)
+  }
+  assert_same(restored.state_dict(), fresh.state_dict())
+  gradients = jax.tree.map(jnp.sin, fresh.params)
+  restored, fresh = (
+      state.apply_gradient(gradients, learning_rate=1e-3)
+      for state in (restored, fresh)
+  )
+  assert_same(restored.state_dict(), fresh.state_dict())
+  assert np.all(flat(unfrozen(fresh.params))[EMBEDDING]
+                != flat(long_params)[EMBEDDING])
