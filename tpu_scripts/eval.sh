@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Starts t5x.eval, or t5x.infer, on all workers, detached.
+#
+#   tpu_scripts/eval.sh [--dry-run] [--infer] RUN --gin_file=... [--gin. ...]
+#
+# MODEL_DIR is gs://BUCKET/RUN, that of train.sh, and what is written goes to
+# its folder eval or infer. To logs.sh and stop.sh the job is RUN.eval or
+# RUN.infer.
+#
+#   tpu_scripts/eval.sh flipped_xl --gin_file=runs/t5x_eval.gin \
+#     --gin_file=models/t5_1_1_xl.gin --gin_file=methods/flipped.gin \
+#     --gin.CHECKPOINT_PATH="'gs://BUCKET/flipped_xl/checkpoint_1005000'"
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+mode='eval'
+while (($#)); do
+  case $1 in
+    --infer) mode=infer ;;
+    *) common_option "$1" || break ;;
+  esac
+  shift
+done
+(($#)) || die 'no RUN; see eval.sh --help'
+run_name "$1"
+name=$1
+shift
+require_gin_file "$@"
+load_settings
+FOLDER=gs://$BUCKET/$name
+start_run "$name.$mode" python -m flipped_t5x.t5x_main "$mode" \
+  --gin_search_paths=gin "--gin.MODEL_DIR='$FOLDER'" \
+  "--gin.${mode^^}_OUTPUT_DIR='$FOLDER/$mode'" --alsologtostderr "$@"
