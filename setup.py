@@ -29,6 +29,7 @@ setuptools.setup(
     },
     install_requires=[
         'absl-py',
+        'etils',
         'flax>=0.12',
         'gin-config>=0.5.0',
         'grain>=0.2.18',
@@ -47,6 +48,7 @@ setuptools.setup(
         'seqio>=0.0.20',
         'tensorboard',
         'tensorboardX',
+        'tensorstore',
         'tqdm',
         'wrapt',
     ],

@@ -103,7 +103,7 @@ class ExpandOptions:
   """Makes one candidate of each option of a row, in one template.
 
   Attributes:
-    task: the task's name, for messages.
+    task: the task's name, for messages and for the feature `task`.
     template: the template.
     vocabulary: the vocabulary.
     lengths: of `inputs` and `targets`, see `DrawPair`.
@@ -128,8 +128,9 @@ class ExpandOptions:
       index: the row's number in its split; also the seed of its `choice`s.
 
     Returns:
-      For each option tokens `inputs` and `targets`, `example_id` (`index`),
-      `option_index` and `is_correct`.
+      For each option tokens `inputs` and `targets`; `example_id` (`index`),
+      `option_index`, `is_correct` and `num_options`; text `option`, `task` and
+      `template`.
 
     Raises:
       ValueError: see `DrawPair`.
@@ -160,5 +161,9 @@ class ExpandOptions:
           'example_id': index,
           'option_index': number,
           'is_correct': number == rendered.gold,
+          'num_options': len(rendered.options),
+          'option': option,
+          'task': self.task,
+          'template': self.template.name,
       })
     return candidates

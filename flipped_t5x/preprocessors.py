@@ -26,6 +26,10 @@ _CANDIDATES = {
     'example_id': tf.TensorSpec([None], tf.int32),
     'option_index': tf.TensorSpec([None], tf.int32),
     'is_correct': tf.TensorSpec([None], tf.bool),
+    'num_options': tf.TensorSpec([None], tf.int32),
+    'option': tf.TensorSpec([None], tf.string),
+    'task': tf.TensorSpec([None], tf.string),
+    'template': tf.TensorSpec([None], tf.string),
 }
 
 
@@ -138,7 +142,10 @@ def _call(function, arguments, spec):
         for name, s in spec.items()
     ]
 
-  values = tf.numpy_function(run, arguments, [s.dtype for s in spec.values()])
+  # No state: every draw is from the seed, and an iterator can be saved.
+  values = tf.numpy_function(
+      run, arguments, [s.dtype for s in spec.values()], stateful=False
+  )
   return {
       name: tf.ensure_shape(value, s.shape)
       for (name, s), value in zip(spec.items(), values, strict=True)

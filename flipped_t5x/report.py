@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
-import pathlib
+import os
 from typing import Any
 
+from etils import epath
+from flipped_t5x import inspection_report
+from flipped_t5x import t5x_results
 import matplotlib
 from matplotlib import figure
 import rich.console
@@ -13,44 +16,55 @@ import rich.table
 
 matplotlib.use('Agg')
 
+# Columns of the terminal's table beside its names, and the least for those.
+_NUMBERS, _LEAST_NAME = 65, 15
 _RIGHT, _WRONG, _BASELINE = '#1b6ca8', '#d1495b', '#8a8a8a'
 
 
-def write(run: pathlib.Path, console: rich.console.Console | None = None):
-  """Prints the table, and writes `report.md` and three PNG plots.
+def write(
+    run: str | os.PathLike[str], console: rich.console.Console | None = None
+):
+  """Prints the table, and writes `report.md` and PNG plots.
 
   What is made of `results_NAME.json` is called `report_NAME.md` and so on.
 
   Args:
     run: a run's folder with `metrics.jsonl` and `results.json`, or another file
-      of results in it.
+      of results in it; or a folder of T5X, see `t5x_results.py`, where
+      `results.json` is written, too.
     console: where to print; standard output if None.
 
   Raises:
     FileNotFoundError: the run has not been evaluated.
+    ValueError: see `t5x_results.read`.
   """
+  run = epath.Path(run).expanduser()
   path = run / 'results.json' if run.suffix != '.json' else run
-  run = path.parent
-  if not path.is_file():
-    raise FileNotFoundError(
-        f'{path}: there is none; evaluate the run first: flipped-t5x eval'
-        f' --checkpoint {run}'
-    )
-  results = json.loads(path.read_text())
-  log = [
-      json.loads(line)
-      for line in (run / 'metrics.jsonl').read_text().splitlines()
-  ]
-  plot_losses(log).savefig(run / 'losses.png')
-  plot_probabilities(log).savefig(run / 'probabilities.png')
+  if t5x_results.found_in(run):
+    results, log = t5x_results.read(run), None
+    path.write_text(json.dumps(results, indent=2) + '\n')
+  else:
+    run = path.parent
+    if not path.is_file():
+      raise FileNotFoundError(
+          f'{path}: there is none; evaluate the run first: flipped-t5x eval'
+          f' --checkpoint {run}'
+      )
+    results = json.loads(path.read_text())
+    log = [
+        json.loads(line)
+        for line in (run / 'metrics.jsonl').read_text().splitlines()
+    ]
+    _save(plot_losses(log), run / 'losses.png')
+    _save(plot_probabilities(log), run / 'probabilities.png')
   suffix = path.stem.removeprefix('results')
-  plot_accuracy(results).savefig(run / f'accuracy{suffix}.png')
+  _save(plot_accuracy(results), run / f'accuracy{suffix}.png')
   (run / f'report{suffix}.md').write_text(
       markdown(run.name, results, log, f'accuracy{suffix}.png')
   )
   console = console or rich.console.Console()
   console.print()
-  console.print(table(results))
+  console.print(table(results, console.width))
   console.print()
   console.print(
       f'step {results["step"]}, {_splits(results)} split; numbers in {path}'
@@ -58,18 +72,23 @@ def write(run: pathlib.Path, console: rich.console.Console | None = None):
   )
 
 
-def table(results: Mapping[str, Any]) -> rich.table.Table:
-  """One row a task, for the terminal."""
-  # Fits into 80 columns.
+def _save(plot: figure.Figure, path: epath.Path) -> None:
+  with path.open('wb') as f:  # It may be in a bucket.
+    plot.savefig(f)
+
+
+def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
+  """One row a task, for a terminal of `width` columns."""
   shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
   header, rows = _rows(results)
   for i, name in enumerate(header):
     shown.add_column(
-        name, justify='left' if i == 0 else 'right',
-        overflow='fold' if i == 0 else 'ellipsis',
+        name, justify='left' if i == 0 else 'right', no_wrap=True,
+        overflow='fold',
     )
-  for row in rows:
-    shown.add_row(*row)
+  room = max(width - _NUMBERS, _LEAST_NAME)
+  for name, *cells in rows:
+    shown.add_row(inspection_report.fold(name, room), *cells)
   return shown
 
 
@@ -91,10 +110,10 @@ def _rows(results) -> tuple[list[str], list[list[str]]]:
 def markdown(
     name: str,
     results: Mapping[str, Any],
-    log: Sequence[Mapping[str, float]],
+    log: Sequence[Mapping[str, float]] | None,
     accuracy_plot: str = 'accuracy.png',
 ) -> str:
-  """The report, with the plots beside it."""
+  """The report, with the plots beside it; without a log, not of training."""
   parts = [f'# {name}', '']
   parts += _markdown_table(*_rows(results))
   parts += [
@@ -103,10 +122,15 @@ def markdown(
       ' are mean ± standard deviation over templates; majority and random are'
       ' the accuracy of the most frequent label and of a uniform draw.',
       '',
-      '![loss terms](losses.png)',
-      '',
-      '![probability of the instruction](probabilities.png)',
-      '',
+  ]
+  if log is not None:
+    parts += [
+        '![loss terms](losses.png)',
+        '',
+        '![probability of the instruction](probabilities.png)',
+        '',
+    ]
+  parts += [
       f'![accuracy of each template]({accuracy_plot})',
       '',
       '## Templates',
@@ -118,13 +142,13 @@ def markdown(
         [
             template, f'{t["examples"]:,}', f'{t["accuracy"]:.3f}',
             f'{t["macro_f1"]:.3f}', str(t['ties']),
-            ', '.join(f'{n} {reason}' for reason, n in t['counts'].items())
-            or 'none',
+            _dropped(t['counts']),
         ]
         for template, t in task['templates'].items()
     ]
     parts += ['', f'### {task_name}', '', *_markdown_table(header, rows)]
-  parts += ['', '## Training', '']
+  if log is not None:
+    parts += ['', '## Training', '']
   if log:
     shown = {k: f'{v:.4g}' for k, v in log[-1].items()}
     parts += _markdown_table(list(shown), [list(shown.values())])
@@ -138,6 +162,12 @@ def markdown(
       ['setting', 'value'], [[k, f'`{v}`'] for k, v in settings.items()]
   )
   return '\n'.join(parts) + '\n'
+
+
+def _dropped(counts: Mapping[str, int] | None) -> str:
+  if counts is None:
+    return '-'  # T5X does not say.
+  return ', '.join(f'{n} {reason}' for reason, n in counts.items()) or 'none'
 
 
 def _splits(results) -> str:

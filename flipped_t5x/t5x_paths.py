@@ -34,12 +34,15 @@ def run_folder(path: str) -> str:
   return path
 
 
-def checkpoint(path: str | None) -> str | Sequence[str]:
-  """A checkpoint to start from.
+def checkpoint(
+    path: str | None, required: bool = False
+) -> str | Sequence[str]:
+  """A checkpoint to read weights from.
 
   Args:
     path: folder of one step, such as `.../checkpoint_1000000`; empty or None to
       start from random weights.
+    required: whether there must be one.
 
   Returns:
     What T5X's `RestoreCheckpointConfig.path` takes.
@@ -48,6 +51,8 @@ def checkpoint(path: str | None) -> str | Sequence[str]:
     ValueError: there is none; names those that are there.
   """
   if not path:
+    if required:
+      raise ValueError('CHECKPOINT_PATH is empty: which weights?')
     return ()
   if not tf.io.gfile.exists(path):
     folder = os.path.dirname(path.rstrip('/'))

@@ -10,6 +10,7 @@ from flipped_t5x.tasks import catalog
 
 _EXPLICIT = {
     'demo': ('vader_sentiment', 'vader_source'),
+    'demo_eval': ('vader_sentiment', 'vader_source'),
     # The paper's ablation of the number of sets, arXiv 2210.02969.
     'train_4': ('paws/labeled_final', 'ag_news', 'imdb', 'cos_e/v1.11'),
     'train_8': (
@@ -18,7 +19,7 @@ _EXPLICIT = {
     ),
 }
 _ROLES = ('train', 'nlp_eval', 'bigbench_eval', 'label_generalization')
-_EVALUATION = _ROLES[1:]
+_EVALUATION = ('demo_eval', *_ROLES[1:])
 # The smaller set is the harder one: the cap gives it 46 % of the draws.
 _CAPS = {'demo': 10_000}
 
@@ -101,7 +102,9 @@ def _find(name: str) -> Mixture:
       continue
     cap = _CAPS.get(key, catalog.CAP)
     if key in _EXPLICIT:
-      return Mixture(name, _EXPLICIT[key], cap, form)
+      return Mixture(
+          name, _EXPLICIT[key], cap, form, key in _EVALUATION
+      )
     if key in _ROLES:
       chosen = tuple(d.name for d in datasets.values() if d.role == key)
       return Mixture(name, chosen, cap, form, key in _EVALUATION)

@@ -417,3 +417,6 @@ def install() -> None:
     registered = registry._REGISTRY  # pylint: disable=protected-access
     if not isinstance(registered, _OnDemand):
       registry._REGISTRY = _OnDemand(registered, make, names)  # pylint: disable=protected-access
+
+
+install()

@@ -8,17 +8,18 @@ import pytest
 FOUR = {'paws/labeled_final', 'ag_news', 'imdb', 'cos_e/v1.11'}
 EIGHT = FOUR | {'glue/qqp', 'dbpedia_14', 'rotten_tomatoes', 'social_i_qa'}
 KEYS = {
-    'demo': 2, 'train_4': 4, 'train_8': 8, 'train': 20, 'nlp_eval': 14,
+    'demo': 2, 'demo_eval': 2,
+    'train_4': 4, 'train_8': 8, 'train': 20, 'nlp_eval': 14,
     'bigbench_eval': 21, 'label_generalization': 5,
 }
-EVALUATION = ('nlp_eval', 'bigbench_eval', 'label_generalization')
+EVALUATION = ('demo_eval', 'nlp_eval', 'bigbench_eval', 'label_generalization')
 
 
 def test_names():
   assert set(mixtures.names()) == {
       f'{form}_{key}' for form in formats.FORMATS for key in KEYS
   }
-  assert len(mixtures.names()) == 4 * 7
+  assert len(mixtures.names()) == 4 * 8
 
 
 @pytest.mark.parametrize('key', KEYS)
@@ -40,7 +41,8 @@ def test_datasets_of_the_role(key):
       catalog.dataset(name).role
       for name in mixtures.mixture(f'flipped_{key}').datasets
   }
-  assert roles == {'train' if key.startswith('train') else key}
+  expected = {'demo_eval': 'demo', 'train_4': 'train', 'train_8': 'train'}
+  assert roles == {expected.get(key, key)}
 
 
 def test_ablations():

@@ -247,6 +247,7 @@ def test_score_tasks(name, number, vocabulary):
     assert len(candidates) == len(expected) == number * len(rows)
     for ours, theirs in zip(candidates, expected, strict=True):
       for key, value in theirs.items():
+        value = value.encode() if isinstance(value, str) else value
         assert np.array_equal(ours[key], value), key
 
 

@@ -3,18 +3,19 @@
 Example:
   flipped-t5x report runs/demo
   flipped-t5x report runs/demo/results_flipped_nlp_eval.json
+  flipped-t5x report gs://BUCKET/flipped_xl/eval
 """
 
 import argparse
-import pathlib
 
 from flipped_t5x import report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-      'run', type=pathlib.Path,
-      help='folder of a run that eval has evaluated, or a results file in it',
+      'run',
+      help='folder of a run that eval has evaluated, or a results file in it;'
+      ' or the output folder of t5x.eval or t5x.infer',
   )
 
 

@@ -1,0 +1,185 @@
+"""What `t5x.infer` writes: candidates chunk by chunk, then ranked examples.
+
+A chunk may end in the midst of an example's options: `write_candidates` keeps
+each candidate with its score, and `merge_examples`, when all chunks of a shard
+are there, writes one JSON line for each example:
+
+  task, template    the dataset and the template, as the catalog names them
+  example_id        number of the row in its split
+  options           the options' texts
+  scores            log-probability of the instruction given each of them
+  prediction        number of the option that scores highest, first of equals
+  gold              number of the right option
+  tied              whether another option scores as high as the prediction
+  checkpoint, step  whose scores they are
+
+Shards are cut between rows, so that no example is in two of them.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import itertools
+import json
+import os
+import re
+from typing import Any
+from typing import TYPE_CHECKING
+
+from etils import epath
+from flipped_t5x import ranking
+import numpy as np
+
+if TYPE_CHECKING:
+  import tensorflow as tf
+
+_PLACE = ('example_id', 'option_index', 'is_correct')
+_FEATURES = (*_PLACE, 'num_options', 'option', 'task', 'template')
+_CHUNK = re.compile(r'-chunk(\d+)')
+
+
+def write_candidates(
+    path: str,
+    inferences: tuple[Sequence[float], Mapping[str, Any]],
+    task_ds: 'tf.data.Dataset',
+    mode: str,
+    vocabulary: Any = None,
+    checkpoint: str | None = None,
+) -> None:
+  """The `write_fn` of `t5x.infer`: one JSON line for each candidate.
+
+  Args:
+    path: the file of a chunk.
+    inferences: the scores, and what T5X adds to them.
+    task_ds: the candidates, in the order of the scores.
+    mode: that of `t5x.infer`.
+    vocabulary: not used.
+    checkpoint: name of the weights; all chunks of a shard must have the same.
+
+  Raises:
+    ValueError: another mode than `score`.
+  """
+  del vocabulary
+  if mode != 'score':
+    raise ValueError(f'infer.mode is {mode!r}; options are ranked by "score"')
+  with epath.Path(path).open('w', encoding='utf-8') as f:
+    for score, features in zip(
+        inferences[0], task_ds.as_numpy_iterator(), strict=True
+    ):
+      candidate = {'checkpoint': checkpoint, 'score': float(score)}
+      for name in _FEATURES:
+        value = features[name]
+        candidate[name] = (
+            value.decode() if isinstance(value, bytes) else value.item()
+        )
+      f.write(json.dumps(candidate, ensure_ascii=False) + '\n')
+
+
+def merge_examples(
+    output_dir: str, output_fname: str, tmp_dir: str, step: int | None
+) -> None:
+  """The `merge_fn` of `t5x.infer`: the examples of a shard, from its chunks.
+
+  Args:
+    output_dir: the folder of the result.
+    output_fname: its name.
+    tmp_dir: the folder of the chunks.
+    step: the training step of the weights.
+
+  Raises:
+    ValueError: a chunk is missing, chunks are of different checkpoints, or see
+      `rank_candidates`.
+  """
+  chunks = {}
+  for path in epath.Path(tmp_dir).iterdir():
+    match = _CHUNK.fullmatch(path.name.removeprefix(output_fname))
+    if match:
+      chunks[int(match[1])] = path
+  missing = sorted(set(range(max(chunks, default=0))) - chunks.keys())
+  if missing:
+    raise ValueError(f'{tmp_dir}: chunk {missing[0]} is missing')
+  candidates = [
+      candidate
+      for number in sorted(chunks)
+      for candidate in read_lines(chunks[number])
+  ]
+  checkpoints = {c['checkpoint'] for c in candidates}
+  if len(checkpoints) > 1:
+    raise ValueError(
+        f'{tmp_dir}: begun with another checkpoint ({sorted(checkpoints)}):'
+        ' delete the folder, or set another INFER_OUTPUT_DIR'
+    )
+  try:
+    examples = rank_candidates(candidates)
+  except ValueError as e:
+    raise ValueError(f'{tmp_dir}: {e}') from e
+  with epath.Path(output_dir, output_fname).open('w', encoding='utf-8') as f:
+    for example in examples:
+      for checkpoint in checkpoints:
+        example |= {'checkpoint': checkpoint, 'step': step}
+      f.write(json.dumps(example, ensure_ascii=False) + '\n')
+  # T5X deletes the folder next. If it is stopped in the midst of that, what is
+  # left must not look like a shard of which all is done.
+  for path in epath.Path(tmp_dir).glob('input.ckpt*'):
+    path.unlink()
+
+
+def rank_candidates(
+    candidates: Iterable[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+  """Groups the candidates of one task and template by example.
+
+  Args:
+    candidates: `score` and the features of `examples.ExpandOptions` but the
+      tokens, in any order.
+
+  Returns:
+    The fields of the result but `checkpoint` and `step`, by `example_id`.
+
+  Raises:
+    ValueError: a candidate is missing or there twice, or see `ranking.rank`.
+  """
+  candidates = sorted(
+      candidates, key=lambda c: (c['example_id'], c['option_index'])
+  )
+  examples = []
+  for example_id, group in itertools.groupby(
+      candidates, lambda c: c['example_id']
+  ):
+    options = list(group)
+    numbers = [c['option_index'] for c in options]
+    if numbers != list(range(options[0]['num_options'])):
+      twice = len(set(numbers)) < len(numbers)
+      raise ValueError(
+          f'example {example_id}: an option is'
+          f' {"there twice" if twice else "missing"}'
+      )
+    examples.append({
+        'task': options[0]['task'],
+        'template': options[0]['template'],
+        'example_id': example_id,
+        'options': [c['option'] for c in options],
+        'scores': [c['score'] for c in options],
+    })
+  ranked = ranking.rank(
+      [c['score'] for c in candidates],
+      *(np.array([c[name] for c in candidates], int) for name in _PLACE),
+  )
+  for i, example in enumerate(examples):
+    example |= {
+        'prediction': int(ranked.prediction[i]),
+        'gold': int(ranked.gold[i]),
+        'tied': bool(ranked.tied[i]),
+    }
+  return examples
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+  """The JSON lines of a file; ValueError names one that is damaged."""
+  with epath.Path(path).open(encoding='utf-8') as f:
+    for number, line in enumerate(f, 1):
+      try:
+        yield json.loads(line)
+      except ValueError as e:
+        raise ValueError(f'{path}, line {number}: not JSON: {e}') from e

@@ -1,0 +1,218 @@
+"""Results of T5X's runs in the form of `engine/evaluate.py`, from their files.
+
+`t5x.infer` leaves those of `ranked_files.py` in its folder. `t5x.eval`, and
+`t5x.train` where it evaluates, leave SeqIO's in `inference_eval` below theirs:
+TASK-metrics.jsonl with a line for each step, and TASK-STEP.jsonl with a line
+for each candidate. The macros of the run stand beside them, in `config.gin`.
+"""
+
+import ast
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import re
+from typing import Any
+
+from etils import epath
+from flipped_t5x import ranked_files
+from flipped_t5x import ranking
+from flipped_t5x.engine import evaluate
+import numpy as np
+
+_SHARD = re.compile(r'(.+)-score\.jsonl-(\d+)-of-(\d+)')
+_UNFINISHED = re.compile(r'tmp-(.+)-(\d+)-of-(\d+)')
+_CANDIDATES = re.compile(r'(.+)-(\d{6,})\.jsonl')
+_MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)(?=^\S|\Z)', re.M | re.DOTALL)
+_EVALUATED = 'inference_eval'
+_DONE = '.COMPLETED'
+_Examples = list[dict[str, Any]]  # The lines of `ranked_files.merge_examples`.
+
+
+def found_in(folder: epath.Path) -> bool:
+  """Whether T5X has written something to a folder that `read` is for."""
+  if not folder.is_dir():
+    return False
+  names = [path.name for path in folder.iterdir()]
+  return _EVALUATED in names or any(
+      pattern.fullmatch(name.removesuffix(_DONE))
+      for pattern in (_SHARD, _UNFINISHED) for name in names
+  )
+
+
+def read(folder: epath.Path) -> dict[str, Any]:
+  """The content of a `results.json`.
+
+  What T5X does not write is left out: the network but for its macros, versions,
+  and (None) how many rows were dropped or truncated.
+
+  Args:
+    folder: INFER_OUTPUT_DIR, EVAL_OUTPUT_DIR, or the MODEL_DIR of a training
+      that evaluates; of the last two, the newest step that all tasks have.
+
+  Returns:
+    See `engine.evaluate.evaluate`; tasks and templates in alphabetical order.
+
+  Raises:
+    ValueError: a file is missing, unfinished or damaged, which the message
+      names; or files are of different checkpoints or formats.
+  """
+  names = sorted(path.name for path in folder.iterdir())
+  if any(_SHARD.fullmatch(n.removesuffix(_DONE)) for n in names) or any(
+      _UNFINISHED.fullmatch(n) for n in names
+  ):
+    found = _inferred(folder, names)
+  else:
+    found = _evaluated(folder / _EVALUATED)
+  ranked, of = {}, {}
+  for name, examples in found:
+    if not examples:
+      raise ValueError(f'{folder}: {name}: no row fits its template')
+    step = _the_same(folder, of, name, examples)
+    task, template = examples[0]['task'], examples[0]['template']
+    if template in ranked.setdefault(task, {}):
+      raise ValueError(
+          f'{folder}: {task} "{template}" is there twice, the second time as'
+          f' {name}: let each format have a folder of its own'
+      )
+    ranked[task][template] = _ranked(folder, name, examples)
+  config = folder / 'config.gin'
+  settings = macros(config.read_text()) if config.is_file() else {}
+  tasks = {}
+  for task, templates in sorted(ranked.items()):
+    templates = dict(sorted(templates.items()))
+    tasks[task] = evaluate.summarize(templates, dict.fromkeys(templates, {}))
+    for values in tasks[task]['templates'].values():
+      values['counts'] = None
+    tasks[task]['data'] = {'split': settings.get('SPLIT', 'eval')}
+  return {
+      'tasks': tasks,
+      'mixture': settings.get('EVAL_MIXTURE', settings.get('MIXTURE')),
+      'step': step,
+      'format': settings.get('FORMAT'),
+      'input_length': settings.get('INPUT_LENGTH'),
+      'target_length': settings.get('TARGET_LENGTH'),
+      'network': {},
+      'settings': settings,
+      'versions': {},
+  }
+
+
+def macros(text: str) -> dict[str, Any]:
+  """The macros of a `config.gin`; one that is no literal as its gin text."""
+  values = {}
+  for name, value in _MACRO.findall(text):
+    value = value.split('\n#')[0].replace('\\\n', ' ').strip()
+    try:
+      values[name] = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+      values[name] = value
+  return values
+
+
+def _inferred(
+    folder: epath.Path, names: Sequence[str]
+) -> Iterator[tuple[str, _Examples]]:
+  """SeqIO's name of each task, and its examples from all shards."""
+  shards = {}
+  for name in names:
+    if _UNFINISHED.fullmatch(name):
+      raise ValueError(
+          f'{folder / name}: t5x.infer has not finished this; the same command'
+          ' goes on with it'
+      )
+    match = _SHARD.fullmatch(name.removesuffix(_DONE))
+    if match:
+      shards.setdefault(match[1], set()).add(match[3])
+  for task, numbers in shards.items():
+    if len(numbers) > 1:
+      raise ValueError(
+          f'{folder}: {task} is there in {" and in ".join(sorted(numbers))}'
+          ' shards: delete those of one'
+      )
+    number, = numbers
+    examples = []
+    for i in range(int(number)):
+      name = f'{task}-score.jsonl-{i:05}-of-{number}'
+      for needed in (name, name + _DONE):
+        if needed not in names:
+          raise ValueError(
+              f'{folder / needed} is missing: t5x.infer has not finished shard'
+              f' {i} of {number}'
+          )
+      examples += ranked_files.read_lines(folder / name)
+    yield task, examples
+
+
+def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
+  """SeqIO's name of each task, and its examples, at the newest common step."""
+  steps, tasks = {}, set()
+  for path in folder.iterdir():
+    if path.name.endswith('-metrics.jsonl'):
+      tasks.add(path.name.removesuffix('-metrics.jsonl'))
+    elif match := _CANDIDATES.fullmatch(path.name):
+      steps.setdefault(int(match[2]), {})[match[1]] = path
+  step = max((s for s, p in steps.items() if p.keys() >= tasks), default=None)
+  if step is None or not tasks:
+    raise ValueError(
+        f'{folder}: there is no step of which TASK-STEP.jsonl of every task is'
+        f' there (tasks: {sorted(tasks)}, steps: {sorted(steps)}); they are'
+        " SeqIO's JSONLogger's, with write_n_results = None"
+    )
+  for task in sorted(tasks):
+    path = steps[step][task]
+    try:
+      examples = ranked_files.rank_candidates(
+          {**line['input'], 'score': line['score']}
+          for line in ranked_files.read_lines(path)
+      )
+    except ValueError as e:
+      raise ValueError(f'{path}: {e}') from e
+    except KeyError as e:
+      raise ValueError(f'{path}: a candidate has no {e}') from e
+    metrics = folder / f'{task}-metrics.jsonl'
+    logged = [
+        m['examples'] for m in ranked_files.read_lines(metrics)
+        if m['step'] == step
+    ]
+    if logged[-1:] != [len(examples)]:
+      raise ValueError(
+          f'{path}: {len(examples)} examples; {metrics.name} says'
+          f' {logged[-1] if logged else "nothing"} for step {step}'
+      )
+    yield task, [e | {'step': step} for e in examples]
+
+
+def _the_same(
+    folder: epath.Path,
+    of: dict[tuple[str | None, int], str],
+    name: str,
+    examples: _Examples,
+) -> int:
+  """The step of all examples so far; ValueError if weights are not the same."""
+  for e in examples:
+    of.setdefault((e.get('checkpoint'), e['step']), name)
+  if len(of) > 1:
+    found = ', '.join(f'{task} of {weights}' for weights, task in of.items())
+    raise ValueError(f'{folder}: different checkpoints: {found}')
+  (_, step), = of
+  return step
+
+
+def _ranked(
+    folder: epath.Path, name: str, examples: Sequence[Mapping[str, Any]]
+) -> ranking.Ranked:
+  ids, counts = np.unique(
+      [e['example_id'] for e in examples], return_counts=True
+  )
+  if np.any(counts > 1):
+    raise ValueError(
+        f'{folder}: {name}: example {ids[counts > 1][0]} is there twice'
+    )
+  examples = sorted(examples, key=lambda e: e['example_id'])
+  return ranking.Ranked(
+      example_id=ids,
+      prediction=np.array([e['prediction'] for e in examples]),
+      gold=np.array([e['gold'] for e in examples]),
+      num_options=np.array([len(e['options']) for e in examples]),
+      tied=np.array([e['tied'] for e in examples]),
+  )

@@ -1,0 +1,289 @@
+"""Reports of what T5X and SeqIO write."""
+
+import json
+import shutil
+
+import demo_data
+from flipped_t5x import ranked_files
+from flipped_t5x import ranking
+from flipped_t5x import report
+from flipped_t5x import t5x_results
+from flipped_t5x.cli import main
+from flipped_t5x.engine import evaluate
+from flipped_t5x.tasks import batches
+from flipped_t5x.tasks import catalog
+import numpy as np
+import pytest
+import seqio
+
+STEP = 20
+LENGTHS = {'inputs': 56, 'targets': 20}
+CONFIG = r"""from __gin__ import dynamic_registration
+import __main__ as infer_script
+
+# Macros:
+# ==============================================================================
+CHECKPOINT_PATH = \
+    'gs://bucket/a_long_name_of_a_run/checkpoint_20'
+FORMAT = 'flipped'
+INPUT_LENGTH = 56
+LAMBDA = 3.0
+MIXTURE = 'tiny'
+MODEL = @models.FlippedModel()
+SPLIT = 'eval'
+TASK_FEATURE_LENGTHS = \
+    {'inputs': %INPUT_LENGTH,
+     'targets': %TARGET_LENGTH}
+
+# Parameters for infer_script.infer:
+# ==============================================================================
+infer_script.infer.mode = 'score'
+"""
+
+
+def score(example_id, option_index):
+  """Invented scores of a candidate, with ties now and then."""
+  return float(-((example_id * 7 + option_index * 5) % 3))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def data(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.install(tmp_path_factory.mktemp('data'), patch)
+    patch.setenv('FLIPPED_T5X_VOCABULARY', str(demo_data.vocabulary()))
+    yield
+
+
+@pytest.fixture(scope='module')
+def tasks():
+  return [
+      seqio.get_mixture_or_task(f'flipped_{name}_score_{template}')
+      for name in demo_data.ROWS
+      for template in catalog.dataset(name).template_names()
+  ]
+
+
+@pytest.fixture(scope='module')
+def expected():
+  """What the embedded engine makes of the same scores."""
+  results = {}
+  for name in sorted(demo_data.ROWS):
+    ranked = {}
+    for template in sorted(catalog.dataset(name).template_names()):
+      found = batches.read_candidates(
+          name, template, demo_data.vocabulary(), *LENGTHS.values()
+      )
+      ranked[template] = ranking.rank(
+          [score(*p) for p in zip(
+              found.example_id, found.option_index, strict=True
+          )],
+          found.example_id, found.option_index, found.is_correct,
+      )
+    results[name] = evaluate.summarize(ranked, dict.fromkeys(ranked, {}))
+  return results
+
+
+@pytest.fixture(scope='module')
+def inferred(tmp_path_factory, tasks):
+  """A folder of `t5x.infer`, of three shards."""
+  folder = tmp_path_factory.mktemp('inferred')
+  (folder / 'config.gin').write_text(CONFIG)
+  for task in tasks:
+    for i in range(3):
+      chunks = folder / f'tmp-{task.name}-{i:05}-of-00003'
+      chunks.mkdir()
+      name = f'{task.name}-score.jsonl-{i:05}-of-00003'
+      dataset = task.get_dataset(
+          LENGTHS, 'eval', shuffle=False, shard_info=seqio.ShardInfo(i, 3)
+      )
+      scores = [
+          score(int(c['example_id']), int(c['option_index']))
+          for c in dataset.as_numpy_iterator()
+      ]
+      ranked_files.write_candidates(
+          str(chunks / f'{name}-chunk00000'), (scores, {}), dataset, 'score',
+          checkpoint='gs://bucket/a_long_name_of_a_run/checkpoint_20',
+      )
+      ranked_files.merge_examples(str(folder), name, str(chunks), STEP)
+      shutil.rmtree(chunks)
+      (folder / f'{name}.COMPLETED').write_text('')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def evaluated(tmp_path_factory, tasks):
+  """A folder of `t5x.eval`, of the steps 10 and 20."""
+  folder = tmp_path_factory.mktemp('evaluated')
+  (folder / 'config.gin').write_text(CONFIG.replace('infer', 'eval'))
+  (folder / 'inference_eval').mkdir()
+  for task in tasks:
+    evaluator = seqio.Evaluator(
+        task.name, seqio.EncDecFeatureConverter(pack=False), 'eval',
+        use_cached=False, sequence_length=LENGTHS,
+        logger_cls=[seqio.JSONLogger],
+        log_dir=str(folder / 'inference_eval'),
+    )
+    places = [
+        (int(c['example_id']), int(c['option_index']))
+        for c in task.get_dataset(
+            LENGTHS, 'eval', shuffle=False
+        ).as_numpy_iterator()
+    ]
+    for step in (10, STEP):
+
+      def score_all(dataset, unused_lengths=None, step=step, places=places):
+        indices = [int(i) for i, _ in dataset.enumerate().as_numpy_iterator()]
+        sign = 1 if step == STEP else -1
+        return [(i, np.float32(sign * score(*places[i]))) for i in indices]
+
+      metrics, _ = evaluator.evaluate(
+          compute_metrics=True, score_fn=score_all, step=step
+      )
+      metrics.result()
+  return folder
+
+
+@pytest.fixture
+def copies(inferred, evaluated, tmp_path):
+  shutil.copytree(inferred, tmp_path / 'inferred')
+  shutil.copytree(evaluated, tmp_path / 'evaluated')
+  return tmp_path
+
+
+def without_what_t5x_lacks(task):
+  for values in task['templates'].values():
+    assert values.pop('counts') in (None, {})
+  return {k: v for k, v in task.items() if k != 'data'}
+
+
+@pytest.mark.parametrize('which', ('inferred', 'evaluated'))
+def test_results_are_the_embedded_engines(which, copies, expected, capsys):
+  folder = copies / which
+  assert main.main(['report', str(folder)]) == 0
+  shown = capsys.readouterr().out
+  results = json.loads((folder / 'results.json').read_text())
+  assert list(results['tasks']) == list(expected)
+  for name, task in results['tasks'].items():
+    theirs = json.loads(json.dumps(expected[name]))
+    assert without_what_t5x_lacks(task) == without_what_t5x_lacks(theirs)
+  assert any(t['ties'] for t in results['tasks'].values())
+  assert results['step'] == STEP and results['mixture'] == 'tiny'
+  assert 'step 20, eval split' in shown
+  text = (folder / 'report.md').read_text()
+  for name, task in results['tasks'].items():
+    accuracy = f'{task["accuracy"]["mean"]:.3f}'
+    assert name in shown and accuracy in shown
+    assert f'### {name}' in text and accuracy in text
+    assert all(f'| {t} |' in text for t in task['templates'])
+  # The macros of the run, and nothing about a training that is not there.
+  assert '| LAMBDA | `3.0` |' in text
+  assert '| CHECKPOINT_PATH | `gs://bucket/a_long_name_of_a_run' in text
+  assert 'losses.png' not in text and '## Training' not in text
+  assert (folder / 'accuracy.png').read_bytes().startswith(b'\x89PNG')
+  # Again, from the files, not from what was made of them.
+  (folder / 'results.json').write_text('{}')
+  report.write(folder)
+  assert json.loads((folder / 'results.json').read_text())['step'] == STEP
+
+
+def test_macros():
+  assert t5x_results.macros(CONFIG) == {
+      'CHECKPOINT_PATH': 'gs://bucket/a_long_name_of_a_run/checkpoint_20',
+      'FORMAT': 'flipped',
+      'INPUT_LENGTH': 56,
+      'LAMBDA': 3.0,
+      'MIXTURE': 'tiny',
+      'MODEL': '@models.FlippedModel()',
+      'SPLIT': 'eval',
+      'TASK_FEATURE_LENGTHS': (
+          "{'inputs': %INPUT_LENGTH,\n     'targets': %TARGET_LENGTH}"
+      ),
+  }
+
+
+KIND = 'flipped_tiny_kind_score_Kind'
+SHARD = f'{KIND}-score.jsonl-00001-of-00003'
+
+
+def change(path, **values):
+  """Changes the last line of a file of JSON lines."""
+  *lines, last = path.read_text().splitlines()
+  lines.append(json.dumps(json.loads(last) | values))
+  path.write_text('\n'.join(lines) + '\n')
+
+
+def to_direct(path):
+  for shard in list(path.parent.glob(f'{KIND}-*')):
+    shutil.copy(shard, path.parent / shard.name.replace('flipped', 'direct'))
+
+
+def empty(path):
+  for shard in path.parent.glob(f'{KIND}-*'):
+    shard.write_text('')
+
+
+@pytest.mark.parametrize('damage, message', (
+    (lambda p: p.unlink(), f'{SHARD} is missing'),
+    (lambda p: (p.parent / f'{SHARD}.COMPLETED').unlink(),
+     f'{SHARD}.COMPLETED is missing'),
+    (lambda p: [f.unlink() for f in p.parent.glob(f'{SHARD}*')],
+     f'{SHARD} is missing'),
+    (lambda p: (p.parent / f'tmp-{KIND}-00000-of-00003').mkdir(),
+     f'tmp-{KIND}-00000-of-00003: t5x.infer has not finished'),
+    (lambda p: p.rename(str(p).replace('of-00003', 'of-00002')),
+     f'{KIND} is there in 00002 and in 00003 shards'),
+    (lambda p: change(p, step=10), 'different checkpoints: .*20.*, .*10'),
+    (lambda p: change(p, checkpoint='c'), 'different checkpoints'),
+    (lambda p: change(p, example_id=0), f'{KIND}: example 0 is there twice'),
+    (lambda p: p.write_text(p.read_text()[:-3]), f'{SHARD}, line 4: not JSON'),
+    (empty, f'{KIND}: no row fits'),
+    (to_direct, '"Kind" is there twice'),
+))
+def test_a_folder_of_infer_that_is_not_whole(damage, message, copies, capsys):
+  folder = copies / 'inferred'
+  damage(folder / SHARD)
+  assert main.main(['report', str(folder)]) == 1
+  with pytest.raises(ValueError, match=message):
+    t5x_results.read(folder)
+  assert str(folder) in capsys.readouterr().err
+  assert not (folder / 'report.md').exists()
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+  (tmp_path / f'tmp-{KIND}-00000-of-00001').mkdir()
+  with pytest.raises(ValueError, match='has not finished'):
+    report.write(tmp_path)
+
+
+def cut(path):
+  path.write_text(''.join(path.read_text().splitlines(True)[:-1]))
+
+
+def cut_example(path):
+  path.write_text(''.join(path.read_text().splitlines(True)[:-4]))
+
+
+@pytest.mark.parametrize('damage, message', (
+    (cut, 'example 11: an option is missing'),
+    (cut_example, f'11 examples; {KIND}-metrics.jsonl says 12 for step 20'),
+    (lambda p: p.write_text(p.read_text()[:-3]), 'line 48: not JSON'),
+    (lambda p: p.write_text(p.read_text().replace('"option"', '"other"')),
+     "a candidate has no 'option'"),
+    (lambda p: [f.unlink() for f in p.parent.glob(f'{KIND}-0*')],
+     f'no step of which TASK-STEP.jsonl of every .*{KIND}.*write_n_results'),
+    (lambda p: [f.unlink() for f in p.parent.glob('*.jsonl')], 'no step'),
+))
+def test_a_folder_of_eval_that_is_not_whole(damage, message, copies):
+  folder = copies / 'evaluated'
+  damage(folder / 'inference_eval' / f'{KIND}-000020.jsonl')
+  with pytest.raises(ValueError, match=message):
+    t5x_results.read(folder)
+
+
+def test_the_newest_step_that_all_tasks_have(copies):
+  folder = copies / 'evaluated'
+  (folder / 'inference_eval' / f'{KIND}-000020.jsonl').unlink()
+  (folder / 'config.gin').unlink()
+  results = t5x_results.read(folder)
+  assert results['step'] == 10 and results['settings'] == {}
+  assert results['tasks']['tiny_kind']['data'] == {'split': 'eval'}
