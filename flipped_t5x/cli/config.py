@@ -1,6 +1,5 @@
 """Gin files and overrides for the commands; errors are plain sentences."""
 
-import ast
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -12,10 +11,10 @@ import tokenize
 from typing import Any
 
 import flipped_t5x
+from flipped_t5x import t5x_results
 import gin
 
 _OVERRIDE = re.compile(r'--gin\.([^=\s]+)=(.*)', re.DOTALL)
-_MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)(?=^\S|\Z)', re.M | re.DOTALL)
 
 
 def gin_folder() -> pathlib.Path:
@@ -102,11 +101,4 @@ def _one_line(source: str) -> Iterator[None]:
 
 def macros() -> dict[str, Any]:
   """The values of all macros; one that is no literal as its gin text."""
-  values = {}
-  for name, text in _MACRO.findall(gin.config_str(max_line_length=10**6)):
-    text = text.split('\n#')[0].strip()
-    try:
-      values[name] = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-      values[name] = text
-  return values
+  return t5x_results.macros(gin.config_str(max_line_length=10**6))
