@@ -16,7 +16,6 @@ import collections
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 import functools
 import itertools
 import os
@@ -30,104 +29,13 @@ from flipped_t5x import templates as templates_lib
 from flipped_t5x.tasks import cache
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
-from flipped_t5x.tasks.sources import store
-import numpy as np
+from flipped_t5x.tasks import row_source
 import seqio
-import tensorflow as tf
 
 T5_VOCABULARY = (
     'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 )
-EVAL_SPLIT = 'eval'
 _SCORE = '_score_'
-_ROWS_PER_SHARD = 10_000  # Of caching; any other number can be read.
-_MAX_SHARDS = 64
-
-
-class RowSource(seqio.DataSource):
-  """SeqIO source of `row` (JSON text) and `index` (its number in the split).
-
-  Rows are drawn by number, so that a shuffle is over the whole split and any
-  number of shards can be read.
-
-  Attributes:
-    dataset: the dataset of the catalog.
-  """
-
-  def __init__(self, dataset: catalog.Dataset, splits: Mapping[str, str]):
-    """Opens nothing yet.
-
-    Args:
-      dataset: a dataset of the catalog.
-      splits: split -> split of the catalog that it is.
-    """
-    owner = catalog.dataset(dataset.rows_of or dataset.name)
-    self._sizes = {s: owner.num_examples[real] for s, real in splits.items()}
-    for split, limit in (('train', catalog.CAP), (EVAL_SPLIT, dataset.limit)):
-      if split in self._sizes and limit is not None:
-        self._sizes[split] = min(self._sizes[split], limit)
-    super().__init__(
-        splits=tuple(splits), num_input_examples=dict(self._sizes)
-    )
-    self.dataset = dataset
-    self._real = splits
-
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return True
-
-  @property
-  def performs_internal_shuffling(self) -> bool:
-    return True
-
-  def list_shards(self, split: str) -> Sequence[str]:
-    number = -(-self._sizes[split] // _ROWS_PER_SHARD)
-    return [f'{split}-{i}' for i in range(min(number, _MAX_SHARDS))]
-
-  def rows(self, split: str) -> store.Rows:
-    """The rows of the catalog's split; ValueError if there is no such split."""
-    if split not in self._real:
-      raise ValueError(
-          f'{self.dataset.name} has no split {split!r}; it has'
-          f' {list(self._real)}'
-      )
-    return self.dataset.open(self._real[split])
-
-  def numbers(self, split: str) -> Sequence[int]:
-    """Which of these rows a split has."""
-    if split in ('train', EVAL_SPLIT):
-      return self.dataset.sample(self._real[split])
-    return range(len(self.rows(split)))
-
-  def get_dataset(
-      self,
-      split: str = 'train',
-      shuffle: bool = True,
-      seed: int | None = None,
-      shard_info: seqio.ShardInfo | None = None,
-  ) -> tf.data.Dataset:
-    rows, numbers = self.rows(split), self.numbers(split)
-    dataset = tf.data.Dataset.range(len(numbers))
-    if shard_info:
-      dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-    if shuffle:
-      dataset = dataset.shuffle(len(numbers), seed=seed)
-
-    def read(i):
-      number = numbers[i]
-      return np.array(rows[number], object), np.int32(number)
-
-    def read_tensors(i):
-      # No state: T5X can save where an iterator is.
-      row, number = tf.numpy_function(
-          read, [i], [tf.string, tf.int32], stateful=False
-      )
-      return {
-          'row': tf.ensure_shape(row, []),
-          'index': tf.ensure_shape(number, []),
-      }
-
-    return dataset.map(read_tensors, tf.data.AUTOTUNE)
 
 
 class TrainTask(seqio.Task):
@@ -241,7 +149,7 @@ def train_task(
   splits = [s for s in ('train', 'validation') if s in data.num_examples]
   return _put(seqio.TaskRegistry, TrainTask(
       f'{format}_{_slug(name)}',
-      source=RowSource(data, {s: s for s in splits}),
+      source=row_source.RowSource(data, {s: s for s in splits}),
       preprocessors=[
           # Before any draw: templates and options stay random when cached.
           seqio.CacheDatasetPlaceholder(),
@@ -288,8 +196,9 @@ def _score_task(
   owner = catalog.dataset(data.rows_of or data.name)
   return _put(seqio.TaskRegistry, seqio.Task(
       f'{form}_{_slug(data.name)}{_SCORE}{slug}',
-      source=RowSource(data, {
-          **{s: s for s in owner.num_examples}, EVAL_SPLIT: data.eval_split,
+      source=row_source.RowSource(data, {
+          **{s: s for s in owner.num_examples},
+          row_source.EVAL_SPLIT: data.eval_split,
       }),
       preprocessors=[
           preprocessors.ExpandOptions(

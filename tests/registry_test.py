@@ -12,6 +12,7 @@ from flipped_t5x import features
 from flipped_t5x import preprocessors
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import registry
+from flipped_t5x.tasks import row_source
 import numpy as np
 import pytest
 import seqio
@@ -204,7 +205,7 @@ def test_drops_are_counted():
   data = catalog.dataset('tiny_mood')
   step = preprocessors.DrawPair('tiny_mood', data.load_templates)
   task = seqio.Task(
-      'counted', registry.RowSource(data, {'train': 'train'}),
+      'counted', row_source.RowSource(data, {'train': 'train'}),
       train_task().output_features, [step],
   )
   pairs = read(task, lengths={**LENGTHS, 'inputs': 14})
