@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 # `make demo LAMBDA=0` is a run of its own, beside the default one.
-RUN := runs/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
+RUN := output/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
 OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
 
 .PHONY: demo test lint clean
@@ -22,7 +22,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf .venv runs *.egg-info
+	rm -rf .venv output *.egg-info
 
 $(INSTALLED): setup.py constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed, this is " \

@@ -43,11 +43,18 @@ def initialize() -> bool:
   return True
 
 
+def _is_working_folder(path: str) -> bool:
+  return os.path.realpath(path) == os.path.realpath(os.getcwd())
+
+
 def main(argv: Sequence[str]) -> None:
   if len(argv) < 2 or argv[1] not in MODES:
     sys.exit(f'usage: python -m flipped_t5x.t5x_main {"|".join(MODES)} [FLAGS]')
   if importlib.util.find_spec('t5x') is None:
-    sys.exit("T5X is not installed: pip install -e '.[t5x]'")
+    sys.exit('T5X is not installed: see "On T5X" in README.md')
+  # Gin takes a folder of the working folder that is called runs, models or
+  # methods for a package, and fails.
+  sys.path[:] = [p for p in sys.path if p and not _is_working_folder(p)]
   initialize()
   sys.argv = [f't5x.{argv[1]}', *argv[2:]]
   # As `python -m` does: T5X's gin files name `__main__`.

@@ -75,7 +75,7 @@ def power_off():
   """Ends what was started on the workers, and empties their disks."""
   import shutil  # pylint: disable=g-import-not-at-top
 
-  for path in glob.glob(f'{FOLDER}/workers/*/*/runs/*/pid'):
+  for path in glob.glob(f'{FOLDER}/workers/*/*/output/*/pid'):
     with open(path) as f:
       try:
         os.killpg(int(f.read().split()[0]), signal.SIGKILL)

@@ -39,7 +39,7 @@ from t5x import gin_utils
 import gin, jax
 
 files, bindings = map(json.loads, sys.argv[1:])
-gin_utils.parse_gin_flags([sys.path[0], *files.pop(0)], files, bindings)
+gin_utils.parse_gin_flags(files.pop(0), files, bindings)
 model = gin.query_parameter('MODEL/macro.value').scoped_configurable_fn()
 tokens = {f'{side}_input_tokens': (1, 8) for side in ('encoder', 'decoder')}
 shapes = jax.eval_shape(
@@ -70,7 +70,8 @@ def build(*files, bindings=()):
   output = subprocess.run(
       [sys.executable, '-c', BUILD, json.dumps([roots, *files]),
        json.dumps(bindings)],
-      capture_output=True, text=True, check=False,
+      # In a folder without any that gin could take for packages.
+      capture_output=True, text=True, check=False, cwd='/',
   )
   assert output.returncode == 0, output.stderr[-3000:]
   return json.loads(output.stdout.splitlines()[-1])
@@ -241,10 +242,10 @@ def run_t5x(data, model_dir, steps, *bindings):
   return subprocess.run(
       [sys.executable, '-c', SITE, str(data),
        *command(model_dir, steps, *bindings)],
-      env=dict(os.environ, PYTHONPATH=os.pathsep.join(
-          [str(pathlib.Path(__file__).parent), *sys.path]
-      )),
-      capture_output=True, text=True, check=False, timeout=300,
+      env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (
+          str(pathlib.Path(__file__).parent), os.environ.get('PYTHONPATH'),
+      )))),
+      capture_output=True, text=True, check=False, timeout=300, cwd='/',
   )
 
 

@@ -28,17 +28,19 @@ print(found, connected, again, jax.process_index(), jax.process_count())
 """
 
 
-def start(*words: str, **environment: str) -> subprocess.Popen:
+def start(
+    *words: str, cwd: str | os.PathLike[str] = '/', **environment: str
+) -> subprocess.Popen:
   inherited = {k: v for k, v in os.environ.items() if 'proxy' not in k.lower()}
   return subprocess.Popen(
-      [sys.executable, *words], env={**inherited, **environment}, cwd='/',
+      [sys.executable, *words], env={**inherited, **environment}, cwd=cwd,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding='utf-8',
   )
 
 
-def run(*words: str, **environment: str) -> tuple[int, str, str]:
-  """Exit status, output, errors of Python."""
-  process = start(*words, **environment)
+def run(*words: str, **keywords) -> tuple[int, str, str]:
+  """Exit status, output, errors of Python; keywords as for `start`."""
+  process = start(*words, **keywords)
   output, errors = process.communicate(timeout=120)
   return process.returncode, output, errors
 
@@ -65,6 +67,20 @@ def test_runs_t5x():
   assert status in (0, 1)  # absl says 1.
 
 
+@pytest.mark.t5x
+def test_folders_of_the_names_of_ours(tmp_path):
+  for name in ('runs', 'models', 'methods', 'gin'):
+    (tmp_path / name).mkdir()
+  status, output, errors = run(
+      '-m', 'flipped_t5x.t5x_main', 'train', f'--gin_search_paths={ROOT}/gin',
+      '--gin_file=runs/t5x_finetune.gin', '--gin_file=models/t5_1_1_small.gin',
+      '--gin_file=methods/flipped.gin', '--gin.MODEL_DIR="relative"',
+      cwd=tmp_path,
+  )
+  assert status == 1
+  assert "'relative' is relative: T5X needs an absolute path" in errors
+
+
 @pytest.mark.parametrize('words', [(), ('pretrain',), ('--gin_file=a',)])
 def test_unknown_mode(words):
   status, output, errors = run('-m', 'flipped_t5x.t5x_main', *words)
@@ -83,7 +99,7 @@ def test_without_t5x(tmp_path):
   )
   status, _, errors = run('-c', code)
   assert status == 1
-  assert errors == "T5X is not installed: pip install -e '.[t5x]'\n"
+  assert errors == 'T5X is not installed: see "On T5X" in README.md\n'
 
 
 def test_hosts_of_a_slice_connect():

@@ -113,10 +113,10 @@ def start(data, checkpoint):
          f'--gin_file=runs/t5x_{what}.gin', '--gin_file=models/demo.gin',
          '--gin_file=methods/flipped.gin',
          *(f'--gin.{k}={v!r}' for k, v in macros.items())],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(
-            [str(pathlib.Path(__file__).parent), *sys.path]
-        )),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (
+            str(pathlib.Path(__file__).parent), os.environ.get('PYTHONPATH'),
+        )))),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
     )
 
   return start_t5x

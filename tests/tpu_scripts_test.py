@@ -159,7 +159,7 @@ class Cloud:
     return [p.read_text().split('\0')[:-1] for p in paths]
 
   def pid(self, worker: int, name: str) -> int:
-    path = self.home(worker) / 'flipped_t5x/runs' / name / 'pid'
+    path = self.home(worker) / 'flipped_t5x/output' / name / 'pid'
     return int(path.read_text().split()[0])
 
   def status(self, worker: int, name: str) -> str:
@@ -573,7 +573,7 @@ def test_stop_leaves_a_process_that_got_the_number_later(cloud):
   try:
     boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()
     for worker in range(4):
-      run = cloud.home(worker) / 'flipped_t5x/runs/r'
+      run = cloud.home(worker) / 'flipped_t5x/output/r'
       run.mkdir(parents=True)
       (run / 'pid').write_text(f'{bystander.pid} 1 {boot}')
     assert cloud.run('stop.sh', 'r').count('r is not running') == 4
@@ -764,7 +764,7 @@ def test_dry_run_prints_what_is_run(cloud, words):
     (cloud.folder / 'cache_calls').unlink(missing_ok=True)
     cloud.ready()
     for worker in range(4):
-      log = cloud.home(worker) / 'flipped_t5x/runs/my run/log'
+      log = cloud.home(worker) / 'flipped_t5x/output/my run/log'
       log.parent.mkdir(parents=True)
       log.touch()
     if script == 'create.sh':

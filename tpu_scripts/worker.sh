@@ -8,7 +8,7 @@
 #   worker.sh logs NAME LINES follow|no
 #   worker.sh stop NAME SECONDS          end its process group
 #
-# A run's folder runs/NAME has its log, `pid` (the process, when it started
+# A run's folder output/NAME has its log, `pid` (the process, when it started
 # and the boot, so that a pid in use again is not mistaken for it) and, once
 # it has ended, `exit`.
 set -euo pipefail
@@ -157,7 +157,7 @@ case $command in
   setup) setup ;;
   check) .venv/bin/python tpu_scripts/check_devices.py "$@" ;;
   start | status | stop | logs)
-    RUN=$ROOT/runs/${1:?worker.sh $command needs a NAME}
+    RUN=$ROOT/output/${1:?worker.sh $command needs a NAME}
     shift
     "$command" "$@"
     ;;

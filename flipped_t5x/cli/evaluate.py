@@ -4,8 +4,8 @@ Writes results.json into the run's folder; of another mixture than the run's
 own, results_MIXTURE.json.
 
 Example:
-  flipped-t5x eval --checkpoint runs/demo
-  flipped-t5x eval --checkpoint runs/demo --mixture flipped_nlp_eval \\
+  flipped-t5x eval --checkpoint output/demo
+  flipped-t5x eval --checkpoint output/demo --mixture flipped_nlp_eval \\
     --limit 100 --input_length 512
 """
 

@@ -4,7 +4,7 @@ Numbers are measured on a sample of each dataset's rows, made by the same code
 as in training and evaluation.
 
 Example:
-  flipped-t5x inspect flipped_demo --vocabulary runs/demo
+  flipped-t5x inspect flipped_demo --vocabulary output/demo
   flipped-t5x inspect flipped_train --skip_missing --examples 0 \\
     --vocabulary sentencepiece.model --plot flipped_train.png
   flipped-t5x inspect glue/mrpc,imdb --json > inspected.json

@@ -1,7 +1,7 @@
 """Rank labels for a text by how probable each makes the instruction.
 
 Example:
-  flipped-t5x rank --checkpoint runs/demo \\
+  flipped-t5x rank --checkpoint output/demo \\
     --instruction "Did the reviewer enjoy the movie?" \\
     --input "A warm, funny and clever film." --options Yes,No
 """

@@ -1,8 +1,8 @@
 """Show the results of a run as a table, report.md and plots.
 
 Example:
-  flipped-t5x report runs/demo
-  flipped-t5x report runs/demo/results_flipped_nlp_eval.json
+  flipped-t5x report output/demo
+  flipped-t5x report output/demo/results_flipped_nlp_eval.json
   flipped-t5x report gs://BUCKET/flipped_xl/eval
 """
 

@@ -4,7 +4,7 @@ The gin file says everything; --gin.NAME=VALUE changes one of its macros.
 
 Example:
   flipped-t5x train --gin_file=runs/demo.gin --gin.LAMBDA=0 \\
-    --gin.MODEL_DIR="'runs/no_unlikelihood'"
+    --gin.MODEL_DIR="'output/no_unlikelihood'"
 """
 
 import argparse
