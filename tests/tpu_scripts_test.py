@@ -419,14 +419,14 @@ def test_worker_that_cannot_be_reached_is_named(cloud):
 def test_setup_copies_and_installs(cloud):
   cloud.state('READY')
   (cloud.checkout / 'new file').write_text('not committed')
-  (cloud.checkout / 'runs').mkdir()
-  (cloud.checkout / 'runs' / 'big').write_text('ignored by git')
+  (cloud.checkout / 'output').mkdir()
+  (cloud.checkout / 'output' / 'big').write_text('ignored by git')
   cloud.settings(REMOTE_DIR="'my code'")
   cloud.run('setup_vm.sh')
   for worker in range(4):
     code = cloud.home(worker) / 'my code'
     assert (code / 'new file').read_text() == 'not committed'
-    assert not (code / 'runs').exists()
+    assert not (code / 'output').exists()
     ran = cloud.python(worker)
     pip = ['-m', 'pip', '--disable-pip-version-check', 'install', '--quiet']
     assert [*pip, '-c', 'constraints.txt', '-e', '.[tpu]'] in ran
