@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import mmap
 import os
 import pathlib
 import shutil
@@ -107,15 +108,17 @@ class Rows(Sequence):
   def __init__(self, folder: pathlib.Path):
     """Opens a folder that `prepare` wrote; ValueError if it has changed."""
     self.origin = json.loads((folder / _ORIGIN).read_text())
-    self._ends = np.load(folder / _INDEX, mmap_mode='r')
+    self._ends = np.load(folder / _INDEX)
     size = (folder / _ROWS).stat().st_size
     if len(self._ends) != self.origin['rows'] or self._ends[-1] != size:
       raise ValueError(
           f'{folder}: not the {self.origin["rows"]} rows that were written;'
           ' delete the folder and try again'
       )
-    # Not a memory map: rows that were read once would count as memory in use.
-    self._file = open(folder / _ROWS, 'rb', buffering=0)  # pylint: disable=consider-using-with
+    # What is read of a map stays in the page cache, as long as there is room. A
+    # read by call would hand Python's lock to another thread for each row.
+    with open(folder / _ROWS, 'rb') as f:
+      self._bytes = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
   def __len__(self) -> int:
     return len(self._ends)
@@ -124,8 +127,7 @@ class Rows(Sequence):
     if not 0 <= index < len(self._ends):
       raise IndexError(index)
     start = int(self._ends[index - 1]) if index else 0
-    length = int(self._ends[index]) - 1 - start  # Without the line's end.
-    return os.pread(self._file.fileno(), length, start)
+    return self._bytes[start : int(self._ends[index]) - 1]
 
 
 def prepare(
