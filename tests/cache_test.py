@@ -457,9 +457,9 @@ def test_mistakes(arguments, message, tmp_path, capsys):
 
 def test_seqio_cache_tasks(tmp_path, tiny_vocabulary_path, task):
   """SeqIO's own command, in worker processes, by names made on demand."""
-  pytest.importorskip('apache_beam')
+  pytest.importorskip('apache_beam', reason="Beam is in the extra 'cache'")
   if not any(map(importlib.util.find_spec, ('google_crc32c', 'crcmod'))):
-    pytest.skip('apache-beam[tfrecord] is not installed')
+    pytest.skip("google-crc32c, of the extra 'cache', is not installed")
   result = subprocess.run(
       [
           pathlib.Path(sys.executable).with_name('seqio_cache_tasks'),

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
       if item.get_closest_marker('t5x'):
         item.add_marker(pytest.mark.skip(
-            reason='T5X is not installed (flipped_t5x[t5x] has it)'
+            reason='T5X is not installed: see "On T5X" in README.md'
         ))
 
 

@@ -18,13 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-pytestmark = [
-    pytest.mark.t5x,
-    pytest.mark.skipif(
-        importlib.util.find_spec('t5x') is None,
-        reason="T5X is not importable; see the extra 't5x' in setup.py",
-    ),
-]
+pytestmark = pytest.mark.t5x
 GIN = config.gin_folder()
 SIZES = sorted(p.name for p in (GIN / 'models').glob('t5_1_1_*.gin'))
 METHODS = sorted(p.name for p in (GIN / 'methods').glob('*.gin'))

@@ -1,7 +1,6 @@
 """The real `t5x.eval` and `t5x.infer` with our gin files rank as we do."""
 
 import functools
-import importlib.util
 import json
 import os
 import pathlib
@@ -23,13 +22,7 @@ from flipped_t5x.tasks import catalog
 import numpy as np
 import pytest
 
-pytestmark = [
-    pytest.mark.t5x,
-    pytest.mark.skipif(
-        importlib.util.find_spec('t5x') is None,
-        reason="T5X is not importable; see the extra 't5x' in setup.py",
-    ),
-]
+pytestmark = pytest.mark.t5x
 STEP = 30
 LENGTHS = {'INPUT_LENGTH': 48, 'TARGET_LENGTH': 32}
 TASKS = [
