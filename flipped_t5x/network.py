@@ -1,13 +1,11 @@
 """T5 1.1 in Flax Linen, with the parameter names and axes of T5X.
 
-The architecture is that of Raffel et al. 2020 (arXiv 1910.10683) with the gated
-activations of Shazeer 2020 (arXiv 2002.05202): layer norm without mean or bias
-before each block, relative position biases shared by a stack's layers, no
-scaling of attention logits, no bias vectors.
-
-Two choices differ from T5X's own network without changing its function: the
-embedding is gathered rather than multiplied with one-hot vectors, and a stack
-computes its position biases once for all layers.
+The function is that of T5X's own network. Three things are done otherwise: the
+embedding is gathered rather than multiplied with one-hot vectors, a stack
+computes its position biases once for all layers, and decoding keeps the keys
+and values of the encoder's output. Scanned, a stack is one layer's program over
+weights stacked along axis 1, under T5X's names of scanned layers
+(`encoder/encoder/...`), which compiles in a time that does not grow with depth.
 """
 
 import dataclasses
@@ -15,15 +13,16 @@ from typing import Any
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
+from flipped_t5x import layers
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-param_with_axes = nn_partitioning.param_with_axes
-
-NUM_BUCKETS = 32
-MAX_DISTANCE = 128
-_MASKED = -1e10
+_SCAN_AXIS = 1
+_REMAT_POLICIES = {
+    'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,11 @@ class T5Config:
     mlp_activations: `('gelu', 'linear')` for T5 1.1, `('relu',)` for T5 1.0.
     dropout_rate: dropout of embeddings, attention, feed-forward and residuals.
     logits_via_embedding: tied embedding and output, as in T5 1.0.
-    dtype: of the activations; weights, softmax and logits are float32.
+    dtype: of the activations; softmax and logits are float32.
+    scan_layers: weights of a stack's layers stacked, one program for all.
+    remat_policy: what the backward pass finds instead of computing it again:
+      'none' all, 'minimal' matrix products with weights, 'full' the layers'
+      inputs alone.
   """
 
   vocab_size: int
@@ -55,169 +58,16 @@ class T5Config:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
   dtype: str = 'float32'
+  scan_layers: bool = False
+  remat_policy: str = 'none'
 
   def __post_init__(self):
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
-
-
-class Dense(nn.Module):
-  """A linear layer without bias: float[..., n] -> float[..., features]."""
-
-  features: int
-  axes: tuple[str, str]
-  dtype: Any
-  init_scale: float = 1.0
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.initializers.variance_scaling(
-        self.init_scale, 'fan_in', 'truncated_normal'
-    )
-    kernel = param_with_axes(
-        'kernel', init, (x.shape[-1], self.features), jnp.float32,
-        axes=self.axes,
-    )
-    # One matrix product over all positions: XLA's CPU backend is slow on the
-    # weight gradient of a batched one.
-    y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(
-        self.dtype
-    )
-    return y.reshape(*x.shape[:-1], self.features)
-
-
-class LayerNorm(nn.Module):
-  """Root mean square normalization of the last axis."""
-
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    scale = param_with_axes(
-        'scale', nn.initializers.ones, (x.shape[-1],), jnp.float32,
-        axes=('embed',),
-    )
-    x = x.astype(jnp.float32)
-    x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-    return (x * scale).astype(self.dtype)
-
-
-class RelativePositionBias(nn.Module):
-  """One learned bias per head and bucket of distances."""
-
-  config: T5Config
-  bidirectional: bool
-
-  @nn.compact
-  def __call__(self, length: int) -> jax.Array:
-    """Returns float32[1, heads, length, length]."""
-    table = param_with_axes(
-        'rel_embedding',
-        nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),
-        (self.config.num_heads, NUM_BUCKETS), jnp.float32,
-        axes=('heads', 'relpos_buckets'),
-    )
-    buckets = relative_position_buckets(length, self.bidirectional)
-    one_hot = jax.nn.one_hot(buckets, NUM_BUCKETS, dtype=jnp.float32)
-    return jnp.einsum('hn,qkn->hqk', table, one_hot)[None]
-
-
-def relative_position_buckets(length: int, bidirectional: bool) -> np.ndarray:
-  """Bucket of each (query, key) pair: exact when near, logarithmic when far.
-
-  Args:
-    length: number of positions.
-    bidirectional: whether keys after the query have buckets of their own; else
-      they share the bucket of distance 0.
-
-  Returns:
-    int32[length, length] in [0, NUM_BUCKETS).
-  """
-  position = np.arange(length)
-  distance = position[:, None] - position[None, :]  # Positive: key is before.
-  buckets = NUM_BUCKETS
-  offset = np.zeros_like(distance)
-  if bidirectional:
-    buckets //= 2
-    offset = np.where(distance < 0, buckets, 0)
-    distance = np.abs(distance)
-  distance = np.maximum(distance, 0)
-  exact = buckets // 2
-  # float32 throughout: the boundaries of the buckets are those of T5X.
-  ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
-  far = exact + (
-      np.log(ratio) / np.log(MAX_DISTANCE / exact) * (buckets - exact)
-  ).astype(np.int32)
-  far = np.minimum(far, buckets - 1)
-  return (offset + np.where(distance < exact, distance, far)).astype(np.int32)
-
-
-class Attention(nn.Module):
-  """Multi-head attention with dropout shared by all queries of a head."""
-
-  config: T5Config
-
-  @nn.compact
-  def __call__(
-      self,
-      queries: jax.Array,
-      keys: jax.Array,
-      bias: jax.Array,
-      deterministic: bool,
-  ) -> jax.Array:
-    """Attends from `queries` to `keys`.
-
-    Args:
-      queries: float[batch, q, embed].
-      keys: float[batch, k, embed].
-      bias: float32[batch or 1, heads or 1, q, k], added to the logits.
-      deterministic: no dropout.
-
-    Returns:
-      float[batch, q, embed].
-    """
-    cfg = self.config
-    width = cfg.num_heads * cfg.head_dim
-
-    def project(name, x, init_scale=1.0):
-      x = Dense(
-          width, ('embed', 'joined_kv'), cfg.dtype, init_scale, name=name
-      )(x)
-      x = x.reshape(*x.shape[:-1], cfg.num_heads, cfg.head_dim)
-      return jnp.swapaxes(x, -3, -2)  # [batch, heads, length, head_dim]
-
-    # T5 has no 1 / sqrt(head_dim) in the logits: it is in the initial weights.
-    q = project('query', queries, 1.0 / cfg.head_dim)
-    k = project('key', keys)
-    v = project('value', keys)
-    logits = jnp.einsum(
-        'bhqd,bhkd->bhqk', q, k, preferred_element_type=jnp.float32
-    )
-    weights = jax.nn.softmax(logits + bias).astype(cfg.dtype)
-    weights = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))(
-        weights, deterministic
-    )
-    x = jnp.swapaxes(jnp.einsum('bhqk,bhkd->bhqd', weights, v), -3, -2)
-    x = x.reshape(*x.shape[:-2], width)
-    return Dense(cfg.emb_dim, ('joined_kv', 'embed'), cfg.dtype, name='out')(x)
-
-
-class Mlp(nn.Module):
-  """The feed-forward block; several activations gate one another."""
-
-  config: T5Config
-
-  @nn.compact
-  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-    cfg = self.config
-    hidden = 1.0
-    for i, activation in enumerate(cfg.mlp_activations):
-      name = 'wi' if len(cfg.mlp_activations) == 1 else f'wi_{i}'
-      y = Dense(cfg.mlp_dim, ('embed', 'mlp'), cfg.dtype, name=name)(x)
-      hidden *= y if activation == 'linear' else getattr(nn, activation)(y)
-    hidden = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))(
-        hidden, deterministic
-    )
-    return Dense(cfg.emb_dim, ('mlp', 'embed'), cfg.dtype, name='wo')(hidden)
+    if self.remat_policy not in ('none', *_REMAT_POLICIES):
+      raise ValueError(
+          f'remat_policy {self.remat_policy!r} is not one of'
+          f' {["none", *_REMAT_POLICIES]}'
+      )
 
 
 class EncoderLayer(nn.Module):
@@ -228,13 +78,14 @@ class EncoderLayer(nn.Module):
   @nn.compact
   def __call__(
       self, x: jax.Array, bias: jax.Array, deterministic: bool
-  ) -> jax.Array:
+  ) -> tuple[jax.Array, None]:
     cfg = self.config
     dropout = _residual_dropout(cfg, deterministic)
-    y = LayerNorm(cfg.dtype, name='pre_attention_layer_norm')(x)
-    x += dropout(Attention(cfg, name='attention')(y, y, bias, deterministic))
-    y = LayerNorm(cfg.dtype, name='pre_mlp_layer_norm')(x)
-    return x + dropout(Mlp(cfg, name='mlp')(y, deterministic))
+    y = layers.LayerNorm(cfg.dtype, name='pre_attention_layer_norm')(x)
+    x += dropout(_attention(cfg, 'attention')(y, y, bias, deterministic))
+    y = layers.LayerNorm(cfg.dtype, name='pre_mlp_layer_norm')(x)
+    x += dropout(_mlp(cfg)(y, deterministic))
+    return layers.constrain(x, layers.RESIDUAL), None
 
 
 class DecoderLayer(nn.Module):
@@ -250,21 +101,26 @@ class DecoderLayer(nn.Module):
       bias: jax.Array,
       cross_bias: jax.Array,
       deterministic: bool,
-  ) -> jax.Array:
+      decode: bool,
+  ) -> tuple[jax.Array, None]:
     cfg = self.config
     dropout = _residual_dropout(cfg, deterministic)
-    y = LayerNorm(cfg.dtype, name='pre_self_attention_layer_norm')(x)
+    y = layers.LayerNorm(cfg.dtype, name='pre_self_attention_layer_norm')(x)
     x += dropout(
-        Attention(cfg, name='self_attention')(y, y, bias, deterministic)
-    )
-    y = LayerNorm(cfg.dtype, name='pre_cross_attention_layer_norm')(x)
-    x += dropout(
-        Attention(cfg, name='encoder_decoder_attention')(
-            y, encoded, cross_bias, deterministic
+        _attention(cfg, 'self_attention')(
+            y, y, bias, deterministic, 'cache' if decode else None
         )
     )
-    y = LayerNorm(cfg.dtype, name='pre_mlp_layer_norm')(x)
-    return x + dropout(Mlp(cfg, name='mlp')(y, deterministic))
+    y = layers.LayerNorm(cfg.dtype, name='pre_cross_attention_layer_norm')(x)
+    x += dropout(
+        _attention(cfg, 'encoder_decoder_attention')(
+            y, encoded, cross_bias, deterministic,
+            'encoded' if decode else None,
+        )
+    )
+    y = layers.LayerNorm(cfg.dtype, name='pre_mlp_layer_norm')(x)
+    x += dropout(_mlp(cfg)(y, deterministic))
+    return layers.constrain(x, layers.RESIDUAL), None
 
 
 class Encoder(nn.Module):
@@ -278,23 +134,38 @@ class Encoder(nn.Module):
   ) -> jax.Array:
     """Encodes float[batch, length, embed] under bool[batch, 1, q, k]."""
     cfg = self.config
-    dropout = _residual_dropout(cfg, deterministic)
-    bias = RelativePositionBias(cfg, True, name='relpos_bias')(x.shape[1])
-    bias += _mask_bias(mask)
-    x = dropout(x)
-    for i in range(cfg.num_encoder_layers):
-      x = EncoderLayer(cfg, name=f'layers_{i}')(x, bias, deterministic)
-    x = LayerNorm(cfg.dtype, name='encoder_norm')(x)
+    bias = layers.RelativePositionBias(
+        cfg.num_heads, True, name='relpos_bias'
+    )(x.shape[1])
+    bias += layers.mask_bias(mask)
+    x = _residual_dropout(cfg, deterministic)(x)
+    for layer in _stack(EncoderLayer, cfg, cfg.num_encoder_layers, 'encoder'):
+      x, _ = layer(x, bias, deterministic)
+    x = layers.LayerNorm(cfg.dtype, name='encoder_norm')(x)
     # Here alone T5X draws for each position.
     return nn.Dropout(cfg.dropout_rate)(x, deterministic)
 
 
 class Decoder(nn.Module):
-  """The decoder's stack, up to the last layer norm or the logits."""
+  """The decoder's stack, up to what the logits are a linear function of."""
 
   config: T5Config
 
-  @nn.compact
+  def setup(self):
+    cfg = self.config
+    self.relpos_bias = layers.RelativePositionBias(cfg.num_heads, False)
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+    stack = _stack(DecoderLayer, cfg, cfg.num_decoder_layers)
+    if cfg.scan_layers:
+      self.decoder, = stack
+    else:
+      self.layers = stack
+    self.decoder_norm = layers.LayerNorm(cfg.dtype)
+    if not cfg.logits_via_embedding:
+      self.logits_dense = layers.Dense(
+          cfg.vocab_size, ('embed', 'vocab'), jnp.float32
+      )
+
   def __call__(
       self,
       x: jax.Array,
@@ -302,43 +173,16 @@ class Decoder(nn.Module):
       mask: jax.Array,
       cross_mask: jax.Array,
       deterministic: bool,
+      decode: bool,
   ) -> jax.Array:
-    """Decodes float[batch, length, embed]; see `Transformer.decode`."""
-    cfg = self.config
-    dropout = _residual_dropout(cfg, deterministic)
-    bias = RelativePositionBias(cfg, False, name='relpos_bias')(x.shape[1])
-    bias += _mask_bias(mask)
-    cross_bias = _mask_bias(cross_mask)
-    x = dropout(x)
-    for i in range(cfg.num_decoder_layers):
-      x = DecoderLayer(cfg, name=f'layers_{i}')(
-          x, encoded, bias, cross_bias, deterministic
-      )
-    x = dropout(LayerNorm(cfg.dtype, name='decoder_norm')(x))
-    if cfg.logits_via_embedding:
-      return x.astype(jnp.float32) / np.sqrt(cfg.emb_dim)
-    return Dense(
-        cfg.vocab_size, ('embed', 'vocab'), jnp.float32, name='logits_dense'
-    )(x)
-
-
-class Embed(nn.Module):
-  """The token embedding that encoder and decoder share."""
-
-  config: T5Config
-
-  def setup(self):
-    self.embedding = param_with_axes(
-        'embedding', nn.initializers.normal(1.0),
-        (self.config.vocab_size, self.config.emb_dim), jnp.float32,
-        axes=('vocab', 'embed'),
-    )
-
-  def __call__(self, tokens: jax.Array) -> jax.Array:
-    return self.embedding[tokens].astype(self.config.dtype)
-
-  def attend(self, x: jax.Array) -> jax.Array:
-    return x @ self.embedding.T
+    """Decodes float[batch, length, embed]; see `Transformer.hidden`."""
+    bias = self.relpos_bias(mask.shape[-1]) + layers.mask_bias(mask)
+    cross_bias = layers.mask_bias(cross_mask)
+    x = self.dropout(x, deterministic)
+    scanned = self.config.scan_layers
+    for layer in (self.decoder,) if scanned else self.layers:
+      x, _ = layer(x, encoded, bias, cross_bias, deterministic, decode)
+    return self.dropout(self.decoder_norm(x), deterministic)
 
 
 class Transformer(nn.Module):
@@ -346,10 +190,16 @@ class Transformer(nn.Module):
 
   config: T5Config
 
+  @property
+  def scan_layers(self) -> bool:
+    """T5X asks the module for it."""
+    return self.config.scan_layers
+
   def setup(self):
-    self.token_embedder = Embed(self.config)
-    self.encoder = Encoder(self.config)
-    self.decoder = Decoder(self.config)
+    cfg = self.config
+    self.token_embedder = layers.Embed(cfg.vocab_size, cfg.emb_dim, cfg.dtype)
+    self.encoder = Encoder(cfg)
+    self.decoder = Decoder(cfg)
 
   def encode(
       self,
@@ -374,7 +224,7 @@ class Transformer(nn.Module):
         self.token_embedder(encoder_input_tokens), mask, not enable_dropout
     )
 
-  def decode(
+  def hidden(
       self,
       encoded: jax.Array,
       encoder_input_tokens: jax.Array,
@@ -383,34 +233,82 @@ class Transformer(nn.Module):
       encoder_segment_ids: jax.Array | None = None,
       decoder_segment_ids: jax.Array | None = None,
       enable_dropout: bool = True,
+      decode: bool = False,
+      max_decode_length: int | None = None,
   ) -> jax.Array:
-    """Logits of every target token, teacher forced.
+    """What `logits` makes the logits of; arguments as for `decode`.
+
+    Returns:
+      float[batch, length, embed].
+    """
+    if decode:
+      length = max_decode_length or decoder_input_tokens.shape[1]
+      mask = np.tri(length, dtype=bool)[None, None]
+      real = jnp.ones_like(decoder_input_tokens, bool)
+    else:
+      real = decoder_target_tokens > 0
+      mask = _pair_mask(real, real, decoder_segment_ids, decoder_segment_ids)
+      mask &= np.tri(real.shape[-1], dtype=bool)
+    cross_mask = _pair_mask(
+        real, encoder_input_tokens > 0, decoder_segment_ids, encoder_segment_ids
+    )
+    return self.decoder(
+        self.token_embedder(decoder_input_tokens), encoded, mask, cross_mask,
+        not enable_dropout, decode,
+    )
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """float[..., length, embed] of `hidden` -> float32[..., length, vocab]."""
+    if self.config.logits_via_embedding:
+      hidden = hidden.astype(jnp.float32) / np.sqrt(self.config.emb_dim)
+      logits = self.token_embedder.attend(hidden)
+    else:
+      logits = self.decoder.logits_dense(hidden)
+    return layers.constrain(logits, ('batch', 'length', 'vocab'))
+
+  def decode(
+      self,
+      encoded: jax.Array,
+      encoder_input_tokens: jax.Array,
+      decoder_input_tokens: jax.Array,
+      decoder_target_tokens: jax.Array,
+      encoder_segment_ids: jax.Array | None = None,
+      decoder_segment_ids: jax.Array | None = None,
+      decoder_positions: jax.Array | None = None,
+      enable_dropout: bool = True,
+      decode: bool = False,
+      max_decode_length: int | None = None,
+  ) -> jax.Array:
+    """Logits of every target token: teacher forced, or of the next one.
+
+    Token by token as T5X does it: a call with `decode` on int32[batch, room]
+    and the collection 'cache' mutable makes the cache; each later call reads
+    the next int32[batch, 1] and needs `max_decode_length=room`. With 'encoded'
+    mutable in one of these, the keys and values of the encoder's output are
+    kept there, and need not be computed in those that follow.
 
     Args:
       encoded: float[batch, source, embed], of `encode`.
       encoder_input_tokens: int32[batch, source], for the mask alone.
       decoder_input_tokens: int32[batch, length]: targets shifted right by one.
-      decoder_target_tokens: int32[batch, length], for the mask alone.
+      decoder_target_tokens: int32[batch, length], for the mask alone; with
+        `decode`, for nothing.
       encoder_segment_ids: int32[batch, source] or None.
       decoder_segment_ids: int32[batch, length] or None.
+      decoder_positions: for nothing: T5's positions are relative.
       enable_dropout: needs the 'dropout' generator.
+      decode: whether to decode token by token.
+      max_decode_length: the cache's room.
 
     Returns:
       float32[batch, length, vocab].
     """
-    real = decoder_target_tokens > 0
-    mask = _pair_mask(real, real, decoder_segment_ids, decoder_segment_ids)
-    mask &= np.tri(real.shape[-1], dtype=bool)
-    cross_mask = _pair_mask(
-        real, encoder_input_tokens > 0, decoder_segment_ids, encoder_segment_ids
-    )
-    x = self.decoder(
-        self.token_embedder(decoder_input_tokens), encoded, mask, cross_mask,
-        not enable_dropout,
-    )
-    if self.config.logits_via_embedding:
-      return self.token_embedder.attend(x)
-    return x
+    del decoder_positions
+    return self.logits(self.hidden(
+        encoded, encoder_input_tokens, decoder_input_tokens,
+        decoder_target_tokens, encoder_segment_ids, decoder_segment_ids,
+        enable_dropout, decode, max_decode_length,
+    ))
 
   def __call__(
       self,
@@ -423,26 +321,74 @@ class Transformer(nn.Module):
       decoder_positions: jax.Array | None = None,
       decode: bool = False,
       enable_dropout: bool = True,
+      with_logits: bool = True,
   ) -> jax.Array:
     """`decode(encode(...))`; see both for shapes.
 
     T5X gives positions, too; T5's are relative, and packed rows keep their
-    examples apart by segment ids.
-
-    Raises:
-      NotImplementedError: `decode`, T5X's word for a cache.
+    examples apart by segment ids. Without `with_logits` it ends at `hidden`.
     """
     del encoder_positions, decoder_positions
-    if decode:
-      raise NotImplementedError('this network has no cache to decode with')
     encoded = self.encode(
         encoder_input_tokens, encoder_segment_ids, enable_dropout
     )
-    return self.decode(
+    hidden = self.hidden(
         encoded, encoder_input_tokens, decoder_input_tokens,
         decoder_target_tokens, encoder_segment_ids, decoder_segment_ids,
-        enable_dropout,
+        enable_dropout, decode,
     )
+    return self.logits(hidden) if with_logits else hidden
+
+
+def _stack(
+    layer: type[nn.Module], config: T5Config, number: int,
+    name: str | None = None,
+) -> list[nn.Module]:
+  """A stack's layers, or the one that stands for all of them.
+
+  Args:
+    layer: takes x, arguments that all layers share, and returns (x, None).
+    config: sizes.
+    number: of layers.
+    name: the stack's, where modules are made inside a compact method; in a
+      `setup` they have the names of the attributes.
+  """
+  # After x and the arrays: what the program depends on.
+  statics = {EncoderLayer: (3,), DecoderLayer: (5, 6)}[layer]
+  arguments = {EncoderLayer: 2, DecoderLayer: 5}[layer]
+  if config.remat_policy != 'none':
+    layer = nn_partitioning.remat(
+        layer, policy=_REMAT_POLICIES[config.remat_policy],
+        prevent_cse=not config.scan_layers, static_argnums=statics,
+    )
+  if not config.scan_layers:
+    return [
+        layer(config, **({} if name is None else {'name': f'layers_{i}'}))
+        for i in range(number)
+    ]
+  scanned = nn_partitioning.scan_with_axes(
+      layer,
+      variable_axes={'params': _SCAN_AXIS, 'cache': 0, 'encoded': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=(nn.broadcast,) * arguments,
+      length=number,
+      axis_name='layers',
+  )
+  return [scanned(config, **({} if name is None else {'name': name}))]
+
+
+def _attention(config: T5Config, name: str) -> layers.Attention:
+  return layers.Attention(
+      config.num_heads, config.head_dim, config.dropout_rate, config.dtype,
+      name=name,
+  )
+
+
+def _mlp(config: T5Config) -> layers.Mlp:
+  return layers.Mlp(
+      config.mlp_dim, config.mlp_activations, config.dropout_rate,
+      config.dtype, name='mlp',
+  )
 
 
 def _residual_dropout(config: T5Config, deterministic: bool) -> nn.Dropout:
@@ -458,7 +404,3 @@ def _pair_mask(queries, keys, query_segments, key_segments) -> jax.Array:
   if query_segments is not None:
     mask &= query_segments[:, None, :, None] == key_segments[:, None, None, :]
   return mask
-
-
-def _mask_bias(mask: jax.Array) -> jax.Array:
-  return jnp.where(mask, 0.0, _MASKED).astype(jnp.float32)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 from flax import traverse_util
+from flipped_t5x import layers
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import batches
@@ -98,7 +99,7 @@ def slow_bucket(distance, bidirectional):
 def test_relative_position_buckets(bidirectional):
   distance = np.subtract.outer(np.arange(300), np.arange(300))
   np.testing.assert_array_equal(
-      network_lib.relative_position_buckets(300, bidirectional),
+      layers.relative_position_buckets(300, bidirectional),
       np.vectorize(slow_bucket)(distance, bidirectional),
   )
 

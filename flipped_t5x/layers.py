@@ -1,0 +1,271 @@
+"""The layers of a T5 in Flax Linen, with the parameter names and axes of T5X.
+
+Layer norm without mean or bias, no bias vectors, no scaling of the attention
+logits (Raffel et al. 2020, arXiv 1910.10683), gated activations (Shazeer 2020,
+arXiv 2002.05202). Axes have T5X's logical names: within `axis_rules` and a mesh
+they say how weights and activations are sharded, elsewhere nothing.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+from flax.linen import partitioning as nn_partitioning
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+param_with_axes = nn_partitioning.param_with_axes
+constrain = nn_partitioning.with_sharding_constraint
+
+NUM_BUCKETS = 32
+MAX_DISTANCE = 128
+_MASKED = -1e10
+_HEADS = ('batch', 'heads', 'length', 'kv')
+RESIDUAL = ('batch', 'length', 'embed')
+
+
+class Dense(nn.Module):
+  """A linear layer without bias: float[..., n] -> float[..., features]."""
+
+  features: int
+  axes: tuple[str, str]
+  dtype: Any
+  init_scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.initializers.variance_scaling(
+        self.init_scale, 'fan_in', 'truncated_normal'
+    )
+    kernel = param_with_axes(
+        'kernel', init, (x.shape[-1], self.features), jnp.float32,
+        axes=self.axes,
+    )
+    # One matrix product over all positions: XLA's CPU backend is slow on the
+    # weight gradient of a batched one.
+    y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(
+        self.dtype
+    )
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+  """Root mean square normalization of the last axis."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = param_with_axes(
+        'scale', nn.initializers.ones, (x.shape[-1],), jnp.float32,
+        axes=('embed',),
+    )
+    x = x.astype(jnp.float32)
+    x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+    return (x * scale).astype(self.dtype)
+
+
+class RelativePositionBias(nn.Module):
+  """One learned bias per head and bucket of distances."""
+
+  num_heads: int
+  bidirectional: bool
+
+  @nn.compact
+  def __call__(self, length: int) -> jax.Array:
+    """Returns float32[1, heads, length, length]."""
+    table = param_with_axes(
+        'rel_embedding',
+        nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),
+        (self.num_heads, NUM_BUCKETS), jnp.float32,
+        axes=('heads', 'relpos_buckets'),
+    )
+    buckets = relative_position_buckets(length, self.bidirectional)
+    one_hot = jax.nn.one_hot(buckets, NUM_BUCKETS, dtype=jnp.float32)
+    return jnp.einsum('hn,qkn->hqk', table, one_hot)[None]
+
+
+def relative_position_buckets(length: int, bidirectional: bool) -> np.ndarray:
+  """Bucket of each (query, key) pair: exact when near, logarithmic when far.
+
+  Args:
+    length: number of positions.
+    bidirectional: whether keys after the query have buckets of their own; else
+      they share the bucket of distance 0.
+
+  Returns:
+    int32[length, length] in [0, NUM_BUCKETS).
+  """
+  position = np.arange(length)
+  distance = position[:, None] - position[None, :]  # Positive: key is before.
+  buckets = NUM_BUCKETS
+  offset = np.zeros_like(distance)
+  if bidirectional:
+    buckets //= 2
+    offset = np.where(distance < 0, buckets, 0)
+    distance = np.abs(distance)
+  distance = np.maximum(distance, 0)
+  exact = buckets // 2
+  # float32 throughout: the boundaries of the buckets are those of T5X.
+  ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+  far = exact + (
+      np.log(ratio) / np.log(MAX_DISTANCE / exact) * (buckets - exact)
+  ).astype(np.int32)
+  far = np.minimum(far, buckets - 1)
+  return (offset + np.where(distance < exact, distance, far)).astype(np.int32)
+
+
+class Attention(nn.Module):
+  """Multi-head attention with dropout shared by all queries of a head.
+
+  Decoding one token at a time, keys and values of the tokens so far stand in
+  the collection 'cache', named as T5X names them. Attention to the encoder
+  keeps its keys and values in 'encoded' where the caller made that collection
+  mutable once; else they are computed anew for each token.
+  """
+
+  num_heads: int
+  head_dim: int
+  dropout_rate: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+      self,
+      queries: jax.Array,
+      keys: jax.Array,
+      bias: jax.Array,
+      deterministic: bool,
+      cache: str | None = None,
+  ) -> jax.Array:
+    """Attends from `queries` to `keys`.
+
+    Args:
+      queries: float[batch, q, embed].
+      keys: float[batch, k, embed].
+      bias: float32[batch or 1, heads or 1, q, k], added to the logits; with the
+        cache 'cache', of all positions that it has room for.
+      deterministic: no dropout.
+      cache: collection of keys and values, 'cache' or 'encoded', or None.
+
+    Returns:
+      float[batch, q, embed].
+    """
+    width = self.num_heads * self.head_dim
+
+    def project(name, x, init_scale=1.0):
+      x = Dense(
+          width, ('embed', 'joined_kv'), self.dtype, init_scale, name=name
+      )(x)
+      x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+      return constrain(jnp.swapaxes(x, -3, -2), _HEADS)
+
+    # T5 has no 1 / sqrt(head_dim) in the logits: it is in the initial weights.
+    q = project('query', queries, 1.0 / self.head_dim)
+    if cache == 'encoded' and (
+        self.has_variable(cache, 'key') or self.is_mutable_collection(cache)
+    ):
+      k, v = (
+          self.variable(cache, name, lambda name=name: project(name, keys)).value
+          for name in ('key', 'value')
+      )
+    else:
+      k, v = project('key', keys), project('value', keys)
+    if cache == 'cache':
+      k, v, bias = self._extend(k, v, bias)
+    logits = jnp.einsum(
+        'bhqd,bhkd->bhqk', q, k, preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(logits + bias).astype(self.dtype)
+    weights = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
+        weights, deterministic
+    )
+    x = jnp.swapaxes(jnp.einsum('bhqk,bhkd->bhqd', weights, v), -3, -2)
+    x = x.reshape(*x.shape[:-2], width)
+    return Dense(
+        queries.shape[-1], ('joined_kv', 'embed'), self.dtype, name='out'
+    )(x)
+
+  def _extend(
+      self, k: jax.Array, v: jax.Array, bias: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Appends one token to the cache; the first call makes room instead.
+
+    Args:
+      k: float[batch, heads, 1, head_dim]; in the first call as many positions
+        as there is to be room for.
+      v: the same.
+      bias: float32[batch or 1, heads or 1, room, room].
+
+    Returns:
+      Keys and values float[batch, heads, room, head_dim], and the token's row
+      of `bias` with all positions after it masked.
+    """
+    is_first = not self.has_variable('cache', 'cached_key')
+    cached = [
+        self.variable('cache', f'cached_{name}', jnp.zeros, x.shape, x.dtype)
+        for name, x in (('key', k), ('value', v))
+    ]
+    index = self.variable('cache', 'cache_index', lambda: jnp.int32(0))
+    if is_first:
+      return k, v, bias
+    now = index.value
+    for variable, x in zip(cached, (k, v), strict=True):
+      variable.value = jax.lax.dynamic_update_slice_in_dim(
+          variable.value, x, now, axis=2
+      )
+    index.value += 1
+    bias = jax.lax.dynamic_slice_in_dim(bias, now, 1, axis=2)
+    future = jnp.arange(bias.shape[-1]) > now
+    return cached[0].value, cached[1].value, bias + future * _MASKED
+
+
+class Mlp(nn.Module):
+  """The feed-forward block; several activations gate one another."""
+
+  hidden_dim: int
+  activations: tuple[str, ...]
+  dropout_rate: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    hidden = 1.0
+    for i, activation in enumerate(self.activations):
+      name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
+      y = Dense(self.hidden_dim, ('embed', 'mlp'), self.dtype, name=name)(x)
+      y = constrain(y, ('batch', 'length', 'mlp'))
+      hidden *= y if activation == 'linear' else getattr(nn, activation)(y)
+    hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
+        hidden, deterministic
+    )
+    return Dense(
+        x.shape[-1], ('mlp', 'embed'), self.dtype, name='wo'
+    )(hidden)
+
+
+class Embed(nn.Module):
+  """The token embedding that encoder and decoder share."""
+
+  vocab_size: int
+  emb_dim: int
+  dtype: Any
+
+  def setup(self):
+    self.embedding = param_with_axes(
+        'embedding', nn.initializers.normal(1.0),
+        (self.vocab_size, self.emb_dim), jnp.float32,
+        axes=('vocab', 'embed'),
+    )
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    return constrain(self.embedding[tokens].astype(self.dtype), RESIDUAL)
+
+  def attend(self, x: jax.Array) -> jax.Array:
+    """float[..., embed] -> float32[..., vocab]."""
+    return x.astype(jnp.float32) @ self.embedding.T.astype(jnp.float32)
+
+
+def mask_bias(mask: jax.Array) -> jax.Array:
+  """0 where `mask` is, else what softmax makes 0: float32 of its shape."""
+  return jnp.where(mask, 0.0, _MASKED).astype(jnp.float32)
