@@ -163,10 +163,13 @@ class Attention(nn.Module):
     # T5 has no 1 / sqrt(head_dim) in the logits: it is in the initial weights.
     q = project('query', queries, 1.0 / self.head_dim)
     if cache == 'encoded' and (
-        self.has_variable(cache, 'key') or self.is_mutable_collection(cache)
+        self.has_variable(cache, 'encoded_key')
+        or self.is_mutable_collection(cache)
     ):
       k, v = (
-          self.variable(cache, name, lambda name=name: project(name, keys)).value
+          self.variable(
+              cache, f'encoded_{name}', lambda name=name: project(name, keys)
+          ).value
           for name in ('key', 'value')
       )
     else:
