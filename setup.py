@@ -44,6 +44,7 @@ setuptools.setup(
         'pyarrow',
         'pyyaml',
         'rich',
+        'safetensors',
         'sentencepiece>=0.2',
         'seqio>=0.0.20',
         'tensorboard',
@@ -56,6 +57,8 @@ setuptools.setup(
         # Beam's TFRecords need the checksums, and Beam a protobuf below 7.
         'cache': ['apache-beam', 'google-crc32c', 'sentencepiece<0.2.3'],
         'test': ['absl-py', 'pytest', 'ruff', 'scikit-learn'],
+        # What converted weights are compared with; only tests import it.
+        'torch': ['torch', 'transformers'],
         'tpu': ['jax[tpu]'],
         'gpu': ['jax[cuda13]'],
         't5x': [

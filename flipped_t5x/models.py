@@ -7,6 +7,7 @@ from typing import Any
 
 from flipped_t5x import feature_converters
 from flipped_t5x import objectives
+from flipped_t5x.engine import train_step
 import jax
 import jax.numpy as jnp
 from t5x import metrics as metrics_lib
@@ -96,7 +97,9 @@ class FlippedModel(models.EncoderDecoderModel):
         batch['decoder_target_tokens'], batch['decoder_loss_weights']
     )
     if _WRONG in batch:
-      right, wrong = self._pair_logits(params, batch, dropout_rng)
+      right, wrong = train_step.unpair(
+          self._compute_logits(params, train_step.pair(batch), dropout_rng)
+      )
       loss, parts = objectives.flipped_loss(
           right, wrong, targets, weights,
           unlikelihood_weight=self._unlikelihood_weight, eps=self._eps,
@@ -128,25 +131,6 @@ class FlippedModel(models.EncoderDecoderModel):
         for name, value in parts.items()
     }
     return loss / self._num_microbatches, metrics
-
-  def _pair_logits(
-      self, params, batch, dropout_rng
-  ) -> tuple[jax.Array, jax.Array]:
-    """Logits given the right and the wrong side, in one forward pass."""
-
-    # Right and wrong of an example side by side: no row of a sharded batch has
-    # to change its device.
-    def pair(name, value):
-      both = jnp.stack([value, batch.get(f'wrong_{name}', value)], axis=1)
-      return both.reshape(-1, *value.shape[1:])
-
-    pairs = {
-        name: pair(name, value)
-        for name, value in batch.items() if not name.startswith('wrong_')
-    }
-    logits = self._compute_logits(params, pairs, dropout_rng)
-    logits = logits.reshape(-1, 2, *logits.shape[1:])
-    return logits[:, 0], logits[:, 1]
 
   def score_batch(
       self,

@@ -9,16 +9,15 @@ weights stacked along axis 1, under T5X's names of scanned layers
 """
 
 import dataclasses
-from typing import Any
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 from flipped_t5x import layers
+from flipped_t5x import tensors
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SCAN_AXIS = 1
 _REMAT_POLICIES = {
     'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'full': jax.checkpoint_policies.nothing_saveable,
@@ -368,7 +367,7 @@ def _stack(
     ]
   scanned = nn_partitioning.scan_with_axes(
       layer,
-      variable_axes={'params': _SCAN_AXIS, 'cache': 0, 'encoded': 0},
+      variable_axes={'params': tensors.SCAN_AXIS, 'cache': 0, 'encoded': 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=(nn.broadcast,) * arguments,
       length=number,

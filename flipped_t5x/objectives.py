@@ -9,6 +9,8 @@ eps = 0.01 is in the authors' code and not in the paper. Everything is computed
 in float32, whatever the type of the logits.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -63,6 +65,7 @@ def flipped_loss(
     *,
     unlikelihood_weight: float,
     eps: float,
+    total_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The objective of one batch, right and wrong labels side by side.
 
@@ -75,6 +78,8 @@ def flipped_loss(
       token does.
     unlikelihood_weight: lambda.
     eps: see `log_one_minus_probs`.
+    total_weight: float32, the sum of `weights` over a batch of which this is a
+      part: the results of all parts then add up to those of the batch.
 
   Returns:
     The scalar loss and its parts, each a weighted mean over the batch:
@@ -82,12 +87,7 @@ def flipped_loss(
     instruction token given the right and the wrong label, `prob_right` and
     `prob_wrong`.
   """
-  weights = weights.astype(jnp.float32)
-  total = jnp.maximum(weights.sum(), 1e-8)  # A batch of padding has loss 0.
-
-  def mean(values):
-    return jnp.sum(values * weights) / total
-
+  mean = _weighted_mean(weights, total_weight)
   log_right = log_probs(right_logits, targets)
   log_wrong = log_probs(wrong_logits, targets)
   likelihood = -mean(log_right)
@@ -103,7 +103,11 @@ def flipped_loss(
 
 
 def likelihood_loss(
-    logits: jax.Array, targets: jax.Array, weights: jax.Array
+    logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    total_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """L_LM alone, for formats without a wrong side.
 
@@ -111,19 +115,29 @@ def likelihood_loss(
     logits: float[batch, length, vocab].
     targets: int32[batch, length].
     weights: float[batch, length], see `flipped_loss`.
+    total_weight: see `flipped_loss`.
 
   Returns:
     The scalar loss and `loss`, `likelihood` and `prob_right`, as there.
   """
-  weights = weights.astype(jnp.float32)
-  total = jnp.maximum(weights.sum(), 1e-8)
+  mean = _weighted_mean(weights, total_weight)
   log_right = log_probs(logits, targets)
-  loss = -jnp.sum(log_right * weights) / total
+  loss = -mean(log_right)
   return loss, {
       'loss': loss,
       'likelihood': loss,
-      'prob_right': jnp.sum(jnp.exp(log_right) * weights) / total,
+      'prob_right': mean(jnp.exp(log_right)),
   }
+
+
+def _weighted_mean(
+    weights: jax.Array, total_weight: jax.Array | None
+) -> Callable[[jax.Array], jax.Array]:
+  weights = weights.astype(jnp.float32)
+  if total_weight is None:
+    total_weight = weights.sum()
+  total_weight = jnp.maximum(total_weight, 1e-8)  # All padding has loss 0.
+  return lambda values: jnp.sum(values * weights) / total_weight
 
 
 def sequence_scores(

@@ -9,15 +9,18 @@ that no more than one tensor need be in memory.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
+import functools
 import re
+import threading
 from typing import Any
 
 from flax import traverse_util
 import numpy as np
 
-_SCAN_AXIS = 1
+SCAN_AXIS = 1
 _LAYER = re.compile(r'(encoder|decoder)/layers_(\d+)/(.+)')
 _STACK = re.compile(r'(encoder|decoder)/\1/(.+)')
 
@@ -57,9 +60,9 @@ Tensors = Mapping[str, Tensor]
 
 
 def of(params: Mapping[str, Any]) -> dict[str, Tensor]:
-  """A tree of arrays as tensors."""
+  """A tree of arrays as tensors; what is a tensor already stays one."""
   return {
-      name: Tensor(
+      name: a if isinstance(a, Tensor) else Tensor(
           tuple(a.shape), np.dtype(a.dtype), lambda a=a: np.asarray(a)
       )
       for name, a in traverse_util.flatten_dict(params, sep='/').items()
@@ -71,9 +74,69 @@ def tree(values: Mapping[str, Any]) -> dict[str, Any]:
   return traverse_util.unflatten_dict(dict(values), sep='/')
 
 
-def is_stacked(names: Mapping[str, Any]) -> bool:
+def is_stacked(names: Iterable[str]) -> bool:
   """Whether the layers of these names lie stacked."""
   return any(_STACK.fullmatch(name) for name in names)
+
+
+def shapes(config: Any) -> dict[str, tuple[int, ...]]:
+  """Name -> shape of the weights of a network of this `T5Config`."""
+  width = config.num_heads * config.head_dim
+  emb, mlp = config.emb_dim, config.mlp_dim
+  attention = {f'{n}/kernel': (emb, width) for n in ('query', 'key', 'value')}
+  attention['out/kernel'] = (width, emb)
+  activations = config.mlp_activations
+  gated = [f'wi_{i}' for i in range(len(activations))]
+  feed_forward = {
+      f'mlp/{n}/kernel': (emb, mlp)
+      for n in (gated if len(activations) > 1 else ['wi'])
+  } | {'mlp/wo/kernel': (mlp, emb), 'pre_mlp_layer_norm/scale': (emb,)}
+  result = {'token_embedder/embedding': (config.vocab_size, emb)}
+  for side, number, blocks in (
+      ('encoder', config.num_encoder_layers,
+       {'attention': 'pre_attention'}),
+      ('decoder', config.num_decoder_layers,
+       {'self_attention': 'pre_self_attention',
+        'encoder_decoder_attention': 'pre_cross_attention'}),
+  ):
+    layer = dict(feed_forward)
+    for block, norm in blocks.items():
+      layer |= {f'{block}/{n}': shape for n, shape in attention.items()}
+      layer[f'{norm}_layer_norm/scale'] = (emb,)
+    for name, shape in layer.items():
+      if config.scan_layers:
+        result[f'{side}/{side}/{name}'] = (shape[0], number, *shape[1:])
+      else:
+        for i in range(number):
+          result[f'{side}/layers_{i}/{name}'] = shape
+    result[f'{side}/relpos_bias/rel_embedding'] = (config.num_heads, 32)
+    result[f'{side}/{side}_norm/scale'] = (emb,)
+  if not config.logits_via_embedding:
+    result['decoder/logits_dense/kernel'] = (emb, config.vocab_size)
+  return result
+
+
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
+) -> str:
+  """What is missing, too much or of another shape; '' if nothing is.
+
+  Args:
+    found: name -> what has a shape.
+    wanted: name -> shape.
+  """
+  problems = [f'{name} is missing' for name in wanted if name not in found]
+  problems += [
+      f'{name} is not in the network' for name in found if name not in wanted
+  ]
+  problems += [
+      f'{name} is {tuple(found[name].shape)} where the network has'
+      f' {tuple(shape)}'
+      for name, shape in wanted.items()
+      if name in found and tuple(found[name].shape) != tuple(shape)
+  ]
+  shown = problems[:5] + [f'{len(problems) - 5} more'] * (len(problems) > 5)
+  return '; '.join(shown)
 
 
 def stacked(tensors: Tensors) -> dict[str, Tensor]:
@@ -114,7 +177,7 @@ def stacked(tensors: Tensors) -> dict[str, Tensor]:
 
 def _stack(layers: list[Tensor]) -> Tensor:
   shape = list(layers[0].shape)
-  shape.insert(_SCAN_AXIS, len(layers))
+  shape.insert(SCAN_AXIS, len(layers))
 
   def read():
     values = np.empty(shape, layers[0].dtype)
@@ -126,7 +189,7 @@ def _stack(layers: list[Tensor]) -> Tensor:
 
 
 def unstacked(tensors: Tensors) -> dict[str, Tensor]:
-  """Layers apart; each reads its stack anew.
+  """Layers apart, stack by stack; read in this order, a stack is read once.
 
   Args:
     tensors: with their layers stacked, or apart already.
@@ -134,7 +197,7 @@ def unstacked(tensors: Tensors) -> dict[str, Tensor]:
   Returns:
     The others as they are, and one tensor for each layer of a stack.
   """
-  result = {}
+  result, last_read = {}, _LastRead()
   for name, tensor in tensors.items():
     match = _STACK.fullmatch(name)
     if not match:
@@ -142,10 +205,32 @@ def unstacked(tensors: Tensors) -> dict[str, Tensor]:
       continue
     side, rest = match.groups()
     shape = list(tensor.shape)
-    number = shape.pop(_SCAN_AXIS)
+    number = shape.pop(SCAN_AXIS)
     for i in range(number):
       result[f'{side}/layers_{i}/{rest}'] = Tensor(
           tuple(shape), tensor.dtype,
-          lambda tensor=tensor, i=i: np.ascontiguousarray(tensor.read()[:, i]),
+          functools.partial(last_read.layer, tensor, i),
       )
   return result
+
+
+class _LastRead:
+  """Keeps the stack that was read last, until each of its layers was taken."""
+
+  def __init__(self):
+    self._stack = self._values = None
+    self._left = set()
+    self._lock = threading.Lock()
+
+  def layer(self, stack: Tensor, i: int) -> np.ndarray:
+    """Layer i of a stack."""
+    with self._lock:
+      if stack is not self._stack:
+        self._stack = self._values = None  # Never two of them in memory.
+        self._values, self._stack = stack.read(), stack
+        self._left = set(range(stack.shape[SCAN_AXIS]))
+      values = np.ascontiguousarray(self._values[:, i])
+      self._left.discard(i)
+      if not self._left:
+        self._stack = self._values = None
+      return values

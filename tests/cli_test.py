@@ -103,7 +103,7 @@ def test_overrides_are_in_the_macros():
 
 
 def test_overrides_are_taken_out_of_the_arguments():
-  rest, overrides = config.split_overrides(
+  rest, overrides = main.split_overrides(
       ['train', '--gin.A=1', '--gin_file=x', "--gin.b.c='d = e'"]
   )
   assert rest == ['train', '--gin_file=x']

@@ -20,14 +20,27 @@ WORDS = (
 ).split()
 
 
+# Mark -> the module that its tests need, and how it is had.
+NEEDED = {
+    't5x': ('t5x', 'see "On T5X" in README.md'),
+    'torch': ('torch', "pip install -c constraints.txt -e '.[torch]'"),
+    'lm_eval': ('lm_eval', "pip install -c constraints.txt -e '.[lm_eval]'"),
+    'libtpu': ('libtpu', "pip install -c constraints.txt -e '.[tpu]'"),
+    'notebook': (
+        'nbclient', "pip install -c constraints.txt -e '.[notebook]'"
+    ),
+}
+
+
 def pytest_collection_modifyitems(items):
-  """Skips what is marked `t5x` where T5X is not installed."""
-  if importlib.util.find_spec('t5x') is None:
-    for item in items:
-      if item.get_closest_marker('t5x'):
-        item.add_marker(pytest.mark.skip(
-            reason='T5X is not installed: see "On T5X" in README.md'
-        ))
+  """Skips what is marked as needing a module that is not installed."""
+  for mark, (module, install) in NEEDED.items():
+    if importlib.util.find_spec(module) is None:
+      for item in items:
+        if item.get_closest_marker(mark):
+          item.add_marker(pytest.mark.skip(
+              reason=f'{module} is not installed: {install}'
+          ))
 
 
 def sentence(rng: random.Random, num_words: int) -> str:

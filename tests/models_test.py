@@ -11,7 +11,7 @@ import sys
 import demo_data
 from flipped_t5x import network as network_lib
 from flipped_t5x.cli import config
-from flipped_t5x.engine import train
+from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
 import jax
 import numpy as np
@@ -122,7 +122,7 @@ def batch(data):
 
 def test_networks_give_the_same_logits(make_params, t5x_network, batch):
   params = make_params(demo_data.NETWORK, seed=4)
-  ours = train.logits(
+  ours = train_step.logits(
       network_lib.Transformer(demo_data.NETWORK), params, batch
   )
   theirs = t5x_network.apply(
@@ -146,8 +146,8 @@ def test_loss_is_the_embedded_engines(
   network = network_lib.Transformer(demo_data.NETWORK)
   model = make_model(network if which == 'ours' else t5x_network, eps=eps)
   loss, metrics = model.loss_fn(params, batch, None)
-  right, wrong = train.pair_logits(network, params, batch)
-  expected, parts = train.objectives.flipped_loss(
+  right, wrong = train_step.pair_logits(network, params, batch)
+  expected, parts = train_step.objectives.flipped_loss(
       right, wrong, batch['decoder_target_tokens'],
       batch['decoder_loss_weights'], unlikelihood_weight=3.0, eps=eps,
   )
@@ -172,12 +172,12 @@ def test_scores_are_the_embedded_engines(
   found = batches.read_candidates(
       'tiny_kind', 'Kind', demo_data.vocabulary(), 48, 32
   )
-  for chosen, arrays in train.batches_lib.score_batches(
+  for chosen, arrays in train_step.batches_lib.score_batches(
       found.inputs, found.targets, 8
   ):
     scores = model.score_batch(params, arrays)[: len(chosen)]
-    expected = train.objectives.sequence_scores(
-        train.logits(network, params, arrays),
+    expected = train_step.objectives.sequence_scores(
+        train_step.logits(network, params, arrays),
         arrays['decoder_target_tokens'], arrays['decoder_loss_weights'],
     )[: len(chosen)]
     np.testing.assert_allclose(scores, expected, rtol=1e-5)

@@ -1,4 +1,8 @@
-"""Tests of network.py: names, positions, masks, packing, dropout, types."""
+"""Tests of network.py and layers.py.
+
+Names, positions, masks, packing, dropout, types; scanned layers, what is
+computed again in the backward pass, and the cache.
+"""
 
 import dataclasses
 import functools
@@ -7,8 +11,9 @@ from flax import traverse_util
 from flipped_t5x import layers
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
+from flipped_t5x import tensors
 from flipped_t5x.engine import batches
-from flipped_t5x.engine import train
+from flipped_t5x.engine import train_step
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,7 +201,7 @@ def test_packed_examples_are_apart(apply, tiny_network, tiny_params):
 
   @jax.jit
   def logits_and_loss(batch):
-    right, wrong = train.pair_logits(model, tiny_params, batch)
+    right, wrong = train_step.pair_logits(model, tiny_params, batch)
     return (right, wrong), objectives.flipped_loss(
         right, wrong, batch['decoder_target_tokens'],
         batch['decoder_loss_weights'], unlikelihood_weight=3.0, eps=0.01,
@@ -245,3 +250,174 @@ def test_logits_are_those_of_t5x(tiny_network, make_params, sizes, expected):
   )
   # From t5x.examples.t5.network at T5X cc342d4 with these weights.
   np.testing.assert_allclose(logits[0, [0, 39], :3], expected, atol=1e-5)
+
+
+def test_scanned_parameters_are_those_of_t5x():
+  config = network_lib.T5Config(
+      vocab_size=11, emb_dim=6, num_heads=2, num_encoder_layers=3,
+      num_decoder_layers=4, head_dim=5, mlp_dim=7, scan_layers=True,
+  )
+  tokens = jnp.ones((1, 1), jnp.int32)
+  variables = jax.eval_shape(lambda: network_lib.Transformer(config).init(
+      jax.random.key(0), tokens, tokens, tokens, enable_dropout=False
+  ))
+  expected = {}
+  for name, (shape, names) in t5x_parameters(GATED, LOGITS).items():
+    side = name.split('/')[0]
+    if '/layers_0/' in name:
+      depth = {'encoder': 3, 'decoder': 4}[side]
+      name = name.replace('layers_0', side)
+      shape = (shape[0], depth, *shape[1:])
+      names = (names[0], 'layers', *names[1:])
+    expected[name] = shape, names
+  params = traverse_util.flatten_dict(variables['params'], sep='/')
+  axes = traverse_util.flatten_dict(variables['params_axes'], sep='/')
+  assert {k: v.shape for k, v in params.items()} == {
+      k: shape for k, (shape, _) in expected.items()
+  }
+  assert {k: tuple(v.names) for k, v in axes.items()} == {
+      f'{k}_axes': names for k, (_, names) in expected.items()
+  }
+
+
+@pytest.fixture(scope='module')
+def deep_network(tiny_network):
+  """Layers enough for their order to matter."""
+  return dataclasses.replace(tiny_network, num_decoder_layers=2)
+
+
+@pytest.fixture(scope='module')
+def deep_params(deep_network, make_params):
+  """Weights of `deep_network`, by whether they are stacked."""
+  params = make_params(deep_network, seed=5)
+  stacked = tensors.stacked(tensors.of(params))
+  return {False: params, True: tensors.tree(
+      {name: jnp.asarray(t.read()) for name, t in stacked.items()}
+  )}
+
+
+@pytest.fixture(scope='module')
+def backward(deep_network, deep_params, tokens):
+  """(scan, remat policy, dropout seed) -> logits, and the loss's gradient."""
+  source, target = tokens
+  weights = jnp.asarray((target > 0) / np.sum(target > 0))
+
+  @functools.cache
+  def call(scan, policy='none', seed=None):
+    model = network_lib.Transformer(dataclasses.replace(
+        deep_network, scan_layers=scan, remat_policy=policy
+    ))
+
+    def loss(params):
+      logits = model.apply(
+          {'params': params}, source, batches.shift_right(target), target,
+          enable_dropout=seed is not None,
+          # 'rbg' compiles in a fraction of the time.
+          rngs=None if seed is None else {
+              'dropout': jax.random.key(seed, impl='rbg')
+          },
+      )
+      return objectives.likelihood_loss(logits, target, weights)[0], logits
+
+    gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(deep_params[scan])
+    return logits, tensors.of(gradient)
+
+  return call
+
+
+def assert_equal_gradients(got, expected):
+  assert got.keys() == expected.keys()
+  for name, tensor in expected.items():
+    assert np.abs(tensor.read()).max() > 1e-4, name
+    np.testing.assert_allclose(
+        got[name].read(), tensor.read(), atol=1e-5, err_msg=name
+    )
+
+
+def test_scanned_equals_unscanned(backward, tokens):
+  (logits, gradient), (expected, expected_gradient) = (
+      backward(scan) for scan in (True, False)
+  )
+  assert_equal_logits(logits, expected, tokens[1])
+  assert_equal_gradients(tensors.unstacked(gradient), expected_gradient)
+
+
+@pytest.mark.parametrize('scan, policy', (
+    (False, 'minimal'), (True, 'full'),
+))
+def test_remat_changes_nothing(scan, policy, backward, tokens):
+  # With dropout: what is computed again has to drop the same again.
+  logits, gradient = backward(scan, policy, seed=1)
+  expected, expected_gradient = backward(scan, seed=1)
+  assert_equal_logits(logits, expected, tokens[1])
+  assert_equal_gradients(gradient, expected_gradient)
+
+
+def test_remat_policy_is_known(tiny_network):
+  with pytest.raises(
+      ValueError,
+      match=r"remat_policy 'some' is not one of \['none', 'minimal', 'full'\]",
+  ):
+    dataclasses.replace(tiny_network, remat_policy='some')
+
+
+# When the encoder's keys and values are kept. 'never' is what T5X does.
+@pytest.mark.parametrize('scan, kept', (
+    (False, 'never'), (False, 'in the first step'), (False, 'with the cache'),
+    (True, 'never'), (True, 'with the cache'),
+))
+def test_decoding_with_a_cache_is_teacher_forcing(
+    scan, kept, deep_network, deep_params, tokens
+):
+  model = network_lib.Transformer(
+      dataclasses.replace(deep_network, scan_layers=scan)
+  )
+  params = deep_params[scan]
+  source, target = tokens[0], np.maximum(tokens[1], 1)
+  inputs = batches.shift_right(target)
+
+  @jax.jit
+  def start(params):
+    encoded = model.apply(
+        {'params': params}, source, enable_dropout=False, method='encode'
+    )
+    expected = model.apply(
+        {'params': params}, encoded, source, inputs, target,
+        enable_dropout=False, method='decode',
+    )
+    _, state = model.apply(
+        {'params': params}, encoded, source, inputs, inputs,
+        enable_dropout=False, decode=True, method='decode',
+        mutable=['cache', 'encoded'] if kept == 'with the cache' else ['cache'],
+    )
+    return encoded, expected, state
+
+  @functools.partial(jax.jit, static_argnames='mutable')
+  def step(params, state, encoded, tokens, mutable=('cache',)):
+    logits, changed = model.apply(
+        {'params': params, **state}, encoded, source, tokens, tokens,
+        enable_dropout=False, decode=True, max_decode_length=target.shape[1],
+        mutable=list(mutable), method='decode',
+    )
+    return logits, {**state, **changed}
+
+  encoded, expected, state = start(params)
+  logits = []
+  for i in range(target.shape[1]):
+    first = not i and kept == 'in the first step'
+    one, state = step(
+        params, state,
+        # Where they are kept, nothing else is needed.
+        encoded if first or kept == 'never' else encoded * np.nan,
+        inputs[:, i : i + 1], ('cache', 'encoded') if first else ('cache',),
+    )
+    assert one.shape == (16, 1, 208)
+    logits.append(one)
+  assert ('encoded' in state) == (kept != 'never')
+  assert_equal_logits(np.concatenate(logits, axis=1), expected, target)
+  indices = [
+      x for k, x in traverse_util.flatten_dict(state['cache']).items()
+      if k[-1] == 'cache_index'
+  ]
+  assert [x.shape for x in indices] == ([(2,)] if scan else [()] * 2)
+  assert all(np.all(x == target.shape[1]) for x in indices)

@@ -11,6 +11,7 @@ from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train
+from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
 import jax
 import numpy as np
@@ -178,7 +179,7 @@ class Repeated:
         demo_data.MIXTURE, demo_data.vocabulary(), 4, 32, 16, seed=0
     ))
     self._change, self._step = change, 0
-    self.counts, self.origins = {}, {}
+    self.counts, self.origins, self.batch_size = {}, {}, 4
 
   def __next__(self):
     self._step += 1
@@ -223,7 +224,7 @@ def test_gradient_that_is_not_finite_is_not_saved(data, tmp_path):
     )
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, 'make_train_step', make)
+    patch.setattr(train_step, 'make_train_step', make)
     with pytest.raises(FloatingPointError, match='^step 1: '):
       run(tmp_path, Repeated())
   assert checkpoints.Checkpoints(tmp_path).latest is None

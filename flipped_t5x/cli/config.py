@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import logging
 import pathlib
-import re
 import tokenize
 from typing import Any
 
@@ -14,33 +13,12 @@ import flipped_t5x
 from flipped_t5x import t5x_results
 import gin
 
-_OVERRIDE = re.compile(r'--gin\.([^=\s]+)=(.*)', re.DOTALL)
-
 
 def gin_folder() -> pathlib.Path:
   """The shipped gin files: inside the package, or beside it in a checkout."""
   package = pathlib.Path(flipped_t5x.__file__).parent
   installed = package / 'gin'
   return installed if installed.is_dir() else package.parent / 'gin'
-
-
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Takes T5X's `--gin.NAME=VALUE` flags out of a command line.
-
-  Args:
-    argv: the arguments.
-
-  Returns:
-    The other arguments, and `NAME = VALUE` for each override.
-  """
-  rest, overrides = [], []
-  for argument in argv:
-    match = _OVERRIDE.fullmatch(argument)
-    if match:
-      overrides.append(f'{match[1]} = {match[2]}')
-    else:
-      rest.append(argument)
-  return rest, overrides
 
 
 def parse(

@@ -1,55 +1,78 @@
 """`flipped-t5x COMMAND`: one subcommand for each file of this folder."""
 
 import argparse
+from collections.abc import Sequence
+import importlib
 import os
+import re
 import sys
 
 from absl import logging
-from flipped_t5x.cli import cache
-from flipped_t5x.cli import config
-from flipped_t5x.cli import evaluate
-from flipped_t5x.cli import inspect
-from flipped_t5x.cli import rank
-from flipped_t5x.cli import report
-from flipped_t5x.cli import train
 
+# Command -> its module and what it does; modules import JAX, and take their
+# time: only that of the command is imported.
 COMMANDS = {
-    'train': train,
-    'eval': evaluate,
-    'report': report,
-    'rank': rank,
-    'inspect': inspect,
-    'cache': cache,
+    'train': ('train', 'train a model, or go on where a run was stopped'),
+    'eval': ('evaluate', 'rank the options of held-out examples'),
+    'report': ('report', 'tables and plots of results'),
+    'rank': ('rank', 'rank labels for a text'),
+    'guess': ('guess', 'guess the instruction from an input and a label'),
+    'explain': ('explain', 'see which words of the instruction decide'),
+    'convert': ('convert', 'weights to and from Hugging Face and T5X'),
+    'precompile': ('precompile', 'compile a step for a TPU, without the TPU'),
+    'inspect': ('inspect', 'look into a mixture'),
+    'cache': ('cache', 'write the rows of a mixture as SeqIO caches them'),
 }
+
+_OVERRIDE = re.compile(r'--gin\.([^=\s]+)=(.*)', re.DOTALL)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Takes T5X's `--gin.NAME=VALUE` flags out of a command line.
+
+  Args:
+    argv: the arguments.
+
+  Returns:
+    The other arguments, and `NAME = VALUE` for each override.
+  """
+  rest, overrides = [], []
+  for argument in argv:
+    match = _OVERRIDE.fullmatch(argument)
+    if match:
+      overrides.append(f'{match[1]} = {match[2]}')
+    else:
+      rest.append(argument)
+  return rest, overrides
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command; a mistake of the user is one sentence and status 1."""
-  argv, overrides = config.split_overrides(
-      sys.argv[1:] if argv is None else argv
-  )
+  argv, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
   parser = argparse.ArgumentParser(
       prog='flipped-t5x',
       description='Flipped learning: guess the instruction, rank the labels.',
       epilog='Example: flipped-t5x train --gin_file=runs/demo.gin',
   )
   commands = parser.add_subparsers(dest='command', required=True)
-  for name, module in COMMANDS.items():
+  chosen = next((a for a in argv if not a.startswith('-')), None)
+  module = None
+  for name, (file, summary) in COMMANDS.items():
     command = commands.add_parser(
-        name,
-        help=module.__doc__.splitlines()[0],
-        description=module.__doc__,
+        name, help=summary,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.add_arguments(command)
-    command.set_defaults(module=module)
+    if name == chosen:
+      module = importlib.import_module(f'flipped_t5x.cli.{file}')
+      command.description = module.__doc__
+      module.add_arguments(command)
   arguments = parser.parse_args(argv)
   if overrides and not hasattr(arguments, 'gin_file'):
     parser.error(f'{arguments.command} takes no --gin. flags')
   arguments.gin_overrides = overrides
   logging.set_verbosity(logging.ERROR)  # Orbax's notes are not for the user.
   try:
-    arguments.module.run(arguments)
+    module.run(arguments)
   except KeyboardInterrupt as e:
     print(f'flipped-t5x: {str(e) or "interrupted"}', file=sys.stderr)
     return 130

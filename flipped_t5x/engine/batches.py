@@ -23,10 +23,12 @@ class Batches(Protocol):
   `decoder_segment_ids` and their positions.
 
   Attributes:
+    batch_size: rows of a batch, on all hosts.
     counts: dataset -> reason -> examples dropped, or cut, since it was opened.
     origins: dataset -> JSON that says which data these are.
   """
 
+  batch_size: int
   counts: Mapping[str, Mapping[str, int]]
   origins: Mapping[str, Mapping[str, Any]]
 

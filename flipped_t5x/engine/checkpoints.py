@@ -26,7 +26,14 @@ import orbax.checkpoint as ocp
 # Settings under which a run may go on; all others change what it computes.
 RESUMABLE = frozenset((
     'CHECKPOINT_PERIOD', 'KEEP', 'LOG_PERIOD', 'MODEL_DIR', 'TRAIN_STEPS',
+    'MODEL_PARALLEL', 'SHARD_PARAMS_OVER_DATA', 'NUM_MICROBATCHES',
+    'NUM_LOGIT_CHUNKS', 'REMAT_POLICY', 'network.remat_policy',
+    'SCAN_LAYERS',  # Compared as the network's.
 ))
+
+# The setting of a folder that `flipped-t5x convert` wrote: where from. It has
+# no optimizer and no data position that a run could go on with.
+CONVERTED_FROM = 'CONVERTED_FROM'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +82,9 @@ def prepare(
     vocabulary: SentencePiece model to copy in.
 
   Raises:
-    ValueError: the folder holds a run of other settings, or the embedding has
-      fewer rows than the vocabulary has ids.
+    ValueError: the folder holds a run of other settings, or converted weights
+      without a run, or the embedding has fewer rows than the vocabulary has
+      ids.
   """
   size = features.load_vocabulary(vocabulary).vocab_size
   if config.network.vocab_size < size:
@@ -89,7 +97,15 @@ def prepare(
     shutil.copyfile(vocabulary, model_dir / 'sentencepiece.model')
     config.write(model_dir)
     return
-  old = _comparable(RunConfig.read(model_dir))
+  there = RunConfig.read(model_dir)
+  if CONVERTED_FROM in there.settings:
+    raise ValueError(
+        f'{model_dir} holds weights converted from'
+        f' {there.settings[CONVERTED_FROM]}, not a run that can go on: choose'
+        ' another MODEL_DIR, and start from them with'
+        f' INITIAL_CHECKPOINT_PATH={str(model_dir)!r}'
+    )
+  old = _comparable(there)
   new = _comparable(config)
   differing = [
       f'{k}: {old.get(k)!r} there, {new.get(k)!r} now'
@@ -111,8 +127,8 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
   flat.update(
       {f'network.{k}': v for k, v in flat.pop('network').items()}
   )
-  flat.update({k: v for k, v in settings.items() if k not in RESUMABLE})
-  return flat
+  flat.update(settings)
+  return {k: v for k, v in flat.items() if k not in RESUMABLE}
 
 
 class Checkpoints:

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+from flax import traverse_util
+from flipped_t5x import tensors
+import jax
 import optax
 
 Schedule = Callable[[int], float]
@@ -29,18 +32,56 @@ def adafactor(
     The optimizer.
   """
   transforms = [
-      optax.adafactor(
+      _each_layer(optax.adafactor(
           learning_rate,
           multiply_by_parameter_scale=False,
           clipping_threshold=clipping_threshold,
           decay_rate=decay_rate,
           momentum=None,
           weight_decay_rate=None,
-      )
+      ))
   ]
   if max_gradient_norm is not None:
     transforms.insert(0, optax.clip_by_global_norm(max_gradient_norm))
   return optax.chain(*transforms)
+
+
+def _each_layer(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Applies it to each layer of a stack by itself, as if they lay apart.
+
+  Adafactor clips the update of a tensor by its root mean square: a stack of
+  layers that were one tensor would be trained otherwise than its layers.
+  """
+  def split(tree):
+    flat = traverse_util.flatten_dict(tree, sep='/')
+    stacks = {n: a for n, a in flat.items() if tensors.is_stacked([n])}
+    return stacks, {n: a for n, a in flat.items() if n not in stacks}
+
+  def init(params):
+    stacks, others = split(params)
+    if not stacks:
+      return optimizer.init(params)
+    return {
+        'stacks': jax.vmap(optimizer.init, in_axes=tensors.SCAN_AXIS)(stacks),
+        'others': optimizer.init(others),
+    }
+
+  def update(updates, state, params):
+    (stacks, others), (of_stacks, of_others) = split(updates), split(params)
+    if not stacks:
+      return optimizer.update(updates, state, params)
+    axis = tensors.SCAN_AXIS
+    stacks, stack_state = jax.vmap(
+        optimizer.update, in_axes=(axis, 0, axis), out_axes=(axis, 0)
+    )(stacks, state['stacks'], of_stacks)
+    others, other_state = optimizer.update(others, state['others'], of_others)
+    return tensors.tree(stacks | others), {
+        'stacks': stack_state, 'others': other_state
+    }
+
+  return optax.GradientTransformation(init, update)
 
 
 def warmup_linear_decay(

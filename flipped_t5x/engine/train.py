@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -13,12 +14,13 @@ import time
 from typing import Any
 
 from flipped_t5x import network as network_lib
-from flipped_t5x import objectives
 from flipped_t5x import t5x_checkpoints
+from flipped_t5x import tensors
 from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import checkpoints
+from flipped_t5x.engine import partitioning
+from flipped_t5x.engine import train_step
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tensorboardX
@@ -28,7 +30,6 @@ _SHOWN = {
     'likelihood': 'L_LM', 'unlikelihood': 'L_UL', 'prob_right': 'P(right)',
     'prob_wrong': 'P(wrong)',
 }
-State = dict[str, Any]  # params, opt_state, step
 
 
 class Interrupted(KeyboardInterrupt):
@@ -53,6 +54,9 @@ def train(
     keep: int | None = 2,
     log_period: int = 20,
     initial_checkpoint: str | None = None,
+    partitioner: partitioning.Partitioner | None = None,
+    num_microbatches: int = 1,
+    num_logit_chunks: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> Mapping[str, float]:
   """Trains to `steps`, going on from the newest checkpoint if there is one.
@@ -75,6 +79,10 @@ def train(
     log_period: steps between log lines, and between looks for NaN.
     initial_checkpoint: weights to start from (T5X's or the engine's, see
       `t5x_checkpoints.py`) where the folder has no checkpoint of its own.
+    partitioner: where weights and batches lie; None to divide the batch over
+      all devices. A run may go on under another one.
+    num_microbatches: see `train_step.make_train_step`.
+    num_logit_chunks: see `train_step.make_train_step`.
     settings: macro -> value, kept in `config.json` and compared on resuming.
 
   Returns:
@@ -90,9 +98,12 @@ def train(
   """
   folder = pathlib.Path(model_dir)
   model = network_lib.Transformer(network)
+  partitioner = partitioner or partitioning.Partitioner()
+  partitioner.check(network, batches.batch_size, num_microbatches)
+  abstract = partitioner.abstract_state(model, optimizer)
   params = None
   if initial_checkpoint and not t5x_checkpoints.steps(folder / 'checkpoints'):
-    params = _initial_params(initial_checkpoint, model)
+    params = _initial_params(initial_checkpoint, network, abstract['params'])
   checkpoints.prepare(
       folder,
       checkpoints.RunConfig(
@@ -101,24 +112,32 @@ def train(
       pathlib.Path(vocabulary),
   )
   checkpoints.write_json(folder / 'data.json', batches.origins)
-  state = jax.jit(functools.partial(init_state, model, optimizer, seed))(params)
-  del params  # A second copy of the weights.
   saver = checkpoints.Checkpoints(folder, keep)
   start = saver.latest or 0
   if start:
-    state, position = saver.restore(start, state)
+    state, position = saver.restore(start, abstract)
     batches.set_state(position)
     print(f'{folder}: going on from step {start}', flush=True)
-  step_fn = make_train_step(
+  else:
+    state = jax.jit(
+        functools.partial(train_step.init_state, model, optimizer, seed),
+        out_shardings=jax.tree.map(lambda a: a.sharding, abstract),
+    )(params)
+  del params  # A second copy of the weights.
+  step_fn = train_step.make_train_step(
       model, optimizer, unlikelihood_weight=unlikelihood_weight, eps=eps,
-      seed=seed,
+      seed=seed, num_microbatches=num_microbatches,
+      num_logit_chunks=num_logit_chunks, partitioner=partitioner,
   )
   log = _Log(folder, start, steps)
   pending = []
-  with contextlib.closing(saver), contextlib.closing(log), _stops() as stopped:
+  with (
+      contextlib.closing(saver), contextlib.closing(log),
+      partitioner.active(), _stops() as stopped,
+  ):
     for step in range(start + 1, steps + 1):
       batch = next(batches)
-      state, metrics = step_fn(state, batch)
+      state, metrics = step_fn(state, partitioner.place_batch(batch))
       pending.append((step, num_examples(batch), metrics))
       stop = bool(stopped)  # Asked once: a signal may come at any line below.
       save = step % checkpoint_period == 0 or step == steps or stop
@@ -138,148 +157,25 @@ def train(
   return log.last
 
 
-def init_state(
-    model: network_lib.Transformer,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    params: Any = None,
-) -> State:
-  """The given weights, else random ones, and a fresh optimizer at step 0."""
-  if params is None:
-    params = _init_params(model, seed)
-  return {
-      'params': params,
-      'opt_state': optimizer.init(params),
-      'step': jnp.zeros((), jnp.int32),
-  }
-
-
-def _init_params(model: network_lib.Transformer, seed: int) -> Any:
-  tokens = jnp.ones((1, 1), jnp.int32)
-  return model.init(
-      {'params': jax.random.key(seed)}, tokens, tokens, tokens,
-      enable_dropout=False,
-  )['params']
-
-
-def _initial_params(path: str, model: network_lib.Transformer) -> Any:
+def _initial_params(
+    path: str, network: network_lib.T5Config, abstract: Any
+) -> Any:
   """Reads weights to start from; errors name the macro that says where."""
-  like = jax.eval_shape(functools.partial(_init_params, model, 0))
+  apart = network_lib.Transformer(
+      dataclasses.replace(network, scan_layers=False)
+  )
+  like = jax.eval_shape(lambda: partitioning.init_variables(apart, 0)['params'])
   try:
     params, step = t5x_checkpoints.read(path, like)
   except (FileNotFoundError, ValueError) as e:
     raise type(e)(f'INITIAL_CHECKPOINT_PATH: {e}') from e
   print(f'{path}: starting from the weights of step {step}', flush=True)
-  return params
-
-
-def make_train_step(
-    model: network_lib.Transformer,
-    optimizer: optax.GradientTransformation,
-    *,
-    unlikelihood_weight: float,
-    eps: float,
-    seed: int,
-):
-  """Compiles the update: (state, batch) -> (state, metrics).
-
-  Right and wrong inputs go through the network as one batch of twice the size.
-
-  Args:
-    model: the network.
-    optimizer: an Optax optimizer.
-    unlikelihood_weight: lambda.
-    eps: see `objectives.log_one_minus_probs`.
-    seed: of dropout, with the step folded in.
-
-  Returns:
-    The function; it consumes the state that it is given.
-  """
-  # XLA's own generator: threefry is a good part of a small model's CPU step.
-  dropout_key = jax.random.key(seed, impl='rbg')
-
-  @functools.partial(jax.jit, donate_argnums=0)
-  def step_fn(state, batch):
-    key = jax.random.fold_in(dropout_key, state['step'])
-
-    def loss_fn(params):
-      if 'wrong_encoder_input_tokens' not in batch:
-        if unlikelihood_weight:
-          raise ValueError(
-              f'lambda is {unlikelihood_weight} where the format has no wrong'
-              ' side; set LAMBDA = 0'
-          )
-        return objectives.likelihood_loss(
-            logits(model, params, batch, key), batch['decoder_target_tokens'],
-            batch['decoder_loss_weights'],
-        )
-      right, wrong = pair_logits(model, params, batch, key)
-      return objectives.flipped_loss(
-          right, wrong, batch['decoder_target_tokens'],
-          batch['decoder_loss_weights'],
-          unlikelihood_weight=unlikelihood_weight, eps=eps,
-      )
-
-    gradients, metrics = jax.grad(loss_fn, has_aux=True)(state['params'])
-    updates, opt_state = optimizer.update(
-        gradients, state['opt_state'], state['params']
-    )
-    return {
-        'params': optax.apply_updates(state['params'], updates),
-        'opt_state': opt_state,
-        'step': state['step'] + 1,
-    }, metrics | {'gradient_norm': optax.tree.norm(gradients)}
-
-  return step_fn
-
-
-def logits(
-    model: network_lib.Transformer,
-    params: Any,
-    batch: batches_lib.Batch,
-    dropout_key: jax.Array | None = None,
-) -> jax.Array:
-  """Logits of the targets; arguments as for `pair_logits`.
-
-  Returns:
-    float32[batch, length, vocab].
-  """
-  return model.apply(
-      {'params': params},
-      batch['encoder_input_tokens'],
-      batch['decoder_input_tokens'],
-      batch['decoder_target_tokens'],
-      batch.get('encoder_segment_ids'),
-      batch.get('decoder_segment_ids'),
-      enable_dropout=dropout_key is not None,
-      rngs=None if dropout_key is None else {'dropout': dropout_key},
+  read = tensors.of(params)
+  read = tensors.stacked(read) if network.scan_layers else read
+  return jax.tree.map(
+      lambda tensor, place: jax.device_put(tensor.read(), place.sharding),
+      tensors.tree(read), abstract,
   )
-
-
-def pair_logits(
-    model: network_lib.Transformer,
-    params: Any,
-    batch: batches_lib.Batch,
-    dropout_key: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """Logits given the right and the wrong side, in one forward pass.
-
-  Args:
-    model: the network.
-    params: its weights.
-    batch: see `batches.Batches`.
-    dropout_key: None for no dropout.
-
-  Returns:
-    Two float32[batch, length, vocab].
-  """
-
-  both = {
-      name: jnp.concatenate([batch[name], batch.get(f'wrong_{name}', value)])
-      for name, value in batch.items() if not name.startswith('wrong_')
-  }
-  right, wrong = jnp.split(logits(model, params, both, dropout_key), 2)
-  return right, wrong
 
 
 def num_examples(batch: batches_lib.Batch) -> int:

@@ -1,0 +1,220 @@
+"""Where weights, optimizer state and batches lie: a mesh of data x model.
+
+Weights and activations have T5X's logical axes (`layers.py`); rules send those
+to the axes of the mesh, as in T5X. Over `model` heads, feed-forward and
+vocabulary are divided, over `data` the batch and, with
+`shard_params_over_data`, the other axis of every matrix, too: then no device
+holds a whole weight, and each layer's are gathered when it is their turn
+(Rajbhandari et al. 2019, arXiv 1910.02054; Xu et al. 2021, arXiv 2105.04663).
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+from typing import Any
+
+from flax import core
+from flax import traverse_util
+from flax.linen import partitioning as nn_partitioning
+from flipped_t5x import network as network_lib
+import jax
+from jax.experimental import mesh_utils
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Rules = tuple[tuple[str, str | None], ...]
+
+
+class Partitioner:
+  """A mesh, and what lies where on it."""
+
+  def __init__(
+      self,
+      model_parallel: int = 1,
+      shard_params_over_data: bool = False,
+      rules: Sequence[tuple[str, str | None]] | None = None,
+      devices: Sequence[jax.Device] | None = None,
+  ):
+    """Makes the mesh.
+
+    Args:
+      model_parallel: devices that share one copy of the weights; the others
+        divide the batch.
+      shard_params_over_data: whether weights are divided over `data`, too.
+      rules: logical axis -> mesh axis, the first that is free being taken; None
+        for the standard ones.
+      devices: of the mesh; None for all there are, on all hosts.
+
+    Raises:
+      ValueError: the devices cannot be divided so.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if model_parallel < 1 or len(devices) % model_parallel:
+      fit = [n for n in range(1, len(devices) + 1) if not len(devices) % n]
+      raise ValueError(
+          f'MODEL_PARALLEL = {model_parallel} does not divide the'
+          f' {len(devices)} devices; {fit} do'
+      )
+    self.mesh = jax.sharding.Mesh(
+        mesh_utils.create_device_mesh(
+            (len(devices) // model_parallel, model_parallel), devices,
+            allow_split_physical_axes=True,
+        ),
+        ('data', 'model'),
+    )
+    self.rules = tuple(rules or standard_rules(shard_params_over_data))
+    self.replicated = jax.sharding.NamedSharding(
+        self.mesh, jax.sharding.PartitionSpec()
+    )
+    self.batch_sharding = self.sharding(('batch',))
+
+  @property
+  def shape(self) -> Mapping[str, int]:
+    """Mesh axis -> devices along it."""
+    return dict(self.mesh.shape)
+
+  @contextlib.contextmanager
+  def active(self) -> Iterator[None]:
+    """Within it the layers' constraints hold, and jitted programs see the mesh.
+
+    Not for use inside of a function that is being traced.
+    """
+    with jax.set_mesh(self.mesh), nn_partitioning.axis_rules(self.rules):
+      yield
+
+  def sharding(self, axes: Sequence[str | None]) -> jax.sharding.NamedSharding:
+    """That of an array with these logical axes."""
+    return jax.sharding.NamedSharding(
+        self.mesh,
+        nn_partitioning.logical_to_mesh_axes(tuple(axes), self.rules),
+    )
+
+  def abstract_params(self, model: network_lib.Transformer) -> Any:
+    """Weights as `jax.ShapeDtypeStruct`s with their shardings.
+
+    Args:
+      model: the network.
+
+    Returns:
+      The tree of weights.
+
+    Raises:
+      ValueError: an axis of the mesh does not divide that of a weight.
+    """
+    with nn_partitioning.axis_rules(()):
+      variables = jax.eval_shape(lambda: init_variables(model, 0))
+    names = core.unfreeze(
+        nn_partitioning.get_axis_names(variables['params_axes'])
+    )
+
+    def place(path, tensor, axes):
+      sharding = self.sharding(axes)
+      try:
+        sharding.shard_shape(tensor.shape)
+      except ValueError as e:
+        raise ValueError(
+            f'{"/".join(k.key for k in path)} {list(tensor.shape)}, axes'
+            f' {tuple(axes)}, cannot be divided over a mesh of {self.shape}:'
+            ' change MODEL_PARALLEL, or SHARD_PARAMS_OVER_DATA'
+        ) from e
+      return jax.ShapeDtypeStruct(tensor.shape, tensor.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, variables['params'], names)
+
+  def abstract_state(
+      self,
+      model: network_lib.Transformer,
+      optimizer: optax.GradientTransformation,
+  ) -> dict[str, Any]:
+    """The training state of `train_step.py` with its shardings.
+
+    What the optimizer keeps of a weight in the weight's own shape lies where
+    the weight does; Adafactor's rows and columns are small and on all devices.
+    """
+    params = self.abstract_params(model)
+    weights = traverse_util.flatten_dict(params, sep='/')
+
+    def place(path, kept):
+      keys = [str(getattr(k, 'key', k)) for k in path]
+      names = ('/'.join(keys[i:]) for i in range(len(keys)))
+      weight = next((weights[n] for n in names if n in weights), None)
+      same = weight is not None and weight.shape == kept.shape
+      return jax.ShapeDtypeStruct(
+          kept.shape, kept.dtype,
+          sharding=weight.sharding if same else self.replicated,
+      )
+
+    return {
+        'params': params,
+        'opt_state': jax.tree_util.tree_map_with_path(
+            place, jax.eval_shape(optimizer.init, params)
+        ),
+        'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated),
+    }
+
+  def place_batch(
+      self, rows: Mapping[str, np.ndarray]
+  ) -> Mapping[str, jax.Array]:
+    """The global batch, of which each host has its rows in the hosts' order."""
+    return {
+        name: jax.make_array_from_process_local_data(self.batch_sharding, a)
+        for name, a in rows.items()
+    }
+
+  def check(
+      self,
+      network: network_lib.T5Config,
+      batch_size: int,
+      num_microbatches: int = 1,
+  ) -> None:
+    """ValueError where sizes do not divide, with what would work."""
+    data, model = self.shape['data'], self.shape['model']
+    if network.num_heads % model:
+      fit = [
+          n for n in range(1, self.mesh.size + 1)
+          if not self.mesh.size % n and not network.num_heads % n
+      ]
+      raise ValueError(
+          f'MODEL_PARALLEL = {model} does not divide the {network.num_heads}'
+          f' heads of the network; {fit} do, and the devices, too'
+      )
+    if batch_size % (data * num_microbatches):
+      one = data * num_microbatches
+      less = batch_size // one * one
+      near = sorted({less or one, less + one})
+      raise ValueError(
+          f'BATCH_SIZE = {batch_size} cannot be divided into {num_microbatches}'
+          f' microbatches over {data} devices along data; {near} could, or'
+          ' another NUM_MICROBATCHES or MODEL_PARALLEL'
+      )
+
+
+def standard_rules(shard_params_over_data: bool) -> Rules:
+  """Logical axis -> mesh axis: T5X's, in one or two dimensions of parameters.
+
+  `batch` comes first: in an activation it takes `data`, which then is not free
+  for `embed`; in a weight there is no `batch`.
+  """
+  return (
+      ('batch', 'data'),
+      ('vocab', 'model'),
+      ('heads', 'model'),
+      ('joined_kv', 'model'),
+      ('mlp', 'model'),
+      ('embed', 'data' if shard_params_over_data else None),
+      ('kv', None),
+      ('length', None),
+      ('layers', None),
+      ('relpos_buckets', None),
+  )
+
+
+def init_variables(model: network_lib.Transformer, seed: int) -> Any:
+  """Random weights and their axes."""
+  tokens = jnp.ones((1, 1), jnp.int32)
+  return model.init(
+      {'params': jax.random.key(seed)}, tokens, tokens, tokens,
+      enable_dropout=False,
+  )
