@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 RUN := output/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
 OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint extras clean
 
 demo: $(INSTALLED)
 	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
@@ -17,6 +17,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q
+
+# What tests compare with, or need for one part alone; without it they skip.
+extras: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[lm_eval,notebook,torch,tpu]'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -56,6 +56,8 @@ setuptools.setup(
     extras_require={
         # Beam's TFRecords need the checksums, and Beam a protobuf below 7.
         'cache': ['apache-beam', 'google-crc32c', 'sentencepiece<0.2.3'],
+        'lm_eval': ['lm-eval==0.4.13'],
+        'notebook': ['ipykernel', 'nbclient'],
         'test': ['absl-py', 'pytest', 'ruff', 'scikit-learn'],
         # What converted weights are compared with; only tests import it.
         'torch': ['torch', 'transformers'],

@@ -110,6 +110,7 @@ def t5x_network():
   from t5x.examples.t5 import network  # pylint: disable=g-import-not-at-top
 
   sizes = dict(vars(demo_data.NETWORK))
+  del sizes['scan_layers'], sizes['remat_policy']  # Its other network has them.
   return network.Transformer(network.T5Config(**sizes))
 
 
