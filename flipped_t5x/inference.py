@@ -1,39 +1,265 @@
-"""Trained models: score candidates, rank the options of a text."""
+"""Models: rank labels, guess the instruction, explain where labels differ.
 
+    import flipped_t5x
+    model = flipped_t5x.load('output/demo')
+    model.rank(
+        input='A warm, funny film.',
+        instruction='Did the reviewer enjoy the movie?',
+        options=['Yes', 'No'],
+    )
+
+Where there are many rows, a batch holds candidates of like lengths, whichever
+rows they are of; a score does not depend on what else is in the batch.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import functools
-import pathlib
+import os
+from typing import Any
 
+from flipped_t5x import candidates as candidates_lib
+from flipped_t5x import explanation as explanation_lib
 from flipped_t5x import features
 from flipped_t5x import formats
-from flipped_t5x import network as network_lib
-from flipped_t5x import objectives
+from flipped_t5x import generation
+from flipped_t5x import model_files
+from flipped_t5x import queries
+from flipped_t5x import scoring
 from flipped_t5x import templates
-from flipped_t5x.engine import batches
+from flipped_t5x import tensors
 from flipped_t5x.engine import checkpoints
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
-_INPUT = '{{input}}'
+BATCH_SIZE = 64
+DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)
+class Ranked:
+  """One option of a text.
+
+  Attributes:
+    option: the option.
+    log_prob: log P(instruction | input, option), the score that ranks.
+    probability: the softmax of the options' scores.
+  """
+
+  option: str
+  log_prob: float
+  probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+  """An instruction that the model wrote.
+
+  Attributes:
+    instruction: its text; in the format `flipped` with the sentinels that say
+      where its parts stand.
+    log_prob: its log-probability, EOS counted in.
+    tokens: its tokens without EOS.
+  """
+
+  instruction: str
+  log_prob: float
+  tokens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Model:
   """Weights with all that is needed to use them.
 
   Attributes:
-    config: the run's configuration.
+    config: network, format, lengths and settings.
     params: the network's weights.
     vocabulary: its vocabulary.
-    step: the training step of the weights.
+    step: the training step of the weights; None where that is not known.
   """
 
   config: checkpoints.RunConfig
-  params: dict
-  vocabulary: features.SentencePiece
-  step: int
+  params: dict = dataclasses.field(repr=False)
+  vocabulary: features.Vocabulary
+  step: int | None
+
+  def rank(
+      self,
+      *,
+      input: str | None = None,  # pylint: disable=redefined-builtin
+      instruction: str | None = None,
+      options: Sequence[str] | None = None,
+      dataset: str | None = None,
+      template: str | templates.Template | None = None,
+      row: Mapping[str, Any] | None = None,
+  ) -> list[Ranked]:
+    """Ranks options by how probable each makes the instruction.
+
+    Args:
+      input: the text to label.
+      instruction: the instruction; `{{input}}` in it marks the text's place,
+        else the text comes first.
+      options: at least two labels.
+      dataset: instead of the three above, the name of a dataset as promptsource
+        or the catalog has it,
+      template: the name of one of its templates, or a template,
+      row: and the fields that it reads. The options are the template's.
+
+    Returns:
+      The options, best first; ties in the given order.
+
+    Raises:
+      ValueError: too few options, ones that are equal or are the same tokens,
+        no instruction, an unknown name, or a row that does not fit.
+    """
+    return _one(self.rank_batch, dict(
+        input=input, instruction=instruction, options=options, dataset=dataset,
+        template=template, row=row,
+    ))
+
+  def rank_batch(
+      self,
+      rows: Iterable[Mapping[str, Any]],
+      batch_size: int = BATCH_SIZE,
+      progress: bool = True,
+  ) -> list[list[Ranked]]:
+    """`rank` for many rows.
+
+    Args:
+      rows: the arguments of `rank`, a mapping for each row.
+      batch_size: candidates a forward pass.
+      progress: whether to show a bar.
+
+    Returns:
+      For each row what `rank` gives.
+
+    Raises:
+      queries.QueryError: a ValueError that names the row.
+    """
+    encoder = self._encoder
+    found = encoder.of_each(encoder.to_rank, rows)
+    scored = self._scored(found, batch_size, progress)
+    return [
+        _ranked(row.options, log_probs)
+        for row, log_probs in zip(found, scored, strict=True)
+    ]
+
+  def guess(
+      self,
+      *,
+      input: str | None = None,  # pylint: disable=redefined-builtin
+      output: str | None = None,
+      dataset: str | None = None,
+      template: str | templates.Template | None = None,
+      row: Mapping[str, Any] | None = None,
+      num_beams: int = 1,
+      max_length: int | None = None,
+  ) -> Guess:
+    """Writes the instruction that leads from an input to an output.
+
+    Args:
+      input: the text; the encoder reads `input: TEXT`, `output: LABEL`. A model
+        of the format `flipped` knows places for the instruction's parts:
+        `<extra_id_0>`, `<extra_id_1>` in the text, and writes what belongs
+        there.
+      output: the label; with a row, instead of the row's own.
+      dataset: instead of an input, a dataset's name, see `rank`,
+      template: one of its templates, whose places are shown but whose words are
+        not,
+      row: and the fields that it reads.
+      num_beams: 1 takes the most probable token each time.
+      max_length: the most tokens to write, EOS counted in; by default the
+        model's target length.
+
+    Returns:
+      The instruction.
+
+    Raises:
+      ValueError: something is missing, unknown or does not fit, or the model
+        does not write instructions (formats `direct` and `channel`).
+    """
+    return _one(
+        self.guess_batch,
+        dict(
+            input=input, output=output, dataset=dataset, template=template,
+            row=row,
+        ),
+        num_beams=num_beams, max_length=max_length,
+    )
+
+  def guess_batch(
+      self,
+      rows: Iterable[Mapping[str, Any]],
+      num_beams: int = 1,
+      max_length: int | None = None,
+      batch_size: int = BATCH_SIZE,
+      progress: bool = True,
+  ) -> list[Guess]:
+    """`guess` for many rows; arguments as for `rank_batch`."""
+    encoder = self._encoder
+    found = encoder.of_each(encoder.to_guess, rows)
+    with _bar(len(found), 'guess', progress) as bar:
+      generated = generation.generate(
+          self.config.network, self.params, [row.inputs[0] for row in found],
+          max_length=(
+              self.config.target_length if max_length is None else max_length
+          ),
+          num_beams=num_beams, batch_size=batch_size, progress=bar.update,
+      )
+    return [
+        Guess(self._text(g.tokens), g.log_prob, g.tokens) for g in generated
+    ]
+
+  def explain(
+      self,
+      *,
+      input: str | None = None,  # pylint: disable=redefined-builtin
+      instruction: str | None = None,
+      options: Sequence[str] | None = None,
+      dataset: str | None = None,
+      template: str | templates.Template | None = None,
+      row: Mapping[str, Any] | None = None,
+  ) -> explanation_lib.Explanation:
+    """Log-probability of each token of the instruction under each option.
+
+    Args:
+      input: as for `rank`, and so are the others.
+      instruction: the instruction.
+      options: the labels.
+      dataset: a dataset's name.
+      template: the name of one of its templates, or a template.
+      row: a row.
+
+    Returns:
+      The explanation; its sums over tokens are the scores of `rank`.
+
+    Raises:
+      ValueError: see `rank`; or the model writes the label and not the
+        instruction (format `direct`).
+    """
+    return _one(self.explain_batch, dict(
+        input=input, instruction=instruction, options=options, dataset=dataset,
+        template=template, row=row,
+    ))
+
+  def explain_batch(
+      self,
+      rows: Iterable[Mapping[str, Any]],
+      batch_size: int = BATCH_SIZE,
+      progress: bool = True,
+  ) -> list[explanation_lib.Explanation]:
+    """`explain` for many rows; arguments as for `rank_batch`."""
+    encoder = self._encoder
+    found = encoder.of_each(encoder.to_explain, rows)
+    scored = self._scored(found, batch_size, progress)
+    return [
+        _explained(self.vocabulary, row, log_probs)
+        for row, log_probs in zip(found, scored, strict=True)
+    ]
 
   def score(
       self,
@@ -53,114 +279,163 @@ class Model:
     Returns:
       float32[n].
     """
-    scores = np.zeros(len(inputs), np.float32)
-    for chosen, batch in batches.score_batches(
-        inputs, targets, batch_size, length_multiple
-    ):
-      values = _score(self.config.network, self.params, batch)
-      scores[chosen] = np.asarray(values)[: len(chosen)]
-    return scores
+    log_probs = scoring.token_log_probs(
+        self.config.network, self.params, inputs, targets,
+        batch_size=batch_size, length_multiple=length_multiple,
+    )
+    return np.array([values.sum() for values in log_probs], np.float32)
 
-  def rank(
-      self, instruction: str, text: str, options: Sequence[str]
-  ) -> list[tuple[str, float]]:
-    """Ranks options by the instruction's log-probability.
+  def _text(self, tokens: Sequence[int]) -> str:
+    # An embedding may have rows that no piece of the vocabulary belongs to.
+    size = self.vocabulary.vocab_size
+    return self.vocabulary.decode(
+        [t if t < size else features.UNK_ID for t in tokens]
+    )
 
-    Args:
-      instruction: the instruction; `{{input}}` in it marks the text's place,
-        else the text comes first.
-      text: the text to label.
-      options: at least two different labels.
+  @property
+  def _encoder(self) -> candidates_lib.Encoder:
+    return candidates_lib.Encoder(self.config, self.vocabulary)
 
-    Returns:
-      (option, score) pairs, best first; ties in the given order.
-
-    Raises:
-      ValueError: too few options, equal ones, or no instruction.
-    """
-    options = [o.strip() for o in options]
-    if len(options) < 2 or len(set(options)) < len(options) or '' in options:
-      raise ValueError(
-          f'options {options}: at least two are needed, none empty, all'
-          ' different'
-      )
-    if not instruction.replace(_INPUT, '').strip():
-      raise ValueError('the instruction is empty; it is what is scored')
-    rendered = rendered_text(instruction, text, tuple(options))
-    make_text = formats.get(self.config.format)
-    inputs, targets = [], []
-    for option in options:
-      pair = make_text(rendered, option)
-      inputs.append(features.encode_inputs(
-          self.vocabulary, pair, self.config.input_length)[0])
-      targets.append(features.encode_targets(
-          self.vocabulary, pair, self.config.target_length)[0])
-    scores = self.score(inputs, targets, batch_size=len(options))
-    order = np.argsort(-scores, kind='stable')
-    return [(options[i], float(scores[i])) for i in order]
+  def _scored(
+      self,
+      rows: Sequence[candidates_lib.Candidates],
+      batch_size: int,
+      progress: bool,
+  ) -> list[list[np.ndarray]]:
+    """For each row and option float32[tokens of the target]."""
+    inputs = [tokens for row in rows for tokens in row.inputs]
+    with _bar(len(inputs), 'candidate', progress) as bar:
+      values = iter(scoring.token_log_probs(
+          self.config.network, self.params, inputs,
+          [tokens for row in rows for tokens in row.targets],
+          batch_size=batch_size, progress=bar.update,
+      ))
+      scored = [[next(values) for _ in row.options] for row in rows]
+    for i, log_probs in enumerate(scored):
+      if not all(np.isfinite(values).all() for values in log_probs):
+        raise queries.QueryError(
+            i, 'a log-probability is not finite: the weights are damaged, or'
+            ' their type is too narrow'
+        )
+    return scored
 
 
-def rendered_text(
-    instruction: str, text: str, options: tuple[str, ...]
-) -> templates.Rendered:
-  """An instruction and a text as if a template had been rendered."""
-  if _INPUT not in instruction:
-    instruction = f'{_INPUT} {instruction}'
-  parts, chunks = [], []
-  for i, literal in enumerate(instruction.split(_INPUT)):
-    if i:
-      parts.append(text)
-    if literal:
-      parts.append(len(chunks))
-      chunks.append(literal)
-  return templates.Rendered(tuple(parts), tuple(chunks), options, gold=0)
+def _one(function: Callable[..., list[Any]], query, **options) -> Any:
+  """The result of a function of many rows for one row, which has no number."""
+  try:
+    result, = function([query], progress=False, **options)
+  except queries.QueryError as e:
+    raise ValueError(e.reason) from e
+  return result
 
 
-def load(path: str | pathlib.Path) -> Model:
-  """Loads a run folder, or one step of it (`RUN/checkpoints/STEP`).
+def _ranked(
+    options: Sequence[str], log_probs: Sequence[np.ndarray]
+) -> list[Ranked]:
+  scores = np.array([values.sum() for values in log_probs], np.float64)
+  shares = np.exp(scores - scores.max())
+  shares /= shares.sum()
+  return [
+      Ranked(options[i], float(scores[i]), float(shares[i]))
+      for i in _best_first(log_probs)
+  ]
+
+
+def _explained(
+    vocabulary: features.Vocabulary,
+    row: candidates_lib.Candidates,
+    log_probs: Sequence[np.ndarray],
+) -> explanation_lib.Explanation:
+  order = _best_first(log_probs)
+  return explanation_lib.Explanation(
+      explanation_lib.token_texts(vocabulary, row.targets[0]),
+      tuple(row.options[i] for i in order),
+      np.stack([log_probs[i] for i in order]),
+  )
+
+
+def _best_first(log_probs: Sequence[np.ndarray]) -> np.ndarray:
+  """int[options]; equal scores in the given order."""
+  return np.argsort([-values.sum() for values in log_probs], kind='stable')
+
+
+def _bar(total: int, unit: str, progress: bool) -> tqdm.tqdm:
+  return tqdm.tqdm(
+      total=total, unit=unit, dynamic_ncols=True, disable=not progress
+  )
+
+
+def load(
+    path_or_hub_name: str | os.PathLike[str],
+    *,
+    vocabulary: str | os.PathLike[str] | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    format: str | None = None,  # pylint: disable=redefined-builtin
+    input_length: int | None = None,
+    target_length: int | None = None,
+) -> Model:
+  """Loads a model: ours, T5X's, or one in Hugging Face's form.
 
   Args:
-    path: the folder.
+    path_or_hub_name: a folder, or a checkpoint in it, see `model_files.py`; or
+      a name on the Hugging Face hub.
+    vocabulary: a SentencePiece file, where the model has none of its own.
+    dtype: of the weights and the activations, one of `DTYPES`; by default
+      weights stay as they are stored, and activations are what the model's
+      configuration says, float32 if it says nothing.
+    revision: commit, branch or tag of a name on the hub.
+    format: text format, see `formats.py`; by default the model's own, `flipped`
+      if it has none. So are the lengths, 384 and 64 tokens if it has none.
+    input_length: tokens that the encoder reads, EOS counted in.
+    target_length: tokens that the decoder writes, EOS counted in.
 
   Returns:
-    The model, with the newest step's weights if no step is named.
+    The model on JAX's default device, where its weights are put one by one.
 
   Raises:
-    FileNotFoundError: there is no run or no checkpoint.
-    ValueError: the checkpoint does not fit the configuration.
+    FileNotFoundError: there is no model, or no checkpoint in it.
+    ValueError: the weights do not fit the configuration, or the vocabulary not
+      the weights, or there is no vocabulary, or an argument is wrong.
   """
-  path = pathlib.Path(path).expanduser().absolute()
-  folder, step = path, None
-  if path.parent.name == 'checkpoints' and path.name.isdigit():
-    folder, step = path.parent.parent, int(path.name)
-  config = checkpoints.RunConfig.read(folder)
-  saver = checkpoints.Checkpoints(folder)
-  step = saver.latest if step is None else step
-  if step is None:
-    raise FileNotFoundError(f'{folder}: no checkpoint has been saved yet')
-  model = network_lib.Transformer(config.network)
-  tokens = jnp.ones((1, 1), jnp.int32)
-  shapes = jax.eval_shape(
-      lambda: model.init(
-          jax.random.key(0), tokens, tokens, tokens, enable_dropout=False
-      )['params']
+  if dtype is not None and dtype not in DTYPES:
+    raise ValueError(f'dtype {dtype!r} is not one of {DTYPES}')
+  for name, length in (
+      ('input_length', input_length), ('target_length', target_length)
+  ):
+    if length is not None and length < 1:
+      raise ValueError(f'{name} is {length}; at least 1 is needed')
+  if format is not None:
+    formats.get(format)
+  files = model_files.open(
+      model_files.resolve(path_or_hub_name, revision), vocabulary=vocabulary
   )
-  params = saver.restore_params(step, shapes)
-  saver.close()
-  vocabulary = features.load_vocabulary(folder / 'sentencepiece.model')
-  return Model(config, params, vocabulary, step)
+  if files.vocabulary is None:
+    raise ValueError(
+        f'{files.path} has no vocabulary beside its weights; `vocabulary` (in'
+        ' the commands --vocabulary) names a SentencePiece file'
+    )
+  network = files.network
+  if dtype is not None:
+    network = dataclasses.replace(network, dtype=dtype)
+  config = checkpoints.RunConfig(
+      network,
+      format or files.format,
+      input_length or files.input_length,
+      target_length or files.target_length,
+      files.settings,
+  )
+  return Model(
+      config, _on_device(files.tensors, dtype),
+      features.load_vocabulary(files.vocabulary), files.step,
+  )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(config: network_lib.T5Config, params, batch) -> jax.Array:
-  """float32[batch]: log-probabilities of the targets."""
-  logits = network_lib.Transformer(config).apply(
-      {'params': params},
-      batch['encoder_input_tokens'],
-      batch['decoder_input_tokens'],
-      batch['decoder_target_tokens'],
-      enable_dropout=False,
-  )
-  return objectives.sequence_scores(
-      logits, batch['decoder_target_tokens'], batch['decoder_loss_weights']
-  )
+def _on_device(weights: tensors.Tensors, dtype: str | None) -> dict[str, Any]:
+  """Reads weights one by one, so that the host never holds two of them."""
+  params = {}
+  for name, tensor in weights.items():
+    if dtype is not None:
+      tensor = tensor.astype(jnp.dtype(dtype))
+    params[name] = jax.device_put(tensor.read()).block_until_ready()
+  return tensors.tree(params)

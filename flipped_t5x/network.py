@@ -352,8 +352,8 @@ def _stack(
     name: the stack's, where modules are made inside a compact method; in a
       `setup` they have the names of the attributes.
   """
-  # After x and the arrays: what the program depends on.
-  statics = {EncoderLayer: (3,), DecoderLayer: (5, 6)}[layer]
+  # Arguments that the program depends on; `self` is not counted.
+  statics = {EncoderLayer: (2,), DecoderLayer: (4, 5)}[layer]
   arguments = {EncoderLayer: 2, DecoderLayer: 5}[layer]
   if config.remat_policy != 'none':
     layer = nn_partitioning.remat(

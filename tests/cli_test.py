@@ -1,7 +1,6 @@
 """The commands: help, mistakes, and all of them in a row on small data."""
 
 import json
-import math
 import re
 
 import demo_data
@@ -191,20 +190,6 @@ def test_rank_with_wrong_options(options, run, capsys):
 def test_rank_without_an_instruction(run, capsys):
   error = fails(capsys, *rank(run, 'yes,no', instruction='{{input}} '))
   assert 'instruction is empty' in error
-
-
-def test_rank(run, capsys):
-  assert main.main(rank(run, 'yes,no, maybe', '--json')) == 0
-  ranked = json.loads(capsys.readouterr().out)
-  assert {r['option'] for r in ranked} == {'yes', 'no', 'maybe'}
-  scores = [r['score'] for r in ranked]
-  assert scores == sorted(scores, reverse=True)
-  assert all(math.isfinite(s) and s < 0 for s in scores)
-  # A table for people has the same, and the step can be named.
-  step = run / 'checkpoints' / '3'
-  assert main.main(rank(step, 'yes,no, maybe')) == 0
-  lines = capsys.readouterr().out.splitlines()[1:]
-  assert lines == [f'{r["option"]:<6}  {r["score"]:.4f}' for r in ranked]
 
 
 def test_step_that_is_not_there(run, capsys):

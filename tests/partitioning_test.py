@@ -1,6 +1,7 @@
 """Training on meshes of virtual devices, in microbatches, scanned and not."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ P = jax.sharding.PartitionSpec
 
 # Large enough that Adafactor factors some of the weights (128 and more).
 NETWORK = network_lib.T5Config(
-    vocab_size=160, emb_dim=136, num_heads=8, num_encoder_layers=2,
+    vocab_size=160, emb_dim=136, num_heads=8, num_encoder_layers=3,
     num_decoder_layers=2, head_dim=2, mlp_dim=16, dropout_rate=0.0,
 )
 ROWS, LENGTH, TARGETS, STEPS = 16, 24, 12, 2
@@ -145,6 +146,34 @@ def alone():
 ), ids=str)
 def test_one_device(alone, variant):
   assert_same(train(**variant), alone)
+
+
+@pytest.mark.parametrize(
+    'policy, scanned', (('minimal', False), ('full', True))
+)
+def test_dropout_is_the_same_when_computed_again(policy, scanned):
+  """The gradient's second forward pass draws what the first one drew."""
+  network = dataclasses.replace(
+      NETWORK, dropout_rate=0.3, scan_layers=scanned, num_encoder_layers=1,
+      num_decoder_layers=1,
+  )
+  params = partitioning.init_variables(
+      network_lib.Transformer(network), 0
+  )['params']
+  rows = batch(0)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradient(network, params):
+    return jax.grad(lambda params: train_step.logits(
+        network_lib.Transformer(network), params, rows, jax.random.key(1)
+    )[:, 0, 0].sum())(params)
+
+  kept = gradient(network, params)
+  again = gradient(dataclasses.replace(network, remat_policy=policy), params)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+      kept, again,
+  )
 
 
 def test_packed_trains_as_unpacked():

@@ -4,43 +4,50 @@ Example:
   flipped-t5x rank --checkpoint output/demo \\
     --instruction "Did the reviewer enjoy the movie?" \\
     --input "A warm, funny and clever film." --options Yes,No
+  flipped-t5x rank --checkpoint output/demo --dataset rotten_tomatoes \\
+    --template "Reviewer Enjoyment Yes No" --row '{"text": "A warm film."}'
+  flipped-t5x rank --checkpoint output/demo --jsonl rows.jsonl \\
+    --output_file ranked.jsonl
+
+A line of rows.jsonl has input, instruction and options (a list), or dataset,
+template and row.
 """
 
 import argparse
-import json
-import pathlib
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
 
+from flipped_t5x import explanation
 from flipped_t5x import inference
+from flipped_t5x import queries
+from flipped_t5x.cli import rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      '--checkpoint', required=True, type=pathlib.Path, metavar='DIR',
-      help='folder of a run, or DIR/checkpoints/STEP',
-  )
-  parser.add_argument(
-      '--instruction', required=True,
-      help='{{input}} in it marks the place of the text; without it the text'
-      ' comes first',
-  )
-  parser.add_argument('--input', required=True, help='the text to label')
-  parser.add_argument(
-      '--options', required=True, help='the labels, separated by commas'
-  )
-  parser.add_argument(
-      '--json', action='store_true', help='print one JSON object'
-  )
+  rows.add_arguments(parser)
+  rows.add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-  model = inference.load(arguments.checkpoint)
-  ranked = model.rank(
-      arguments.instruction, arguments.input, arguments.options.split(',')
+  rows.run(
+      arguments, queries.RANK_KEYS, inference.Model.rank_batch, _json, _text
   )
-  if arguments.json:
-    print(json.dumps([{'option': o, 'score': s} for o, s in ranked]))
-    return
-  width = max(len(option) for option, _ in ranked)
-  print(f'{"option":<{max(width, 6)}}  log P(instruction | input, option)')
-  for option, score in ranked:
-    print(f'{option:<{max(width, 6)}}  {score:.4f}')
+
+
+def _json(ranked: Sequence[inference.Ranked]) -> dict[str, Any]:
+  return {
+      'prediction': ranked[0].option,
+      'options': [dataclasses.asdict(r) for r in ranked],
+  }
+
+
+def _text(ranked: Sequence[inference.Ranked]) -> str:
+  return explanation.aligned([
+      ('option', 'log-probability', 'probability'),
+      *(
+          (' '.join(r.option.split()), f'{r.log_prob:.4f}',
+           f'{r.probability:.4f}')
+          for r in ranked
+      ),
+  ])

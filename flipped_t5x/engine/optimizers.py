@@ -54,32 +54,38 @@ def _each_layer(
   Adafactor clips the update of a tensor by its root mean square: a stack of
   layers that were one tensor would be trained otherwise than its layers.
   """
+  axis = tensors.SCAN_AXIS
+
   def split(tree):
-    flat = traverse_util.flatten_dict(tree, sep='/')
-    stacks = {n: a for n, a in flat.items() if tensors.is_stacked([n])}
-    return stacks, {n: a for n, a in flat.items() if n not in stacks}
+    """The stacks of each side, which may differ in depth, and the others."""
+    parts = {}
+    for name, leaf in traverse_util.flatten_dict(tree, sep='/').items():
+      part = name.split('/')[0] if tensors.is_stacked([name]) else 'others'
+      parts.setdefault(part, {})[name] = leaf
+    return parts
 
   def init(params):
-    stacks, others = split(params)
-    if not stacks:
+    if set(parts := split(params)) == {'others'}:
       return optimizer.init(params)
     return {
-        'stacks': jax.vmap(optimizer.init, in_axes=tensors.SCAN_AXIS)(stacks),
-        'others': optimizer.init(others),
+        part: optimizer.init(leaves) if part == 'others'
+        else jax.vmap(optimizer.init, in_axes=axis)(leaves)
+        for part, leaves in parts.items()
     }
 
   def update(updates, state, params):
-    (stacks, others), (of_stacks, of_others) = split(updates), split(params)
-    if not stacks:
+    if set(parts := split(updates)) == {'others'}:
       return optimizer.update(updates, state, params)
-    axis = tensors.SCAN_AXIS
-    stacks, stack_state = jax.vmap(
+    of_layers = jax.vmap(
         optimizer.update, in_axes=(axis, 0, axis), out_axes=(axis, 0)
-    )(stacks, state['stacks'], of_stacks)
-    others, other_state = optimizer.update(others, state['others'], of_others)
-    return tensors.tree(stacks | others), {
-        'stacks': stack_state, 'others': other_state
-    }
+    )
+    new_updates, new_state, weights = {}, {}, split(params)
+    for part, leaves in parts.items():
+      updated, new_state[part] = (
+          optimizer.update if part == 'others' else of_layers
+      )(leaves, state[part], weights[part])
+      new_updates |= updated
+    return tensors.tree(new_updates), new_state
 
   return optax.GradientTransformation(init, update)
 

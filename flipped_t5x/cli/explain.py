@@ -1,0 +1,48 @@
+"""Show which words of the instruction tell the labels of a text apart.
+
+Example:
+  flipped-t5x explain --checkpoint output/demo \\
+    --instruction "What kind of text is this?" \\
+    --input "@user lol that was so much fun, see you tomorrow!" \\
+    --options "movie review,news article,tweet" --plot explained.png
+  flipped-t5x explain --checkpoint output/demo --jsonl rows.jsonl
+
+A line of rows.jsonl has input, instruction and options (a list), or dataset,
+template and row.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from flipped_t5x import explanation
+from flipped_t5x import inference
+from flipped_t5x import queries
+from flipped_t5x.cli import rows
+
+_PLOTS = ('.pdf', '.png', '.svg')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  rows.add_arguments(parser)
+  rows.add_options(parser)
+  parser.add_argument(
+      '--plot', type=pathlib.Path, metavar='PNG',
+      help='write a heat map; not of a JSONL file',
+  )
+
+
+def run(arguments: argparse.Namespace) -> None:
+  if arguments.plot:
+    if arguments.jsonl:
+      raise ValueError('--plot draws one text; --jsonl has many')
+    if arguments.plot.suffix not in _PLOTS:
+      raise ValueError(f'{arguments.plot} must end with one of {_PLOTS}')
+    rows.check_writable(arguments.plot)
+  explained = rows.run(
+      arguments, queries.RANK_KEYS, inference.Model.explain_batch,
+      explanation.Explanation.to_json, explanation.Explanation.table,
+  )
+  if arguments.plot:
+    explained[0].plot(arguments.plot)
+    print(f'{arguments.plot} written', file=sys.stderr)

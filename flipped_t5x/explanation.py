@@ -1,0 +1,136 @@
+"""Where the options of a text differ: each instruction token under each."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Any
+
+from flipped_t5x import features
+import numpy as np
+from rich import cells
+
+_OPTION_WIDTH = 20
+_TOKEN_WIDTH = 24
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+  """Log-probability of each token of the instruction under each option.
+
+  Attributes:
+    tokens: text of each token, the end-of-sequence token's being `</s>`; a
+      space at its begin is part of it.
+    options: the options, best first.
+    log_probs: float32[options, tokens]; the sum over the tokens is the score
+      that ranks.
+  """
+
+  tokens: tuple[str, ...]
+  options: tuple[str, ...]
+  log_probs: np.ndarray
+
+  @property
+  def prediction(self) -> str:
+    """The best option."""
+    return self.options[0]
+
+  @property
+  def differences(self) -> np.ndarray:
+    """float32[options, tokens]: log-probabilities less the options' mean."""
+    return self.log_probs - self.log_probs.mean(axis=0, keepdims=True)
+
+  def table(self) -> str:
+    """A line for each token (`▁` is a space), a column for each option.
+
+    The last column is by how much the best option makes the token more probable
+    than the second; the last line is the sum over the tokens.
+    """
+    rows = [(
+        'token', *(shown(o, _OPTION_WIDTH) for o in self.options), '1st - 2nd'
+    )]
+    lines = np.vstack([self.log_probs.T, self.log_probs.sum(axis=1)])
+    for name, values in zip([*self.tokens, None], lines, strict=True):
+      name = 'sum' if name is None else shown(
+          name.replace(' ', '▁') or '▁', _TOKEN_WIDTH
+      )
+      margin = f'{values[0] - values[1]:+.4f}'
+      rows.append((name, *(f'{v:.4f}' for v in values), margin))
+    return aligned(rows)
+
+  def plot(self, where: Any) -> Any:
+    """Draws a heat map: a row for each option, a column for each token.
+
+    Args:
+      where: the file to write, or Matplotlib's axes to draw in. The colour is
+        that of `differences`; where there is room they stand there, too.
+
+    Returns:
+      The figure.
+    """
+    # Here, because Matplotlib takes as long to import as all the rest.
+    from flipped_t5x import explanation_plot  # pylint: disable=g-import-not-at-top
+
+    if isinstance(where, (str, os.PathLike)):
+      return explanation_plot.write(self, where)
+    return explanation_plot.draw(self, where)
+
+  def to_json(self) -> dict[str, Any]:
+    """What the JSON of the command holds, as lists and texts."""
+    return {
+        'prediction': self.prediction,
+        'tokens': list(self.tokens),
+        'options': [
+            {
+                'option': option,
+                'log_prob': float(values.sum()),
+                'token_log_probs': [float(v) for v in values],
+            }
+            for option, values in zip(
+                self.options, self.log_probs, strict=True
+            )
+        ],
+    }
+
+
+def token_texts(
+    vocabulary: features.Vocabulary, tokens: Sequence[int]
+) -> tuple[str, ...]:
+  """Text of each token; joined, they are the decoded text.
+
+  Args:
+    vocabulary: the vocabulary.
+    tokens: EOS, if it is there, last.
+
+  Returns:
+    What each token adds to the text before it; `</s>` for EOS.
+  """
+  texts, before = [], ''
+  for i, token in enumerate(tokens):
+    if token == features.EOS_ID:
+      texts.append('</s>')
+      continue
+    text = vocabulary.decode(tokens[: i + 1])
+    texts.append(text[len(before) :])
+    before = text
+  return tuple(texts)
+
+
+def shown(text: str, width: int) -> str:
+  """Text in one line of at most `width` characters."""
+  text = ' '.join(text.split())
+  return text if len(text) <= width else f'{text[: width - 1]}…'
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+  """Lines of columns: the first to the left, numbers to the right."""
+  columns = zip(*rows, strict=True)
+  widths = [max(map(cells.cell_len, column)) for column in columns]
+  return '\n'.join(
+      '  '.join(
+          ' ' * (width - cells.cell_len(cell)) * (i > 0)
+          + cell
+          + ' ' * (width - cells.cell_len(cell)) * (i == 0)
+          for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+      )
+      for row in rows
+  )

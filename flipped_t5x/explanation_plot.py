@@ -1,0 +1,75 @@
+"""The heat map of an explanation: which tokens tell the options apart."""
+
+import os
+from typing import Any
+
+from flipped_t5x import explanation as explanation_lib
+from matplotlib import axes as axes_lib
+from matplotlib import figure
+import numpy as np
+
+# Two hues that the colour-blind tell apart, white where the options agree.
+_COLOURS = 'PuOr'
+_MOST_NUMBERS = 240
+_OPTION_WIDTH, _TOKEN_WIDTH = 28, 24
+
+
+def write(
+    explanation: explanation_lib.Explanation, path: str | os.PathLike[str]
+) -> figure.Figure:
+  """Writes the heat map to a file; its ending says which format."""
+  options, tokens = explanation.log_probs.shape
+  drawn = figure.Figure(
+      figsize=(3.2 + 0.46 * tokens, 2.1 + 0.36 * options), dpi=150,
+      layout='constrained',
+  )
+  draw(explanation, drawn.subplots())
+  drawn.savefig(path)
+  return drawn
+
+
+def draw(
+    explanation: explanation_lib.Explanation, axes: axes_lib.Axes
+) -> figure.Figure:
+  """Draws the heat map; see `Explanation.plot`."""
+  values = explanation.differences
+  most = max(float(np.abs(values).max()), 1e-6)
+  image = axes.imshow(
+      values, cmap=_COLOURS, vmin=-most, vmax=most, aspect='auto'
+  )
+  options = [
+      explanation_lib.shown(o, _OPTION_WIDTH) for o in explanation.options
+  ]
+  _ticks(axes.yaxis, options)
+  _ticks(
+      axes.xaxis,
+      [explanation_lib.shown(t, _TOKEN_WIDTH) for t in explanation.tokens],
+      rotation=60, ha='right', rotation_mode='anchor',
+  )
+  axes.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)
+  axes.set_yticks(np.arange(values.shape[0] + 1) - 0.5, minor=True)
+  axes.grid(which='minor', color='white', linewidth=1.2)
+  axes.tick_params(which='both', length=0)
+  axes.spines[:].set_visible(False)
+  if values.size <= _MOST_NUMBERS:
+    for (row, column), value in np.ndenumerate(values):
+      axes.text(
+          column, row, f'{value:+.1f}'.replace('-', '−'), ha='center',
+          va='center', fontsize=7,
+          color='white' if abs(value) > 0.6 * most else '#222222',
+      )
+  axes.set_title(
+      'log P(token | option), less the mean over the options', fontsize=9,
+      loc='left',
+  )
+  bar = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05)
+  bar.outline.set_visible(False)
+  bar.ax.tick_params(labelsize=8, length=0)
+  return axes.figure
+
+
+def _ticks(axis: Any, labels, **style) -> None:
+  labels = list(labels)
+  axis.set_ticks(range(len(labels)), labels, fontsize=8, **style)
+  for label in axis.get_ticklabels():
+    label.set_parse_math(False)  # A dollar sign is a dollar sign.

@@ -1,0 +1,276 @@
+"""T5 in the folders of Hugging Face.
+
+    config.json              see hf_config.py
+    model.safetensors        or shards of it, and model.safetensors.index.json
+    pytorch_model.bin        likewise; read where there are no safetensors
+    spiece.model             see hf_vocabulary.py
+
+Weights are read and written one at a time. Those of linear layers are [out, in]
+there and [in, out] in T5X.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+
+from flipped_t5x import features
+from flipped_t5x import hf_config
+from flipped_t5x import hf_vocabulary
+from flipped_t5x import network as network_lib
+from flipped_t5x import safetensors_files
+from flipped_t5x import tensors
+from flipped_t5x import torch_files
+import jax
+import numpy as np
+
+_CONFIG = 'config.json'
+_SAFETENSORS = 'model.safetensors'
+# In the order in which `from_pretrained` looks for them.
+_READERS = {
+    _SAFETENSORS: safetensors_files.open,
+    'pytorch_model.bin': torch_files.open,
+}
+_INDEX = '.index.json'
+_HEAD, _EMBEDDING = 'lm_head.weight', 'shared.weight'
+_COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
+# Early conversions have it; no T5 uses it.
+_UNUSED = (
+    'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
+)
+
+_OUTSIDE_LAYERS = {
+    'token_embedder/embedding': _EMBEDDING,
+    'decoder/logits_dense/kernel': _HEAD,
+} | {
+    f'{side}/{name}': f'{side}.{hf_name}.weight'
+    for side in ('encoder', 'decoder')
+    for name, hf_name in (
+        (f'{side}_norm/scale', 'final_layer_norm'),
+        ('relpos_bias/rel_embedding',
+         'block.0.layer.0.SelfAttention.relative_attention_bias'),
+    )
+}
+_BLOCKS = {
+    'encoder': {
+        'attention': 'layer.0.SelfAttention',
+        'pre_attention_layer_norm': 'layer.0.layer_norm',
+        'mlp': 'layer.1.DenseReluDense',
+        'pre_mlp_layer_norm': 'layer.1.layer_norm',
+    },
+    'decoder': {
+        'self_attention': 'layer.0.SelfAttention',
+        'pre_self_attention_layer_norm': 'layer.0.layer_norm',
+        'encoder_decoder_attention': 'layer.1.EncDecAttention',
+        'pre_cross_attention_layer_norm': 'layer.1.layer_norm',
+        'mlp': 'layer.2.DenseReluDense',
+        'pre_mlp_layer_norm': 'layer.2.layer_norm',
+    },
+}
+_MATRICES = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
+
+
+def open(  # pylint: disable=redefined-builtin
+    path: pathlib.Path,
+) -> tuple[network_lib.T5Config, dict[str, tensors.Tensor]]:
+  """Opens a folder of T5, T5 1.1, Flan-T5 or what was trained from one.
+
+  No weight is read but an embedding that stands there more than once, under
+  each of its uses: it must be the same.
+
+  Args:
+    path: the folder.
+
+  Returns:
+    The configuration, and T5X name -> tensor, with layers apart, in the types
+    that are stored.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or no configuration or weights
+      in it.
+    ValueError: the model is not of this network, or files are damaged; the
+      message names the file and the field or the tensors.
+  """
+  path = pathlib.Path(path)
+  config = hf_config.read(path / _CONFIG)
+  found, file = _open_weights(path)
+  found.pop(_UNUSED, None)
+  _drop_copies(file, found, config.network.logits_via_embedding)
+  if not config.network.logits_via_embedding and config.may_lack_head:
+    if _EMBEDDING in found:
+      found.setdefault(_HEAD, found[_EMBEDDING])
+  shapes = _shapes(config.network)
+  wanted = names(config.network)
+  problems = tensors.differences(found, {
+      hf_name: shapes[name][::-1] if transposed else shapes[name]
+      for name, (hf_name, transposed) in wanted.items()
+  })
+  if problems:
+    raise ValueError(f'{file}: not the weights of {_CONFIG}: {problems}')
+  for name, tensor in found.items():
+    if not jax.numpy.issubdtype(tensor.dtype, np.floating):
+      raise ValueError(f'{file}: {name} is {tensor.dtype}, not a weight')
+  return config.network, {
+      name: found[hf_name].T if transposed else found[hf_name]
+      for name, (hf_name, transposed) in wanted.items()
+  }
+
+
+def write(
+    folder: pathlib.Path,
+    config: network_lib.T5Config,
+    values: tensors.Tensors,
+    vocabulary: pathlib.Path | None,
+    *,
+    max_shard_bytes: int = 5 * 10**9,
+    progress: Callable[[int], Any] = lambda nbytes: None,
+) -> None:
+  """Writes what `from_pretrained` reads, with the weights as safetensors.
+
+  Args:
+    folder: an empty folder.
+    config: the network.
+    values: its weights by T5X's names, layers apart or stacked; each is stored
+      in the type that it has.
+    vocabulary: a SentencePiece model; None for a folder without tokenizer.
+    max_shard_bytes: the most bytes of weights in a file.
+    progress: called with the bytes of each weight that has been written.
+
+  Raises:
+    ValueError: the weights are not those of the network, or the vocabulary has
+      more ids than the embedding has rows; the message names them.
+  """
+  # Takes as long to import as all else, and reading does without.
+  import huggingface_hub
+
+  values = tensors.unstacked(values)
+  problems = tensors.differences(values, _shapes(config))
+  if problems:
+    raise ValueError(f'not the weights of their configuration: {problems}')
+  dtypes = {tensor.dtype.name for tensor in values.values()}
+  # Of several, the one that has room for all.
+  dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
+  hf_config.write(folder / _CONFIG, config, dtype)
+  if vocabulary is not None:
+    size = features.SentencePiece(vocabulary).vocab_size
+    if size > config.vocab_size:
+      raise ValueError(
+          f'{vocabulary} has {size} ids, sentinels counted in, and the'
+          f' embedding {config.vocab_size} rows'
+      )
+    hf_vocabulary.write(vocabulary, folder)
+  hf_names, by_hf_name = names(config), {}
+  # In the order of `values`: a stack is read once for all of its layers.
+  for name, tensor in values.items():
+    hf_name, transposed = hf_names[name]
+    by_hf_name[hf_name] = tensor.T if transposed else tensor
+  split = huggingface_hub.split_state_dict_into_shards_factory(
+      by_hf_name,
+      get_storage_size=lambda tensor: tensor.nbytes,
+      filename_pattern=_SAFETENSORS.replace('.', '{suffix}.'),
+      max_shard_size=max_shard_bytes,
+  )
+  for file, inside in split.filename_to_tensors.items():
+    safetensors_files.write(
+        folder / file, {name: by_hf_name[name] for name in inside}, progress
+    )
+  if split.is_sharded:
+    hf_config.write_json(folder / f'{_SAFETENSORS}{_INDEX}', {
+        'metadata': split.metadata, 'weight_map': split.tensor_to_filename,
+    })
+
+
+def names(config: network_lib.T5Config) -> dict[str, tuple[str, bool]]:
+  """T5X's name -> Hugging Face's, and whether one is the other's transpose."""
+  return {
+      name: (_hf_name(name), name.endswith(('/kernel', '/rel_embedding')))
+      for name in _shapes(config)
+  }
+
+
+def _hf_name(name: str) -> str:
+  if name in _OUTSIDE_LAYERS:
+    return _OUTSIDE_LAYERS[name]
+  side, layer, block, *matrix, _ = name.split('/')
+  number = layer.removeprefix('layers_')
+  matrix = [_MATRICES.get(m, m) for m in matrix]
+  return '.'.join(
+      (side, 'block', number, _BLOCKS[side][block], *matrix, 'weight')
+  )
+
+
+def _shapes(config: network_lib.T5Config) -> dict[str, tuple[int, ...]]:
+  """T5X's name -> shape, layers apart."""
+  return tensors.shapes(dataclasses.replace(config, scan_layers=False))
+
+
+def _open_weights(
+    folder: pathlib.Path,
+) -> tuple[dict[str, tensors.Tensor], pathlib.Path]:
+  """Name -> tensor, and the file that says so; see `open`."""
+  for name, reader in _READERS.items():
+    index = folder / f'{name}{_INDEX}'
+    if (folder / name).is_file():
+      return reader(folder / name), folder / name
+    if index.is_file():
+      return _open_shards(index, reader), index
+  wanted = ', '.join(f'{name}, {name}{_INDEX}' for name in _READERS)
+  inside = ', '.join(sorted(p.name for p in folder.iterdir()))
+  raise FileNotFoundError(
+      f'{folder}: no weights there, none of {wanted}; there are {inside}'
+  )
+
+
+def _open_shards(
+    index: pathlib.Path,
+    reader: Callable[[pathlib.Path], dict[str, tensors.Tensor]],
+) -> dict[str, tensors.Tensor]:
+  """What the files hold that an index names; it must be what it says."""
+  files = hf_config.read_json(index).get('weight_map')
+  if not isinstance(files, dict):
+    raise ValueError(f'{index} is damaged: it has no weight_map')
+  places = {file: index.parent / file for file in sorted(set(files.values()))}
+  for file, shard in places.items():
+    # An index is not to lead out of its folder.
+    if pathlib.Path(file).name != file or not shard.is_file():
+      raise ValueError(f'{index}: there is no file {file}, which it names')
+  found = {}
+  for file, shard in places.items():
+    inside = reader(shard)
+    listed = {name for name, place in files.items() if place == file}
+    for name in sorted(listed ^ inside.keys()):
+      has, says = ('has', 'lacks') if name in inside else ('lacks', 'has')
+      raise ValueError(
+          f'{shard} {has} {name}, and {index.name} says that it {says} it'
+      )
+    found |= inside
+  return found
+
+
+def _drop_copies(
+    file: pathlib.Path, found: dict[str, tensors.Tensor], is_head_tied: bool
+) -> None:
+  """Leaves the embedding under one name; ValueError if there are several."""
+  uses = [_EMBEDDING, *_COPIES, *[_HEAD] * is_head_tied]
+  present = [name for name in uses if name in found]
+  if not present:
+    return
+  # One read after the other, so that there is never more than one in memory.
+  digests = {
+      name: _digest(found[name]) for name in present if len(present) > 1
+  }
+  embedding = found[present[0]]
+  for name in present:
+    if digests and digests[name] != digests[present[0]]:
+      raise ValueError(
+          f'{file}: {name} is not {present[0]}, as it is in every T5 with'
+          f' the tie_word_embeddings of {_CONFIG}'
+      )
+    del found[name]
+  found[_EMBEDDING] = embedding
+
+
+def _digest(tensor: tensors.Tensor) -> tuple[Any, ...]:
+  values = np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8)
+  return tensor.shape, tensor.dtype, hashlib.sha256(values).digest()

@@ -1,0 +1,170 @@
+"""Vocabularies of Hugging Face folders: `spiece.model`, or `tokenizer.json`.
+
+The folder of a T5 has the SentencePiece model itself, or what `tokenizers` has
+made of it, from which the same model can be made again; both without the
+sentinels that `features.SentencePiece` adds.
+"""
+
+import base64
+from collections.abc import Mapping
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from flipped_t5x import features
+from sentencepiece import sentencepiece_model_pb2
+
+_SPIECE = 'spiece.model'
+_TOKENIZER = 'tokenizer.json'
+_SENTINELS = [f'<extra_id_{k}>' for k in range(features.EXTRA_IDS)]
+_SPECIAL = {'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'}
+_Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
+
+
+def spiece_path(folder: pathlib.Path) -> pathlib.Path | None:
+  """The SentencePiece model of a folder, where it has one as a file."""
+  path = folder / _SPIECE
+  return path if path.is_file() else None
+
+
+def write_spiece(folder: pathlib.Path, destination: pathlib.Path) -> None:
+  """Writes the SentencePiece model of a folder, copied or made anew.
+
+  Args:
+    folder: has `spiece.model` or `tokenizer.json`.
+    destination: the file to write.
+
+  Raises:
+    FileNotFoundError: the folder has neither.
+    ValueError: `tokenizer.json` is not that of a T5; the message says where.
+  """
+  path = spiece_path(folder)
+  if path:
+    shutil.copyfile(path, destination)
+    return
+  path = folder / _TOKENIZER
+  if not path.is_file():
+    raise FileNotFoundError(
+        f'{folder}: no vocabulary there, neither {_SPIECE} nor {_TOKENIZER}'
+    )
+  try:
+    model = _model(json.loads(path.read_text('utf-8')))
+  except _Unlike as e:
+    raise ValueError(f'{path} is not a T5\'s: {e}') from None
+  except Exception as e:  # What is not there, or is of another type.
+    raise ValueError(f'{path} is damaged: {str(e) or repr(e)}') from e
+  destination.write_bytes(model.SerializeToString())
+
+
+def write(vocabulary: pathlib.Path, folder: pathlib.Path) -> None:
+  """Writes the files that `AutoTokenizer.from_pretrained(folder)` wants.
+
+  Args:
+    vocabulary: a SentencePiece model without sentinels.
+    folder: where to write.
+  """
+  shutil.copyfile(vocabulary, folder / _SPIECE)
+  special = {**_SPECIAL, 'additional_special_tokens': _SENTINELS}
+  for name, content in (
+      ('special_tokens_map.json', special),
+      ('tokenizer_config.json', {
+          **special,
+          'extra_ids': features.EXTRA_IDS,
+          'tokenizer_class': 'T5Tokenizer',
+      }),
+  ):
+    (folder / name).write_text(json.dumps(content, indent=2) + '\n')
+
+
+class _Unlike(ValueError):
+  """A tokenizer whose ids a SentencePiece model of T5 would not give."""
+
+
+def _model(
+    tokenizer: Mapping[str, Any],
+) -> sentencepiece_model_pb2.ModelProto:
+  """The SentencePiece model that a `tokenizer.json` was made of."""
+  unigram = tokenizer['model']
+  # The first versions of `tokenizers` wrote no type.
+  if unigram.get('type', 'Unigram') != 'Unigram':
+    raise _Unlike(f'its model is {unigram["type"]}, not Unigram')
+  for field, wanted in (('unk_id', features.UNK_ID), ('byte_fallback', False)):
+    if unigram.get(field, wanted) != wanted:
+      raise _Unlike(f'its {field} is {unigram[field]}, not {wanted}')
+  kinds = {
+      features.PAD_ID: _Piece.CONTROL, features.EOS_ID: _Piece.CONTROL,
+      features.UNK_ID: _Piece.UNKNOWN,
+  }
+  model = sentencepiece_model_pb2.ModelProto()
+  for i, (piece, score) in enumerate(_without_sentinels(tokenizer)):
+    kind = kinds.get(i, _Piece.NORMAL)
+    model.pieces.add(piece=piece, score=score, type=kind)
+  _check_spaces(tokenizer)
+  trainer = model.trainer_spec
+  trainer.model_type = trainer.UNIGRAM
+  trainer.vocab_size = len(model.pieces)
+  trainer.pad_id, trainer.eos_id = features.PAD_ID, features.EOS_ID
+  trainer.unk_id, trainer.bos_id = features.UNK_ID, -1
+  normalizer = model.normalizer_spec
+  normalizer.precompiled_charsmap = _charsmap(tokenizer)
+  normalizer.add_dummy_prefix = True
+  normalizer.remove_extra_whitespaces = True
+  normalizer.escape_whitespaces = True
+  return model
+
+
+def _without_sentinels(tokenizer: Mapping[str, Any]) -> list[tuple[str, float]]:
+  """Piece and score; ValueError unless the last 100 ids are the sentinels."""
+  vocab = tokenizer['model']['vocab']
+  # Added tokens may stand among the pieces, too.
+  tokens = {i: piece for i, (piece, _) in enumerate(vocab)} | {
+      token['id']: token['content'] for token in tokenizer['added_tokens']
+  }
+  number = len(tokens) - features.EXTRA_IDS
+  last = [tokens.get(number + i) for i in range(features.EXTRA_IDS)]
+  if last != _SENTINELS[::-1] or number > len(vocab):
+    others = sorted(
+        token['content'] for token in tokenizer['added_tokens']
+        if token['content'] not in (*_SENTINELS, *_SPECIAL.values())
+    )
+    raise _Unlike(
+        'its last ids are not <extra_id_99> to <extra_id_0>'
+        + f'; it adds {others[:5]}' * bool(others)
+    )
+  return vocab[:number]
+
+
+def _flat(part: Mapping[str, Any] | None, of: str) -> list[Mapping[str, Any]]:
+  """The parts of a normalizer or pre-tokenizer, one after the other."""
+  if part is None:
+    return []
+  return part[of] if part['type'] == 'Sequence' else [part]
+
+
+def _check_spaces(tokenizer: Mapping[str, Any]) -> None:
+  """ValueError unless words are split and marked as SentencePiece does."""
+  parts = _flat(tokenizer['pre_tokenizer'], 'pretokenizers')
+  if [p['type'] for p in parts] != ['WhitespaceSplit', 'Metaspace']:
+    raise _Unlike(f'its pre_tokenizer is {[p["type"] for p in parts]}')
+  marker = parts[-1]
+  # Before there were schemes there was a prefix or none.
+  scheme = 'always' if marker.get('add_prefix_space', True) else 'never'
+  scheme = marker.get('prepend_scheme', scheme)
+  if (marker['replacement'], scheme) != ('▁', 'always'):
+    raise _Unlike(f'its Metaspace is {marker}')
+
+
+def _charsmap(tokenizer: Mapping[str, Any]) -> bytes:
+  """How characters are normalized, as SentencePiece compiles it."""
+  parts = _flat(tokenizer['normalizer'], 'normalizers')
+  others = [p for p in parts if p['type'] != 'Precompiled']
+  # SentencePiece takes these spaces away by itself.
+  if len(parts) - len(others) != 1 or any(
+      p['type'] != 'Strip' and p.get('pattern') != {'Regex': ' {2,}'}
+      for p in others
+  ):
+    raise _Unlike(f'its normalizer is {[p["type"] for p in parts]}')
+  return base64.b64decode(*(
+      p['precompiled_charsmap'] for p in parts if p['type'] == 'Precompiled'
+  ))

@@ -1,0 +1,292 @@
+"""What a model is asked about one text: checked and rendered.
+
+A query is a mapping, such as a line of a JSONL file. To rank or to explain:
+
+    {"input": TEXT, "instruction": TEXT, "options": [TEXT, TEXT]}
+
+to guess the instruction:
+
+    {"input": TEXT, "output": TEXT}
+
+and to do either with a row of a dataset, in one of its templates:
+
+    {"dataset": NAME, "template": NAME, "row": {FIELD: VALUE}}
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import difflib
+import functools
+from typing import Any
+
+from flipped_t5x import jinja_chunks
+from flipped_t5x import templates as templates_lib
+from flipped_t5x.tasks import catalog
+import jinja2
+
+# What a text of one's own is described by; `output` goes with a row, too.
+RANK_KEYS = ('input', 'instruction', 'options')
+GUESS_KEYS = ('input', 'output')
+_ROW_KEYS = ('dataset', 'template', 'row')
+_INPUT = '{{input}}'
+
+
+class QueryError(ValueError):
+  """One query of several is wrong.
+
+  Attributes:
+    index: its number, from 0.
+    reason: what is wrong.
+  """
+
+  def __init__(self, index: int, reason: str):
+    super().__init__(f'row {index + 1}: {reason}')
+    self.index = index
+    self.reason = reason
+
+
+def check(query: Mapping[str, Any], text_keys: Sequence[str]) -> dict[str, Any]:
+  """Checks a query's keys and types.
+
+  Args:
+    query: see above; None counts as not given.
+    text_keys: `RANK_KEYS` or `GUESS_KEYS`.
+
+  Returns:
+    What is given.
+
+  Raises:
+    ValueError: an unknown key, one too many or too few, or a wrong type.
+  """
+  known = [*text_keys, *_ROW_KEYS]
+  if not isinstance(query, Mapping):
+    raise ValueError(f'a row must map keys to values and is {query!r}')
+  for key in query:
+    if key not in known:
+      near = difflib.get_close_matches(str(key), known, 1) or known
+      raise ValueError(f'unknown key {key!r}; nearest: {near}')
+  given = {k: v for k, v in query.items() if v is not None}
+  from_row = [k for k in _ROW_KEYS if k in given]
+  others = [k for k in text_keys if k in given and k != 'output']
+  if from_row and others:
+    raise ValueError(
+        f'{others[0]} and {from_row[0]} cannot both be given: either'
+        f' {", ".join(text_keys)}, or {", ".join(_ROW_KEYS)}'
+    )
+  needed = set(_ROW_KEYS if from_row else text_keys) - given.keys()
+  if isinstance(given.get('template'), templates_lib.Template):
+    needed.discard('dataset')
+  for key in known:
+    if key in needed:
+      raise ValueError(
+          f'{key} is missing: either {", ".join(text_keys)}, or'
+          f' {", ".join(_ROW_KEYS)} are needed'
+      )
+  for key, value in given.items():
+    _check_type(key, value)
+  return given
+
+
+def _check_type(key: str, value: Any) -> None:
+  if key == 'row':
+    if not isinstance(value, Mapping):
+      raise ValueError(f'row must map fields to values and is {value!r}')
+  elif key == 'options':
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(option, str) for option in value)
+    ):
+      raise ValueError(f'options must be a list of texts and is {value!r}')
+  elif not isinstance(value, str) and not (
+      key == 'template' and isinstance(value, templates_lib.Template)
+  ):
+    raise ValueError(f'{key} must be a text and is {value!r}')
+
+
+def render_to_rank(
+    query: Mapping[str, Any], max_field_chars: int | None = None
+) -> templates_lib.Rendered:
+  """The instruction, the instance and the options of a query.
+
+  Args:
+    query: see above. A row needs no label.
+    max_field_chars: cuts the fields that a template inserts.
+
+  Returns:
+    What a format makes texts of; which option is right is not known.
+
+  Raises:
+    ValueError: the query is wrong, or its row does not fit the template.
+  """
+  given = check(query, RANK_KEYS)
+  if 'row' in given:
+    template = find_template(
+        given.get('dataset'), given['template'], max_field_chars
+    )
+    return _render(_without_answer(template, max_field_chars), given['row'])
+  options = tuple(option.strip() for option in given['options'])
+  if len(options) < 2 or len(set(options)) < len(options) or '' in options:
+    raise ValueError(
+        f'options {list(options)}: at least two are needed, none empty, all'
+        ' different'
+    )
+  instruction = given['instruction']
+  if not instruction.replace(_INPUT, '').strip():
+    raise ValueError('the instruction is empty; it is what is scored')
+  return rendered_text(instruction, given['input'], options)
+
+
+def render_to_guess(
+    query: Mapping[str, Any], max_field_chars: int | None = None
+) -> tuple[templates_lib.Rendered, str]:
+  """The instance and the label of a query whose instruction is to be guessed.
+
+  Args:
+    query: see above. A row is shown with its own label if no `output` is given.
+    max_field_chars: cuts the fields that a template inserts.
+
+  Returns:
+    What a format makes texts of, without chunks for a text of one's own; and
+    the label.
+
+  Raises:
+    ValueError: the query is wrong, or its row does not fit the template.
+  """
+  given = check(query, GUESS_KEYS)
+  output = given.get('output', '').strip()
+  if 'output' in given and not output:
+    raise ValueError('the output is empty; it is what the instruction asks for')
+  if 'row' not in given:
+    return templates_lib.Rendered((given['input'],), (), (), gold=0), output
+  template = find_template(
+      given.get('dataset'), given['template'], max_field_chars
+  )
+  if output:
+    template = _without_answer(template, max_field_chars)
+    return _render(template, given['row']), output
+  rendered = _render(template, given['row'], '; give an output, or a label')
+  return rendered, rendered.options[rendered.gold]
+
+
+def rendered_text(
+    instruction: str, text: str, options: tuple[str, ...]
+) -> templates_lib.Rendered:
+  """An instruction and a text as if a template had been rendered.
+
+  Args:
+    instruction: `{{input}}` in it marks the text's place; without it the text
+      comes first.
+    text: the text.
+    options: the options.
+  """
+  if _INPUT not in instruction:
+    instruction = f'{_INPUT} {instruction}'
+  parts, chunks = [], []
+  for i, literal in enumerate(instruction.split(_INPUT)):
+    if i:
+      parts.append(text)
+    if literal:
+      parts.append(len(chunks))
+      chunks.append(literal)
+  return templates_lib.Rendered(tuple(parts), tuple(chunks), options, gold=0)
+
+
+def find_template(
+    dataset: str | None,
+    template: str | templates_lib.Template,
+    max_field_chars: int | None = None,
+) -> templates_lib.Template:
+  """A template by name; ValueError gives the nearest names.
+
+  Args:
+    dataset: a dataset of the catalog, or of promptsource.
+    template: the name, or a template, which is returned as it is.
+    max_field_chars: see `templates.Template`.
+  """
+  if isinstance(template, templates_lib.Template):
+    return template
+  datasets = catalog.catalog()
+  if dataset in datasets:
+    found = datasets[dataset].load_templates(max_field_chars)
+  else:
+    try:
+      found = templates_lib.load(dataset, max_field_chars)
+    except ValueError as e:
+      near = difflib.get_close_matches(dataset, datasets, cutoff=0.4)
+      raise ValueError(f'{e}; in the catalog: {near}') from e
+  if template not in found:
+    near = difflib.get_close_matches(template, found, cutoff=0.4)
+    near = near or list(found)
+    raise ValueError(f'{dataset} has no template {template!r}; nearest: {near}')
+  return found[template]
+
+
+def _render(
+    template: templates_lib.Template, row: Mapping[str, Any], hint: str = ''
+) -> templates_lib.Rendered:
+  """Renders a row, the same whichever row it is of several."""
+  try:
+    return template.render(row)
+  except templates_lib.Dropped as e:
+    raise ValueError(f'{template!r} cannot use the row: {e}{hint}') from e
+  except ValueError as e:
+    if isinstance(e.__cause__, jinja2.UndefinedError):
+      raise ValueError(
+          f'{e}: the row lacks a field that the template reads{hint}'
+      ) from e
+    raise
+
+
+@functools.cache
+def _without_answer(
+    template: templates_lib.Template, max_field_chars: int | None
+) -> templates_lib.Template:
+  """The template with the same prompt for rows whose answer is not known.
+
+  What stands right of `|||` is replaced by the first option; an end of a block
+  that was opened left of it stays, and whatever follows that. A template that
+  was made of another one, by `labels.relabelled`, is returned as it is.
+  """
+  if type(template) is not templates_lib.Template:
+    return template
+  source, dropped, depth = [], None, 0
+  for tokens in _statements(template.jinja):
+    text = ''.join(value for _, value in tokens)
+    kind, word = tokens[0][0], _first_name(tokens)
+    if dropped is None:
+      before, pipes, _ = text.partition(jinja_chunks.SEPARATOR)
+      if pipes and kind == 'data':
+        dropped = True
+        text = f'{before}{pipes}{{{{ answer_choices[0] }}}}'
+      source.append(text)
+      continue
+    if dropped and kind == 'block_begin':
+      depth += word in ('if', 'for')
+      if not depth and word in ('elif', 'else', 'endif', 'endfor'):
+        dropped = False
+      depth -= word in ('endif', 'endfor')
+    if not dropped:
+      source.append(text)
+  return templates_lib.Template(
+      template.dataset, template.name, ''.join(source),
+      template.answer_choices, template.metrics, max_field_chars,
+  )
+
+
+def _statements(source: str) -> list[list[tuple[str, str]]]:
+  """Jinja's tokens, those of a `{% ... %}` or `{{ ... }}` together."""
+  statements, ends = [], None
+  for _, kind, value in jinja_chunks.environment(None).lex(source):
+    if ends is None:
+      statements.append([])
+    statements[-1].append((kind, value))
+    if ends is None and kind.endswith('_begin'):
+      ends = kind.replace('_begin', '_end')
+    elif kind == ends:
+      ends = None
+  return statements
+
+
+def _first_name(tokens: Sequence[tuple[str, str]]) -> str:
+  return next((value for kind, value in tokens if kind == 'name'), '')

@@ -1,0 +1,301 @@
+"""PyTorch's files of weights, read without PyTorch and without running them.
+
+A file of `torch.save` says in a pickle what its tensors are. A pickle may call
+whatever it names; here it may name no more than a mapping of tensors needs, and
+gets something of ours for each name. The values lie beside it: in a zip since
+PyTorch 1.6, before that in a stream.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import os
+import pathlib
+import pickle
+import struct
+from typing import Any
+from typing import BinaryIO
+import zipfile
+
+from flipped_t5x import tensors
+import ml_dtypes
+import numpy as np
+
+_ZIP = b'PK\x03\x04'
+_MAGIC = 0x1950A86A20F9469CFC6C
+_LOCAL_HEADER = 30  # Bytes of a zip's, before the name and the extra field.
+
+_DTYPES = {
+    'BFloat16Storage': ml_dtypes.bfloat16,
+    'BoolStorage': np.bool_,
+    'ByteStorage': np.uint8,
+    'CharStorage': np.int8,
+    'DoubleStorage': np.float64,
+    'FloatStorage': np.float32,
+    'HalfStorage': np.float16,
+    'IntStorage': np.int32,
+    'LongStorage': np.int64,
+    'ShortStorage': np.int16,
+}
+
+
+class _Refused(ValueError):
+  """The pickle names what weights do not need."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Call:
+  """What a pickle gets for a function's name; it cannot change it."""
+
+  function: Callable[..., Any]
+
+  def __call__(self, *args):
+    return self.function(*args)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Type:
+  """What a pickle gets for the name of a storage's type."""
+
+  dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Storage:
+  """A run of values of one type.
+
+  Attributes:
+    key: says where the values lie.
+    dtype: their type.
+    start: the first of them, where it is a part of another storage.
+    size: their number.
+  """
+
+  key: str
+  dtype: np.dtype
+  start: int
+  size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _View:
+  """A tensor: a storage, and where in it each value stands."""
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  stride: tuple[int, ...]
+
+  @property
+  def span(self) -> int:
+    """The number of values from the first to the last."""
+    if 0 in self.shape:
+      return 0
+    steps = zip(self.shape, self.stride, strict=True)
+    return 1 + sum((n - 1) * step for n, step in steps)
+
+
+def open(path: str | os.PathLike[str]) -> dict[str, tensors.Tensor]:  # pylint: disable=redefined-builtin
+  """Opens a file of `torch.save(model.state_dict(), path)`.
+
+  Args:
+    path: the file, a zip or in the older format.
+
+  Returns:
+    Name -> tensor, not read yet. Those that share their values share them here.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file is damaged, or holds other things than weights; the
+      message names the file and, if it would run code, what.
+  """
+  path = pathlib.Path(path)
+  with path.open('rb') as file:
+    is_zip = file.read(len(_ZIP)) == _ZIP
+    file.seek(0)
+    try:
+      state, places = (_read_zip if is_zip else _read_stream)(file)
+      if not isinstance(state, dict):
+        raise _Refused(f'holds a {type(state).__name__}')
+      state = dict(state)
+      for name, view in state.items():
+        if not isinstance(name, str) or not isinstance(view, _View):
+          raise _Refused(f'holds {name!r}, a {type(view).__name__}')
+    except _Refused as e:
+      raise ValueError(
+          f'{path} is not weights alone: it {e}; nothing of it was run'
+      ) from None
+    except Exception as e:  # A damaged pickle fails in any way.
+      raise ValueError(f'{path} is damaged: {str(e) or repr(e)}') from e
+    size = path.stat().st_size
+    return {
+        name: _tensor(path, size, name, view, places)
+        for name, view in state.items()
+    }
+
+
+def _tensor(
+    path: pathlib.Path,
+    file_size: int,
+    name: str,
+    view: _View,
+    places: Mapping[str, tuple[int, int]],
+) -> tensors.Tensor:
+  """A tensor of the file; see `open`.
+
+  Args:
+    path: the file.
+    file_size: its bytes.
+    name: the tensor's.
+    view: what the pickle says of it.
+    places: storage -> where it starts in the file, and its bytes.
+  """
+  storage = view.storage
+  start, available = places.get(storage.key, (0, 0))
+  first = storage.start + view.offset
+  itemsize = storage.dtype.itemsize
+  nbytes = view.span * itemsize
+  start += first * itemsize
+  if (
+      view.span > storage.size - view.offset
+      or first * itemsize + nbytes > available
+      or start + nbytes > file_size
+  ):
+    raise ValueError(f'{path} is truncated: {name} goes beyond its end')
+  numbers = np.dtype(storage.dtype)
+
+  def read():
+    values = np.fromfile(path, np.uint8, nbytes, offset=start)
+    if values.size < nbytes:
+      raise ValueError(f'{path} is truncated: {name} goes beyond its end')
+    values = values.view(numbers)
+    strides = [s * itemsize for s in view.stride]
+    strided = np.lib.stride_tricks.as_strided(values, view.shape, strides)
+    return np.ascontiguousarray(strided).reshape(view.shape)
+
+  return tensors.Tensor(view.shape, numbers, read)
+
+
+class _Unpickler(pickle.Unpickler):
+  """Reads a pickle; what it names is made here or refused."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) == ('collections', 'OrderedDict'):
+      return collections.OrderedDict
+    if module == 'torch' and name in _DTYPES:
+      return _Type(np.dtype(_DTYPES[name]))
+    if module == 'torch._utils' and name in _REBUILD:
+      return _Call(_REBUILD[name])
+    raise _Refused(
+        f'asks for {module}.{name}, which weights do not need and which may run'
+        ' code'
+    )
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    # The fourth is the device, and the sixth, in streams, a part's place.
+    kind, storage_type, key, _, size, *part = pid
+    if kind != 'storage':
+      raise _Refused(f'asks for a {kind!r}')
+    start = 0
+    if part and part[0] is not None:
+      _, start, size = part[0]
+    return _Storage(
+        str(key), storage_type.dtype, _count(start), _count(size)
+    )
+
+
+def _rebuild_tensor(
+    storage: _Storage, offset: int, shape: tuple, stride: tuple, *_
+) -> _View:
+  """A tensor; what else the file says is about gradients."""
+  if not isinstance(storage, _Storage) or len(shape) != len(stride):
+    raise ValueError('a tensor has no storage, or as many axes as strides')
+  return _View(
+      storage, _count(offset), tuple(map(_count, shape)),
+      tuple(map(_count, stride)),
+  )
+
+
+def _rebuild_parameter(data: _View, *_) -> _View:
+  return data
+
+
+_REBUILD = {
+    '_rebuild_parameter': _rebuild_parameter,
+    '_rebuild_tensor': _rebuild_tensor,
+    '_rebuild_tensor_v2': _rebuild_tensor,
+}
+
+
+def _count(value: Any) -> int:
+  """A number that may be neither negative nor anything else."""
+  if type(value) is not int or value < 0:
+    raise ValueError(f'{value!r} where a number should be')
+  return value
+
+
+def _load(file: BinaryIO) -> Any:
+  # Python 2 wrote texts without saying so; they are names.
+  return _Unpickler(file, encoding='utf-8').load()
+
+
+def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
+  """What the pickle of a zip holds, and storage -> start and bytes."""
+  with zipfile.ZipFile(file) as archive:
+    entries = {info.filename: info for info in archive.infolist()}
+    folders = [
+        name.removesuffix('data.pkl') for name in entries
+        if name.endswith('/data.pkl')
+    ]
+    if len(folders) != 1:
+      raise ValueError('it is a zip, but none of PyTorch\'s')
+    folder = folders[0]
+    order = entries.get(f'{folder}byteorder')
+    if order and archive.read(order) != b'little':
+      raise ValueError('it is of a machine whose bytes are in another order')
+    with archive.open(f'{folder}data.pkl') as data:
+      state = _load(data)
+  places = {}
+  for name, info in entries.items():
+    if not name.startswith(f'{folder}data/'):
+      continue
+    if info.compress_type != zipfile.ZIP_STORED:
+      raise ValueError(f'{name} is compressed; PyTorch never does that')
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER)
+    name_size, extra_size = struct.unpack('<HH', header[26:])
+    places[name.removeprefix(f'{folder}data/')] = (
+        info.header_offset + _LOCAL_HEADER + name_size + extra_size,
+        info.file_size,
+    )
+  return state, places
+
+
+def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
+  """As `_read_zip`, of the format before PyTorch 1.6."""
+  if _load(file) != _MAGIC:
+    raise ValueError('it is none of PyTorch\'s files')
+  _load(file)  # The format's version: there is one.
+  system = _load(file)
+  if not system['little_endian']:
+    raise ValueError('it is of a machine whose bytes are in another order')
+  types = {}
+
+  class Unpickler(_Unpickler):
+
+    def persistent_load(self, pid):
+      storage = super().persistent_load(pid)
+      types[storage.key] = storage.dtype
+      return storage
+
+  state = Unpickler(file, encoding='utf-8').load()
+  places = {}
+  for key in _load(file):
+    size = file.read(8)
+    if len(size) < 8:
+      raise ValueError('it ends too early')
+    nbytes = _count(*struct.unpack('<q', size)) * types[str(key)].itemsize
+    places[str(key)] = file.tell(), nbytes
+    file.seek(nbytes, os.SEEK_CUR)
+  return state, places
