@@ -1,0 +1,299 @@
+"""Models from one program's files to another's, tensor by tensor."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+from flipped_t5x import formats
+from flipped_t5x import hf_checkpoints
+from flipped_t5x import logits_check
+from flipped_t5x import model_card
+from flipped_t5x import model_files
+from flipped_t5x import t5x_checkpoints
+from flipped_t5x import tensors as tensors_lib
+from flipped_t5x.engine import checkpoints
+from flipped_t5x.engine import streamed_checkpoints
+import numpy as np
+import tqdm
+
+KINDS = (model_files.HF, model_files.NATIVE, model_files.T5X)
+# Not float16: activations of T5 overflow there.
+DTYPES = ('float32', 'bfloat16')
+_GB = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+  """What a conversion did.
+
+  Attributes:
+    path: the folder that it wrote.
+    kind: one of `KINDS`.
+    nbytes: bytes of the weights.
+    notes: what the user should know of.
+    difference: largest difference of logits; None if not checked.
+    largest: largest logit; None if not checked.
+  """
+
+  path: pathlib.Path
+  kind: str
+  nbytes: int
+  notes: tuple[str, ...]
+  difference: float | None = None
+  largest: float | None = None
+
+
+def convert(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    scan_layers: bool | None = None,
+    dtype: str | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
+    max_shard_bytes: int = 5 * _GB,
+    step: int | None = None,
+    revision: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    check: bool = False,
+    progress: bool = True,
+) -> Converted:
+  """Converts a model; one tensor is in memory at a time.
+
+  Args:
+    source: a folder or a name of the hub, see `model_files.py`.
+    destination: a local folder that does not exist; it is there when all is
+      written, or not at all.
+    to: one of `KINDS`; by default `hf` of a native run, else `native`.
+    scan_layers: whether layers are to be stacked; by default as they are, and
+      apart for `hf`.
+    dtype: one of `DTYPES`; by default the types that are stored.
+    vocabulary: a SentencePiece file in place of the source's.
+    max_shard_bytes: the most bytes in a file of `hf`.
+    step: which checkpoint of a run; by default the newest.
+    revision: of a repository of the hub.
+    overrides: `format`, `input_length`, `target_length` in place of the
+      source's.
+    check: whether to compare logits on random inputs before and after; that
+      takes memory for all weights, of one model at a time.
+    progress: whether to show a bar.
+
+  Raises:
+    FileExistsError: there is such a destination; nothing was read.
+    FileNotFoundError: there is no source.
+    OSError: no room on disk; the message says how much is needed.
+    ValueError: the source is damaged, is not what it says it is, or cannot be
+      what is asked for.
+  """
+  destination = _check_destination(destination)
+  before = _overridden(model_files.open(
+      model_files.resolve(source, revision), vocabulary=vocabulary, step=step
+  ), overrides or {})
+  if to is None:
+    to = (model_files.HF if before.kind == model_files.NATIVE
+          else model_files.NATIVE)
+  after = _planned(before, to, scan_layers, dtype, str(source))
+  notes = _check_vocabulary(after)
+  _check_room(destination, after.nbytes)
+  compare = None
+  if check:
+    logits_check.check_memory(max(before.nbytes, after.nbytes))
+    compare = logits_check.Comparison(before)
+  result = Converted(destination, to, after.nbytes, notes)
+  with (
+      _new_folder(destination, after.nbytes) as folder,
+      _counted(after, progress) as counted,
+  ):
+    _write(folder, destination.name, before, counted, max_shard_bytes)
+    if compare:
+      difference, largest = compare.with_other(model_files.open(folder))
+      result = dataclasses.replace(
+          result, difference=difference, largest=largest
+      )
+      if dtype is None and difference > 1e-4 * largest:
+        raise ValueError(
+            f'{source}: logits differ by {difference:.3g} after the conversion,'
+            f' the largest being {largest:.3g}'
+        )
+  return result
+
+
+def _check_destination(path: str | os.PathLike[str]) -> pathlib.Path:
+  if '://' in os.fspath(path):
+    raise ValueError(
+        f'{path}: the destination must be a local folder; copy it from there'
+    )
+  path = pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser()))
+  if path.exists() or path.is_symlink():
+    raise FileExistsError(
+        f'{path} exists; choose another destination, or delete it'
+    )
+  return path
+
+
+def _overridden(
+    files: model_files.ModelFiles, overrides: Mapping[str, Any]
+) -> model_files.ModelFiles:
+  given = {k: v for k, v in overrides.items() if v is not None}
+  for name, value in given.items():
+    if name == 'format':
+      formats.get(value)
+    elif value < 1:
+      raise ValueError(f'{name} is {value}; at least 1 is needed')
+  return dataclasses.replace(files, **given)
+
+
+def _planned(
+    files: model_files.ModelFiles,
+    to: str,
+    scan_layers: bool | None,
+    dtype: str | None,
+    origin: str,
+) -> model_files.ModelFiles:
+  """The model that is to be written."""
+  if to not in KINDS:
+    raise ValueError(f'unknown kind {to!r}; there are {", ".join(KINDS)}')
+  if scan_layers and to == model_files.HF:
+    raise ValueError('Hugging Face stores layers apart: no --scan_layers')
+  if scan_layers is None:
+    scan_layers = files.network.scan_layers and to != model_files.HF
+  values = files.tensors
+  if not scan_layers:
+    values = tensors_lib.unstacked(values)
+  if dtype is not None:
+    values = {n: t.astype(dtype) for n, t in values.items()}
+  if scan_layers:
+    values = tensors_lib.stacked(values)
+  return dataclasses.replace(
+      files,
+      kind=to,
+      network=dataclasses.replace(files.network, scan_layers=scan_layers),
+      tensors=values,
+      settings={
+          **files.settings, checkpoints.CONVERTED_FROM: origin
+      },
+      step=files.step or 0,
+  )
+
+
+def _check_vocabulary(after: model_files.ModelFiles) -> tuple[str, ...]:
+  """What is missing; ValueError where it is needed."""
+  if after.vocabulary is not None:
+    return ()
+  if after.kind == model_files.NATIVE:
+    raise ValueError(
+        f'{after.path} has no vocabulary: name a SentencePiece file with'
+        " --vocabulary; T5's is gs://t5-data/vocabs/cc_all.32000.100extra/"
+        'sentencepiece.model'
+    )
+  return (
+      f'{after.path} has no vocabulary, so what is written has none;'
+      ' --vocabulary adds one',
+  )
+
+
+def _check_room(destination: pathlib.Path, nbytes: int) -> None:
+  """OSError where the disk has no room."""
+  parent = next(p for p in destination.parents if p.exists())
+  free = shutil.disk_usage(parent).free
+  needed = _needed(nbytes)
+  if free < needed:
+    raise OSError(
+        f'{destination}: no room on disk: {needed / _GB:.1f} GB are needed,'
+        f' {free / _GB:.1f} GB are free'
+    )
+
+
+def _needed(nbytes: int) -> int:
+  """Bytes on disk: what cannot be compressed grows a little."""
+  return nbytes + nbytes // 50 + 10**6
+
+
+@contextlib.contextmanager
+def _new_folder(
+    destination: pathlib.Path, nbytes: int
+) -> Iterator[pathlib.Path]:
+  """A folder beside the destination, renamed to it if all goes well."""
+  made = [p for p in destination.parents if not p.exists()]
+  folder = destination.with_name(f'{destination.name}.tmp-{os.getpid()}')
+  try:
+    folder.mkdir(parents=True)
+    yield folder
+    _check_destination(destination)  # Someone else may have made it.
+    folder.rename(destination)
+  except BaseException as e:
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in made:
+      with contextlib.suppress(OSError):
+        path.rmdir()
+    if isinstance(e, OSError) and not isinstance(e, FileExistsError):
+      raise OSError(
+          f'{destination} could not be written, and nothing is left there: {e};'
+          f' it needs {_needed(nbytes) / _GB:.2f} GB'
+      ) from e
+    raise
+
+
+@contextlib.contextmanager
+def _counted(
+    files: model_files.ModelFiles, progress: bool
+) -> Iterator[model_files.ModelFiles]:
+  """The same with a bar that counts the bytes that are read."""
+  bar = tqdm.tqdm(
+      total=files.nbytes, unit='B', unit_scale=True, dynamic_ncols=True,
+      disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 30,
+  )
+
+  def counted(name: str, tensor: tensors_lib.Tensor) -> tensors_lib.Tensor:
+
+    def read() -> np.ndarray:
+      try:
+        values = tensor.read()
+      except OSError as e:  # Of a destination there is another kind.
+        raise ValueError(f'{files.path}: {name} cannot be read: {e}') from e
+      bar.update(tensor.nbytes)
+      return values
+
+    return dataclasses.replace(tensor, read=read)
+
+  with bar:
+    yield dataclasses.replace(files, tensors={
+        name: counted(name, tensor) for name, tensor in files.tensors.items()
+    })
+
+
+def _write(
+    folder: pathlib.Path,
+    name: str,
+    before: model_files.ModelFiles,
+    after: model_files.ModelFiles,
+    max_shard_bytes: int,
+) -> None:
+  if after.kind == model_files.HF:
+    hf_checkpoints.write(
+        folder, after.network, after.tensors, after.vocabulary,
+        max_shard_bytes=max_shard_bytes,
+    )
+    fields = dataclasses.asdict(after.run_config)
+    del fields['network']  # That is in config.json.
+    checkpoints.write_json(
+        folder / model_files.HF_SIDECAR, {**fields, 'step': before.step}
+    )
+    dtypes = {tensor.dtype.name for tensor in after.tensors.values()}
+    (folder / 'README.md').write_text(
+        model_card.markdown(name, before, dtypes), 'utf-8'
+    )
+    return
+  if after.kind == model_files.NATIVE:
+    streamed_checkpoints.write(folder, after.step, after.tensors)
+  else:
+    t5x_checkpoints.write(after.tensors, after.step, folder)
+  after.run_config.write(folder)
+  if after.vocabulary is not None:
+    shutil.copyfile(after.vocabulary, folder / model_files.VOCABULARY)

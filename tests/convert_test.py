@@ -1,0 +1,585 @@
+"""Models from one program's files to another's and back."""
+
+import dataclasses
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from flipped_t5x import convert
+from flipped_t5x import hf_checkpoints
+from flipped_t5x import inference
+from flipped_t5x import logits_check
+from flipped_t5x import model_files
+from flipped_t5x import network as network_lib
+from flipped_t5x import t5x_checkpoints
+from flipped_t5x import tensors
+from flipped_t5x.cli import convert as command
+from flipped_t5x.cli import main
+from flipped_t5x.engine import checkpoints
+import jax
+import numpy as np
+import pytest
+import yaml
+
+KINDS = ('hf', 'native', 't5x')
+
+
+def to(kind, source, destination, **options):
+  """Converts without a bar; gives the destination."""
+  converted = convert.convert(
+      source, destination, to=kind, progress=False, **options
+  )
+  assert (converted.path, converted.kind) == (destination, kind)
+  return destination
+
+
+def weights(path):
+  """Name -> array, layers apart, as they are stored."""
+  files = model_files.open(path)
+  return {n: t.read() for n, t in tensors.unstacked(files.tensors).items()}
+
+
+def assert_same(found, expected):
+  """Names, types and every bit."""
+  assert found.keys() == expected.keys()
+  for name, values in expected.items():
+    assert found[name].dtype == values.dtype, name
+    assert found[name].tobytes() == values.tobytes(), name
+
+
+def stored(folder):
+  """Name -> type, shape and bytes in the safetensors files of a folder."""
+  result = {}
+  for file in folder.glob('*.safetensors'):
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8:start])
+    del header['__metadata__']
+    for name, said in header.items():
+      first, last = said['data_offsets']
+      result[name] = (
+          said['dtype'], said['shape'], content[start + first : start + last]
+      )
+  return result
+
+
+@pytest.fixture(scope='module', params=('float32', 'bfloat16', 'tied'))
+def hf_folder(
+    request, tmp_path_factory, tiny_network, make_params, tiny_vocabulary_path
+):
+  """A sharded folder that has nothing to do with a run."""
+  network, dtype = tiny_network, request.param
+  if dtype == 'tied':
+    network, dtype = dataclasses.replace(
+        network, logits_via_embedding=True, mlp_activations=('relu',)
+    ), 'float32'
+  folder = tmp_path_factory.mktemp('hf')
+  hf_checkpoints.write(
+      folder, network,
+      {n: t.astype(dtype)
+       for n, t in tensors.of(make_params(network, 5)).items()},
+      tiny_vocabulary_path, max_shard_bytes=10_000,
+  )
+  assert len(list(folder.glob('*.safetensors'))) > 2
+  return folder
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory, tiny_run):
+  """The tiny run in each kind, with layers apart and stacked."""
+  folder = tmp_path_factory.mktemp('models')
+  return {
+      (kind, scan): to(kind, tiny_run, folder / f'{kind}{scan}',
+                       scan_layers=scan)
+      for kind in KINDS for scan in (False, True)
+      if (kind, scan) != ('hf', True)
+  }
+
+
+@pytest.mark.parametrize('through', (
+    ('native',), ('t5x', 'native'),
+))
+@pytest.mark.parametrize('scan', (False, True))
+def test_hugging_face_and_back(hf_folder, tmp_path, through, scan):
+  """Every bit of the weights; the vocabulary; the sizes."""
+  path = hf_folder
+  for i, kind in enumerate(through):
+    path = to(kind, path, tmp_path / str(i), scan_layers=scan)
+    assert model_files.open(path).network.scan_layers == scan
+    scan = not scan  # Stacked and apart in turn.
+  back = to('hf', path, tmp_path / 'back')
+  assert stored(back) == stored(hf_folder)
+  for name in ('spiece.model', 'config.json', 'tokenizer_config.json'):
+    assert (back / name).read_bytes() == (hf_folder / name).read_bytes()
+
+
+@pytest.mark.parametrize('scan', (False, True))
+@pytest.mark.parametrize('target', KINDS)
+def test_every_direction(models, tiny_run, tmp_path, target, scan):
+  expected = weights(tiny_run)
+  for source in models.values():
+    if target == 'hf' and scan:
+      with pytest.raises(ValueError, match='layers apart: no --scan_layers'):
+        to(target, source, tmp_path / 'no', scan_layers=True)
+      continue
+    path = to(target, source, tmp_path / source.name, scan_layers=scan)
+    files = model_files.open(path)
+    assert (files.kind, files.step) == (target, 2)
+    assert files.network.scan_layers == scan
+    assert tensors.is_stacked(files.tensors) == scan
+    assert_same(weights(path), expected)
+    # What T5X and Hugging Face know nothing of.
+    assert files.vocabulary.read_bytes() == (
+        tiny_run / 'sentencepiece.model').read_bytes()
+    assert (files.format, files.input_length, files.target_length) == (
+        'flipped', 48, 32
+    )
+    assert files.settings == {'SEED': 0, 'CONVERTED_FROM': str(source)}
+  assert not list(tmp_path.glob('*tmp*'))
+
+
+def test_layers_are_as_they_were(models, tmp_path):
+  for scan in (False, True):
+    path = to('native', models['t5x', scan], tmp_path / str(scan))
+    assert model_files.open(path).network.scan_layers == scan
+
+
+def test_defaults_of_the_direction(tiny_run, hf_folder, models, tmp_path):
+  for i, (source, kind) in enumerate((
+      (tiny_run, 'hf'), (hf_folder, 'native'), (models['t5x', True], 'native'),
+  )):
+    path = tmp_path / str(i)
+    assert convert.convert(source, path, progress=False).kind == kind
+    assert model_files.open(path).kind == kind
+
+
+def test_engine_reads_what_is_written(
+    models, tiny_run, tiny_network, tiny_params
+):
+  folder = models['native', False]
+  assert {p.name for p in folder.iterdir()} == {
+      'checkpoints', 'config.json', 'sentencepiece.model'
+  }
+  saver = checkpoints.Checkpoints(folder)
+  assert saver.latest == 2
+  restored = saver.restore_params(2, tiny_params)
+  saver.close()
+  jax.tree.map(np.testing.assert_array_equal, restored, tiny_params)
+  queries = dict(
+      input='The film was good.', instruction='Is the film good?',
+      options=['yes', 'no'],
+  )
+  expected = inference.load(tiny_run).rank(**queries)
+  for path in models.values():
+    ranked = inference.load(path).rank(**queries)
+    assert [r.option for r in ranked] == [r.option for r in expected]
+    np.testing.assert_allclose(
+        [r.log_prob for r in ranked], [r.log_prob for r in expected], rtol=1e-5
+    )
+
+
+def test_training_goes_on_from_what_is_written(models, tiny_run, tiny_network):
+  """Not in its folder: there is no optimizer."""
+  config = checkpoints.RunConfig.read(models['native', False])
+  vocabulary = tiny_run / 'sentencepiece.model'
+  for folder in (models['native', False], models['t5x', False]):
+    with pytest.raises(
+        ValueError, match=f'{folder} holds weights converted from {tiny_run},'
+        f" not a run.*INITIAL_CHECKPOINT_PATH='{folder}'"
+    ):
+      checkpoints.prepare(folder, config, vocabulary)
+    like = tensors.tree({
+        name: jax.ShapeDtypeStruct(shape, np.float32)
+        for name, shape in tensors.shapes(tiny_network).items()
+    })
+    params, step = t5x_checkpoints.read(folder, like)
+    assert step == 2
+    assert_same(
+        {n: t.read() for n, t in tensors.of(params).items()}, weights(tiny_run)
+    )
+
+
+@pytest.mark.parametrize('scan', (False, True))
+def test_dtype(tiny_run, tmp_path, scan):
+  rounded = to('t5x', tiny_run, tmp_path / 'rounded', dtype='bfloat16',
+               scan_layers=scan)
+  exact = weights(tiny_run)
+  assert_same(
+      weights(rounded),
+      {n: a.astype(tensors.np.dtype('bfloat16')) for n, a in exact.items()},
+  )
+  # Back to more bits, nothing is lost.
+  wide = weights(to('native', rounded, tmp_path / 'wide', dtype='float32'))
+  assert_same(
+      wide, {n: a.astype(np.float32) for n, a in weights(rounded).items()}
+  )
+
+
+def test_a_step_and_what_the_source_does_not_say(
+    tiny_run, tiny_network, make_params, tmp_path
+):
+  path = to('hf', tiny_run, tmp_path / 'one', step=1, overrides={
+      'format': 'direct', 'input_length': 12, 'target_length': None,
+  })
+  files = model_files.open(path)
+  assert (files.step, files.format) == (1, 'direct')
+  assert (files.input_length, files.target_length) == (12, 32)
+  assert_same(weights(path), {
+      n: t.read() for n, t in tensors.of(make_params(tiny_network, 1)).items()
+  })
+  # The card, too, is of the format that is asked for.
+  assert '\nA warm, funny film. Did the reviewer' in card(path)[1]
+  with pytest.raises(ValueError, match="unknown format 'other'"):
+    to('hf', tiny_run, tmp_path / 'two', overrides={'format': 'other'})
+  with pytest.raises(ValueError, match='target_length is 0; at least 1 is ne'):
+    to('hf', tiny_run, tmp_path / 'two', overrides={'target_length': 0})
+
+
+def test_existing_destination(tiny_run, tmp_path):
+  """An error before anything is read: there is no such source."""
+  (tmp_path / 'file').write_text('mine')
+  (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+  for name in ('', 'file', 'link'):
+    with pytest.raises(FileExistsError, match='exists; choose another dest'):
+      to('hf', tmp_path / 'none', tmp_path / name)
+  with pytest.raises(FileNotFoundError, match='none: no checkpoint there'):
+    to('hf', tmp_path / 'none', tmp_path / 'new')
+  with pytest.raises(ValueError, match='must be a local folder'):
+    to('t5x', tiny_run, 'gs://bucket/run')
+  assert {p.name for p in tmp_path.iterdir()} == {'file', 'link'}
+
+
+def test_vocabulary(tiny_run, tiny_params, tmp_path):
+  """A native folder needs one; others have what there is."""
+  path = t5x_checkpoints.write(tiny_params, 4, tmp_path / 'weights')
+  with pytest.raises(ValueError, match='has no vocabulary: .*--vocabulary;'):
+    to('native', path, tmp_path / 'native')
+  for kind in ('hf', 't5x'):
+    converted = convert.convert(
+        path, tmp_path / kind, to=kind, progress=False
+    )
+    assert '--vocabulary adds one' in converted.notes[0]
+    assert model_files.open(tmp_path / kind).vocabulary is None
+  folder = to('native', path, tmp_path / 'native', vocabulary=tiny_run)
+  assert model_files.open(folder).vocabulary == folder / 'sentencepiece.model'
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_damage_that_is_found_on_the_way_leaves_nothing(
+    models, tmp_path, kind
+):
+  source = tmp_path / 'source'
+  shutil.copytree(models['t5x', True], source)
+  name = 'decoder.decoder.mlp.wo.kernel'
+  (source / 'checkpoint_2' / f'target.{name}' / '0.0.0').write_bytes(b'x')
+  with pytest.raises(
+      ValueError, match=f'checkpoint_2: {name.replace(".", "/")} is damaged'
+  ):
+    to(kind, source, tmp_path / 'new' / 'deep' / 'target')
+  assert [p.name for p in tmp_path.iterdir()] == ['source']
+
+
+@pytest.mark.parametrize('damage, message', (
+    (lambda content: content[:-1000], 'model.safetensors is damaged'),
+    (lambda content: content.replace(b'"shared.weight"', b'"shares.weight"'),
+     'shared.weight is missing; shares.weight is not in'),
+    (lambda content: content.replace(b'[208,16]', b'[16,208]', 1),
+     r'is \(16, 208\) where the network has \(208, 16\)'),
+))
+def test_damaged_hugging_face_folder(models, tmp_path, damage, message):
+  source = tmp_path / 'source'
+  shutil.copytree(models['hf', False], source)
+  path = source / 'model.safetensors'
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(ValueError, match=f'{source}.*{message}'):
+    to('native', source, tmp_path / 'target')
+  assert [p.name for p in tmp_path.iterdir()] == ['source']
+
+
+def sparse(folder, **sizes):
+  """A Hugging Face folder of zeros that take no room on disk.
+
+  Args:
+    folder: where.
+    **sizes: fields of `T5Config`.
+  """
+  network = network_lib.T5Config(**{
+      'vocab_size': 208, 'emb_dim': 16, 'num_heads': 2, 'head_dim': 8,
+      'num_encoder_layers': 1, 'num_decoder_layers': 1, 'mlp_dim': 24, **sizes,
+  })
+  small = dataclasses.replace(
+      network, vocab_size=3, emb_dim=1, num_heads=1, head_dim=1, mlp_dim=1
+  )
+  folder.mkdir()
+  hf_checkpoints.write(
+      folder, small,
+      tensors.of({n: np.zeros(s, np.float32)
+                  for n, s in tensors.shapes(small).items()}), None,
+  )
+  config = json.loads((folder / 'config.json').read_text())
+  config |= {'vocab_size': network.vocab_size, 'd_model': network.emb_dim,
+             'num_heads': network.num_heads, 'd_kv': network.head_dim,
+             'd_ff': network.mlp_dim}
+  (folder / 'config.json').write_text(json.dumps(config))
+  header, end = {}, 0
+  shapes = tensors.shapes(network)
+  for name, (hf_name, transposed) in hf_checkpoints.names(network).items():
+    shape = shapes[name][::-1] if transposed else shapes[name]
+    start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
+    header[hf_name] = {
+        'dtype': 'F32', 'shape': list(shape), 'data_offsets': [start, end]
+    }
+  content = json.dumps(header).encode()
+  content += b' ' * (-len(content) % 8)
+  with (folder / 'model.safetensors').open('wb') as file:
+    file.write(len(content).to_bytes(8, 'little') + content)
+    file.truncate(8 + len(content) + end)
+  return end
+
+
+def test_no_room_on_disk(tiny_run, tmp_path):
+  """Seen before anything is written: the weights are larger than the disk."""
+  rows = shutil.disk_usage(tmp_path).free // (16 * 4) + 10**6
+  nbytes = sparse(tmp_path / 'source', vocab_size=rows)
+  needed = f'{nbytes * 1.02 / 1e9:.1f}'
+  with pytest.raises(
+      OSError, match=rf'{tmp_path}/target: no room on disk: {needed} GB are'
+      r' needed, [\d.]+ GB are free'
+  ):
+    to('native', tmp_path / 'source', tmp_path / 'target', vocabulary=tiny_run)
+  assert [p.name for p in tmp_path.iterdir()] == ['source']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_disk_that_becomes_full(tiny_run, tmp_path, kind):
+  """No file may have more bytes than some of them need."""
+  code = (
+      'import resource, sys; from flipped_t5x.cli import main;'
+      ' resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500));'
+      ' sys.exit(main.main(sys.argv[1:]))'
+  )
+  process = subprocess.run(
+      [sys.executable, '-c', code, 'convert', tiny_run, 'new/target', '--to',
+       kind], cwd=tmp_path, capture_output=True, text=True,
+  )
+  assert process.returncode == 1
+  error = process.stderr.strip().splitlines()[-1]
+  assert error.startswith(
+      f'flipped-t5x: OSError: {tmp_path}/new/target could not be written, and'
+      ' nothing is left there: '
+  ), process.stderr
+  assert re.search(r'it needs 0[.]\d+ GB$', error)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('number', (signal.SIGINT, signal.SIGTERM))
+def test_interrupted(tiny_run, tmp_path, number):
+  sparse(tmp_path / 'source', emb_dim=512, mlp_dim=8192, num_encoder_layers=20)
+  process = subprocess.Popen(
+      [sys.executable, '-m', 'flipped_t5x.cli.main', 'convert',
+       tmp_path / 'source', tmp_path / 'target', '--to', 't5x', '--vocabulary',
+       tiny_run], stderr=subprocess.PIPE, text=True,
+  )
+  while not list(tmp_path.glob('target.tmp-*/*/*')):
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(number)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert error.endswith(
+      f'flipped-t5x: interrupted; {tmp_path}/target was not written\n'
+  )
+  assert [p.name for p in tmp_path.iterdir()] == ['source']
+
+
+def test_memory(tiny_run, tmp_path):
+  """The largest tensor, 17 MB, decides, not the 0.76 GB of the model."""
+  nbytes = sparse(
+      tmp_path / 'hf', emb_dim=512, mlp_dim=8192, num_encoder_layers=14,
+  )
+  assert nbytes > 0.75e9
+  code = (
+      'import resource, sys; from flipped_t5x.cli import main;'
+      ' codes = [main.main(a.split()) for a in sys.argv[1:]];'
+      ' print(codes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)'
+  )
+  process = subprocess.run(
+      [sys.executable, '-c', code,
+       f'convert hf native --vocabulary {tiny_run}',
+       'convert native back --to hf'],
+      cwd=tmp_path, check=True, capture_output=True, text=True,
+  )
+  *_, last = process.stdout.splitlines()
+  codes, kilobytes = last.rsplit(' ', 1)
+  assert codes == '[0, 0]'
+  assert int(kilobytes) * 1024 < 500e6, kilobytes
+
+
+def test_check(models, tiny_run, tmp_path, monkeypatch):
+  converted = convert.convert(
+      models['t5x', True], tmp_path / 'same', to='native', scan_layers=False,
+      check=True, progress=False,
+  )
+  assert converted.difference == 0 and converted.largest > 1
+  rounded = convert.convert(
+      tiny_run, tmp_path / 'rounded', dtype='bfloat16', check=True,
+      progress=False,
+  )
+  assert 1e-4 < rounded.difference < 0.2 * rounded.largest
+  free = tmp_path / 'meminfo'
+  free.write_text('MemFree: 99999999 kB\nMemAvailable:   1000 kB\n')
+  monkeypatch.setattr(logits_check, '_MEMINFO', free)
+  with pytest.raises(OSError, match='model at a time in memory: 1.0 GB are'):
+    convert.convert(tiny_run, tmp_path / 'no', check=True, progress=False)
+  assert not (tmp_path / 'no').exists()
+
+
+def test_check_finds_what_differs(tiny_run, tmp_path, monkeypatch):
+  """Here the source changes while it is converted."""
+  run = tmp_path / 'run'
+  shutil.copytree(tiny_run, run)
+  write = convert._write
+
+  def write_other_weights(folder, name, before, after, *args):
+    scale = 'encoder/encoder_norm/scale'
+    changed = dataclasses.replace(
+        after.tensors[scale], read=lambda: np.full(16, 1.1, np.float32)
+    )
+    write(folder, name, before, dataclasses.replace(
+        after, tensors={**after.tensors, scale: changed}
+    ), *args)
+
+  monkeypatch.setattr(convert, '_write', write_other_weights)
+  with pytest.raises(ValueError, match='logits differ by .* after the conver'):
+    to('hf', run, tmp_path / 'target', check=True)
+  assert [p.name for p in tmp_path.iterdir()] == ['run']
+
+
+def test_check_of_weights_that_are_not_finite(
+    tiny_run, tiny_params, tmp_path
+):
+  params = {n: t.read().copy() for n, t in tensors.of(tiny_params).items()}
+  params['encoder/encoder_norm/scale'][3] = np.nan
+  path = t5x_checkpoints.write(tensors.of(params), 4, tmp_path / 'weights')
+  with pytest.raises(ValueError, match='logits on random inputs are not f'):
+    to('hf', path, tmp_path / 'target', check=True)
+  # As they are, they can be converted.
+  assert_same(weights(to('hf', path, tmp_path / 'target')), params)
+
+
+RESULTS = {
+    'step': 2, 'mixture': 'tiny_mixture', 'limit': 20, 'tasks': {'tiny|mood': {
+        'examples': 1234, 'accuracy': {'mean': 0.61, 'std': 0.02},
+        'macro_f1': {'mean': 0.595, 'std': 0.1}, 'majority_accuracy': 0.5,
+        'random_accuracy': 0.25,
+    }},
+}
+
+
+@pytest.fixture
+def measured_run(tiny_run, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(tiny_run, run)
+  config = checkpoints.RunConfig.read(run)
+  dataclasses.replace(config, settings={
+      'MIXTURE': 'tiny_mixture', 'LAMBDA': 3.0, 'SEED': 0
+  }).write(run)
+  for name, changes in (
+      ('results.json', {}), ('results_old.json', {'step': 1, 'mixture': 'old'})
+  ):
+    (run / name).write_text(json.dumps(RESULTS | changes))
+  return run
+
+
+def card(folder):
+  """Front matter, and the text without it."""
+  _, front, text = (folder / 'README.md').read_text().split('---\n', 2)
+  return yaml.safe_load(front), text
+
+
+def test_model_card(measured_run, tmp_path):
+  front, text = card(to('hf', measured_run, tmp_path / 'mine'))
+  assert front['library_name'] == 'transformers' and 'license' not in front
+  for expected in (
+      '# mine\n', '`flipped` of flipped_t5x: flipped learning',
+      'unlikelihood weighted 3.0. Trained on `tiny_mixture` for 2 steps.',
+      '\ninput: A warm, funny film. <extra_id_0>\noutput: Yes\n',
+      '\n<extra_id_0> Did the reviewer enjoy the movie?\n',
+      '(at most 48 tokens)', '## Ranking held-out examples: tiny_mixture',
+      '| tiny\\|mood | 1,234 | 0.610±0.020 | 0.595±0.100 | 0.500 | 0.250 |',
+      'At most 20 examples a dataset.', '| stored as | float32 |',
+      '| LAMBDA | `3.0` |',
+  ):
+    assert expected in text, expected
+  number = sum(a.size for a in weights(measured_run).values())
+  assert f'| parameters | {number:,} |' in text
+  assert 'old' not in text and 'CONVERTED_FROM' not in text
+  assert 'Measured with' not in text
+  # Measured before the weights were rounded; and of another step, not at all.
+  _, text = card(to('hf', measured_run, tmp_path / 'b', dtype='bfloat16'))
+  assert 'Measured with the weights in float32.' in text
+  assert '| stored as | bfloat16 |' in text
+  _, text = card(to('hf', measured_run, tmp_path / 'c', step=1))
+  assert 'examples: old' in text and 'tiny_mixture | ' not in text
+
+
+def test_model_card_of_unknown_weights(tiny_params, tmp_path):
+  """It says how they are read, and nothing about training."""
+  path = t5x_checkpoints.write(tiny_params, 4, tmp_path / 'weights')
+  _, text = card(to('hf', path, tmp_path / 'target'))
+  assert f'Weights converted from `{path}`.' in text
+  for word in ('flipped learning', 'Trained', '## Inputs', '## Settings',
+               'Ranking'):
+    assert word not in text
+
+
+@pytest.mark.parametrize('language', (
+    pytest.param('transformers', marks=pytest.mark.torch), 'flipped_t5x',
+))
+def test_code_of_the_model_card(measured_run, tmp_path, monkeypatch, language):
+  """Runs as it stands, where the folder is."""
+  monkeypatch.chdir(tmp_path)
+  _, text = card(to('hf', measured_run, tmp_path / 'mine'))
+  code, = (
+      block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+      if f'import {language}' in block
+  )
+  exec(code, {})
+
+
+def test_command(tiny_run, tmp_path, capsys):
+  assert main.main([
+      'convert', f'{tiny_run}', f'{tmp_path}/hf', '--check',
+      '--max_shard_size', '10KB', '--dtype', 'bfloat16', '--step', '1',
+  ]) == 0
+  out, _ = capsys.readouterr()
+  assert f'{tmp_path}/hf written: hf, ' in out
+  assert re.search(r'largest difference of logits 0[.]\d+, largest logit', out)
+  assert len(list((tmp_path / 'hf').glob('*.safetensors'))) > 2
+  assert main.main([
+      'convert', f'{tmp_path}/hf', f'{tmp_path}/t5x', '--to', 't5x',
+      '--scan_layers', '--format', 'direct', '--input_length', '9',
+  ]) == 0
+  files = model_files.open(tmp_path / 't5x')
+  assert (files.step, files.format, files.input_length) == (1, 'direct', 9)
+  assert files.network.scan_layers
+  assert main.main(['convert', 'none', f'{tmp_path}/hf']) == 1
+  assert 'exists; choose another' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text, nbytes', (
+    ('5GB', 5 * 10**9), ('500 mb', 5 * 10**8), ('1.5KB', 1500), ('7', 7),
+))
+def test_sizes_of_shards(text, nbytes):
+  assert command._nbytes(text) == nbytes
+
+
+@pytest.mark.parametrize('text', ('0', 'five', '5TB', '-1GB', '', '1.2.3GB'))
+def test_what_is_no_size(text, capsys):
+  with pytest.raises(SystemExit):
+    main.main(['convert', 'a', 'b', f'--max_shard_size={text}'])
+  assert 'is not a size, such as 5GB' in capsys.readouterr().err
