@@ -16,31 +16,10 @@ import os
 import runpy
 import sys
 
+from flipped_t5x.engine import hosts
 import flipped_t5x.tasks  # so that SeqIO finds them  # noqa: F401
-import jax
 
 MODES = ('train', 'eval', 'infer')
-
-
-def initialize() -> bool:
-  """Connects the hosts of a TPU slice; call it before any other use of JAX.
-
-  Returns:
-    Whether it did: not without a TPU, not when the runtime says that this
-    host is alone (Colab and Kaggle, where there is nothing to ask), and not
-    twice.
-
-  Raises:
-    RuntimeError: JAX's, if hosts do not come or JAX was used already.
-  """
-  # JAX sets this when it is imported, where there are TPU chips and libtpu.
-  if 'tpu' not in (jax.config.jax_platforms or '').split(','):
-    return False
-  hosts = os.environ.get('TPU_WORKER_HOSTNAMES')
-  if jax.distributed.is_initialized() or hosts and ',' not in hosts:
-    return False
-  jax.distributed.initialize()
-  return True
 
 
 def _is_working_folder(path: str) -> bool:
@@ -55,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
   # Gin takes a folder of the working folder that is called runs, models or
   # methods for a package, and fails.
   sys.path[:] = [p for p in sys.path if p and not _is_working_folder(p)]
-  initialize()
+  hosts.join_tpu_slice()
   sys.argv = [f't5x.{argv[1]}', *argv[2:]]
   # As `python -m` does: T5X's gin files name `__main__`.
   runpy.run_module(f't5x.{argv[1]}', run_name='__main__', alter_sys=True)

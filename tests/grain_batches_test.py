@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import json
 import re
 
 import demo_data
@@ -71,6 +72,94 @@ def test_seeds_and_states(pack):
   # Also back, in an iterator that has gone on.
   iterator.set_state(position)
   assert same(take(iterator, 3), second[:3])
+
+
+def joined_rows(parts):
+  """Batches of rows, from the parts that several hosts have made."""
+  return [
+      {k: np.concatenate([part[k] for part in batch]) for k in batch[0]}
+      for batch in zip(*parts, strict=True)
+  ]
+
+
+def host(number, count, **kwargs):
+  """The batches of one of several hosts, each with as many rows."""
+  iterator = make(num_shards=4, **kwargs)
+  rows = iterator.batch_size // count
+  iterator.select(range(number * rows, (number + 1) * rows))
+  return iterator
+
+
+@pytest.mark.parametrize('pack', (True, False))
+def test_any_number_of_hosts_reads_the_same_batches(pack):
+  whole = take(make(num_shards=4, pack=pack), 4)
+  assert not same(whole, take(make(pack=pack), 4))
+  # Of 8, each uses half of the rows of a shard.
+  for count in (2, 8):
+    parts = [take(host(i, count, pack=pack), 4) for i in range(count)]
+    assert all(len(p['decoder_target_tokens']) == 8 // count for p in parts[0])
+    assert same(joined_rows(parts), whole)
+
+
+def test_shards_only_change_the_order_of_rows():
+  whole = take(make(pack=False), 20)
+  for num_shards in (2, 4):
+    shards = take(make(pack=False, num_shards=num_shards), 20)
+    for ours, theirs in zip(shards, whole, strict=True):
+      assert not same([ours], [theirs])
+      assert sorted(texts([ours])) == sorted(texts([theirs]))
+
+
+def test_rows_in_any_places():
+  """As where a mesh gives a host rows that are not one after the other."""
+  whole = take(make(num_shards=4), 3)
+  iterator = make(num_shards=4)
+  rows = [0, 1, 5]
+  iterator.select(rows)
+  chosen = [{k: a[rows] for k, a in batch.items()} for batch in whole]
+  assert same(take(iterator, 3), chosen)
+  # Neither shard 1 nor shard 3 is read.
+  assert list(json.loads(iterator.get_state())['shards']) == ['0', '2']
+
+
+@pytest.mark.parametrize('pack', (True, False))
+def test_going_on_with_other_hosts(pack):
+  hosts = [host(i, 2, pack=pack) for i in range(2)]
+  for iterator in hosts:
+    take(iterator, 5)
+  states = [iterator.get_state() for iterator in hosts]
+  rest = joined_rows([take(iterator, 4) for iterator in hosts])
+  for count in (1, 4):
+    resumed = [host(i, count, pack=pack) for i in range(count)]
+    for iterator in resumed:
+      iterator.set_state(*states)
+    assert same(joined_rows([take(i, 4) for i in resumed]), rest)
+
+
+def test_positions_of_runs_from_before_there_were_shards():
+  iterator = make()
+  take(iterator, 5)
+  state = json.loads(iterator.get_state())['shards']['0']
+  rest = take(iterator, 3)
+  resumed = make()
+  resumed.set_state(json.dumps(state).encode())
+  assert same(take(resumed, 3), rest)
+
+
+def test_positions_that_do_not_fit():
+  with pytest.raises(ValueError, match='DATA_SHARDS = 2, but .* one of 4'):
+    make(num_shards=2).set_state(make(num_shards=4).get_state())
+  with pytest.raises(ValueError, match=r"no shard 2, only \['0', '1'\]"):
+    make(num_shards=4).set_state(host(0, 2).get_state())
+
+
+@pytest.mark.parametrize('num_shards', (3, 16, 0))
+def test_shards_that_do_not_divide_the_batch(num_shards):
+  with pytest.raises(
+      ValueError,
+      match=rf'DATA_SHARDS = {num_shards} does not .* = 8; \[1, 2, 4, 8\] do',
+  ):
+    make(num_shards=num_shards)
 
 
 def test_each_row_once_an_epoch():

@@ -19,10 +19,10 @@ print(__name__, __main__.MARK, sys.argv[1:], 'flipped_t5x.tasks' in sys.modules)
 """
 CONNECT = """
 import jax
-from flipped_t5x import t5x_main
+from flipped_t5x.engine import hosts
 found = 'tpu' in (jax.config.jax_platforms or '')
-connected = t5x_main.initialize()
-again = t5x_main.initialize()
+connected = hosts.join_tpu_slice()
+again = hosts.join_tpu_slice()
 jax.config.update('jax_platforms', 'cpu')
 print(found, connected, again, jax.process_index(), jax.process_count())
 """

@@ -7,7 +7,7 @@ import argparse
 import importlib.util
 import sys
 
-from flipped_t5x import t5x_main
+from flipped_t5x.engine import hosts
 import jax
 
 
@@ -17,7 +17,7 @@ def main() -> None:
   parser.add_argument('--devices', type=int, required=True)
   parser.add_argument('--workers', type=int, required=True)
   arguments = parser.parse_args()
-  t5x_main.initialize()
+  hosts.join_tpu_slice()
   found = (jax.default_backend(), jax.device_count(), jax.process_count())
   expected = (arguments.platform, arguments.devices, arguments.workers)
   text = '{}, {} devices, {} workers'

@@ -2,6 +2,11 @@
 
 The gin file says everything; --gin.NAME=VALUE changes one of its macros.
 
+On several hosts, start it on each of them: on a TPU slice and under SLURM they
+find each other, elsewhere by the three flags. MODEL_DIR must be on a disk that
+all of them share; with DATA_SHARDS a multiple of their number, each reads its
+part of the data alone.
+
 Example:
   flipped-t5x train --gin_file=runs/demo.gin --gin.LAMBDA=0 \\
     --gin.MODEL_DIR="'output/no_unlikelihood'"
@@ -10,6 +15,8 @@ Example:
 import argparse
 
 from flipped_t5x.cli import config
+from flipped_t5x.engine import agreement
+from flipped_t5x.engine import hosts
 from flipped_t5x.engine import train
 import gin
 
@@ -20,10 +27,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help='gin file: a path, or one of the shipped files, as runs/demo.gin;'
       ' once more for another that changes some of its macros',
   )
+  parser.add_argument(
+      '--coordinator_address', metavar='HOST:PORT',
+      help='where host 0 is to be reached by the others, any free port of it',
+  )
+  parser.add_argument(
+      '--num_processes', type=int, metavar='N', help='how many hosts there are'
+  )
+  parser.add_argument(
+      '--process_id', type=int, metavar='I',
+      help='the number of this host, from 0',
+  )
 
 
 def run(arguments: argparse.Namespace) -> None:
   settings = config.parse(arguments.gin_file, arguments.gin_overrides)
   # As gin sees it, a function of a module that was imported there.
   configured = gin.get_configurable(train.train)
-  configured(settings=settings)
+  with hosts.joined(
+      arguments.coordinator_address, arguments.num_processes,
+      arguments.process_id,
+  ):
+    # Opens the data: what goes wrong there on one host, all should hear of.
+    with agreement.together():
+      bound = gin.get_bindings(configured)
+    configured(**bound, settings=settings)

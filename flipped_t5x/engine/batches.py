@@ -35,10 +35,22 @@ class Batches(Protocol):
   def __next__(self) -> Batch:
     ...
 
+  def select(self, rows: Sequence[int]) -> int:
+    """With several hosts: makes these rows of each batch alone.
+
+    Args:
+      rows: numbers of rows, ascending.
+
+    Returns:
+      How many rows have to be made for them.
+    """
+    ...
+
   def get_state(self) -> bytes:
     ...
 
-  def set_state(self, state: bytes) -> None:
+  def set_state(self, *states: bytes) -> None:
+    """Goes to a position: what `get_state` gave, on each of several hosts."""
     ...
 
 

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from typing import Any
 
 from flipped_t5x import features
@@ -120,10 +121,31 @@ def prepare(
   config.write(model_dir)
 
 
+def wait_for(model_dir: pathlib.Path, seconds: float = 60) -> None:
+  """Waits until this host, too, sees the folder that host 0 has prepared.
+
+  Args:
+    model_dir: the folder.
+    seconds: how late it may be: NFS keeps what it did not find in a cache.
+
+  Raises:
+    FileNotFoundError: it is not there.
+  """
+  deadline = time.monotonic() + seconds
+  while not (model_dir / 'config.json').exists():
+    if time.monotonic() > deadline:
+      raise FileNotFoundError(
+          f'{model_dir}: what host 0 wrote there is not to be seen from here;'
+          ' MODEL_DIR must be on a disk that all hosts share'
+      )
+    time.sleep(0.2)
+
+
 def _comparable(config: RunConfig) -> dict[str, Any]:
   """All that must stay the same when a run goes on."""
   flat = json.loads(json.dumps(dataclasses.asdict(config)))
-  settings = flat.pop('settings')
+  # Runs from before there was the setting had one.
+  settings = {'DATA_SHARDS': 1} | flat.pop('settings')
   flat.update(
       {f'network.{k}': v for k, v in flat.pop('network').items()}
   )
@@ -144,13 +166,13 @@ class Checkpoints:
         ),
     )
 
-  def save(self, step: int, state: Any, position: bytes) -> None:
+  def save(self, step: int, state: Any, *positions: bytes) -> None:
     """Saves a step, whole or not at all.
 
     Args:
       step: the step's number.
       state: tree of arrays.
-      position: where the data stand.
+      *positions: where the data stand, on each host; the same on all.
 
     Raises:
       OSError: it could not be written; earlier checkpoints are as they were.
@@ -162,9 +184,9 @@ class Checkpoints:
           step,
           args=ocp.args.Composite(
               state=ocp.args.StandardSave(state),
-              data=ocp.args.JsonSave(
-                  {'position': base64.b64encode(position).decode()}
-              ),
+              data=ocp.args.JsonSave({'positions': [
+                  base64.b64encode(p).decode() for p in dict.fromkeys(positions)
+              ]}),
           ),
       )
       self._manager.wait_until_finished()
@@ -187,7 +209,7 @@ class Checkpoints:
       return 'no checkpoint has been saved yet'
     return f'the last good checkpoint is step {self.latest}'
 
-  def restore(self, step: int, like: Any) -> tuple[Any, bytes]:
+  def restore(self, step: int, like: Any) -> tuple[Any, list[bytes]]:
     """Restores a step.
 
     Args:
@@ -195,7 +217,7 @@ class Checkpoints:
       like: tree of arrays or `jax.ShapeDtypeStruct`s as they were saved.
 
     Returns:
-      The state and the data's position.
+      The state and the positions of the data.
 
     Raises:
       ValueError: the checkpoint's arrays have other names or shapes.
@@ -207,7 +229,9 @@ class Checkpoints:
             state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
         ),
     )
-    return restored.state, base64.b64decode(restored.data['position'])
+    data = restored.data
+    positions = data['positions'] if 'positions' in data else [data['position']]
+    return restored.state, [base64.b64decode(p) for p in positions]
 
   def restore_params(self, step: int, like: Any) -> Any:
     """Restores the weights alone; arguments as for `restore`."""

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import pathlib
-import signal
 import sys
 import time
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from flipped_t5x import network as network_lib
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors
+from flipped_t5x.engine import agreement
 from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import partitioning
@@ -61,6 +62,9 @@ def train(
 ) -> Mapping[str, float]:
   """Trains to `steps`, going on from the newest checkpoint if there is one.
 
+  With several hosts (`hosts.joined`) all must call it with the same arguments,
+  on a disk that all of them see; the first of them prints and logs.
+
   Args:
     model_dir: the run's folder, see `checkpoints.py`.
     network: sizes of the T5.
@@ -90,7 +94,7 @@ def train(
 
   Raises:
     ValueError: the folder holds a run of other settings, or
-      `initial_checkpoint` weights of another network.
+      `initial_checkpoint` weights of another network, or hosts are not alike.
     FileNotFoundError: `initial_checkpoint` has no checkpoint.
     FloatingPointError: the loss or its gradient is not finite.
     Interrupted: after Ctrl-C or SIGTERM; the step it was at is saved.
@@ -99,25 +103,43 @@ def train(
   folder = pathlib.Path(model_dir)
   model = network_lib.Transformer(network)
   partitioner = partitioner or partitioning.Partitioner()
+  with agreement.together():
+    old_steps = t5x_checkpoints.steps(folder / 'checkpoints')
+    facts = {
+        **(settings or {}),
+        **agreement.versions(),
+        'vocabulary': hashlib.sha256(
+            pathlib.Path(vocabulary).read_bytes()
+        ).hexdigest(),
+        'data': batches.origins,
+        f'newest checkpoint in {folder}': max(old_steps, default=None),
+    }
+  agreement.check_same(facts)
   partitioner.check(network, batches.batch_size, num_microbatches)
   abstract = partitioner.abstract_state(model, optimizer)
   params = None
-  if initial_checkpoint and not t5x_checkpoints.steps(folder / 'checkpoints'):
-    params = _initial_params(initial_checkpoint, network, abstract['params'])
-  checkpoints.prepare(
-      folder,
-      checkpoints.RunConfig(
-          network, format, input_length, target_length, dict(settings or {})
-      ),
-      pathlib.Path(vocabulary),
-  )
-  checkpoints.write_json(folder / 'data.json', batches.origins)
+  with agreement.together():
+    if initial_checkpoint and not old_steps:
+      params = _initial_params(initial_checkpoint, network, abstract['params'])
+  with agreement.together():
+    if _is_first():
+      checkpoints.prepare(
+          folder,
+          checkpoints.RunConfig(
+              network, format, input_length, target_length, dict(settings or {})
+          ),
+          pathlib.Path(vocabulary),
+      )
+      checkpoints.write_json(folder / 'data.json', batches.origins)
+  with agreement.together():
+    checkpoints.wait_for(folder)
+  copies = _share_out(batches, partitioner)
   saver = checkpoints.Checkpoints(folder, keep)
   start = saver.latest or 0
   if start:
-    state, position = saver.restore(start, abstract)
-    batches.set_state(position)
-    print(f'{folder}: going on from step {start}', flush=True)
+    state, positions = saver.restore(start, abstract)
+    batches.set_state(*positions)
+    _say(f'{folder}: going on from step {start}')
   else:
     state = jax.jit(
         functools.partial(train_step.init_state, model, optimizer, seed),
@@ -129,32 +151,79 @@ def train(
       seed=seed, num_microbatches=num_microbatches,
       num_logit_chunks=num_logit_chunks, partitioner=partitioner,
   )
-  log = _Log(folder, start, steps)
+  log = _Log(folder, start, steps, copies)
   pending = []
   with (
-      contextlib.closing(saver), contextlib.closing(log),
-      partitioner.active(), _stops() as stopped,
+      _closing(saver), contextlib.closing(log),
+      partitioner.active(), agreement.stops() as asked_to_stop,
   ):
     for step in range(start + 1, steps + 1):
-      batch = next(batches)
-      state, metrics = step_fn(state, partitioner.place_batch(batch))
-      pending.append((step, num_examples(batch), metrics))
-      stop = bool(stopped)  # Asked once: a signal may come at any line below.
+      rows = next(batches)
+      batch = partitioner.place_batch(rows)
+      if step == start + 1:
+        step_fn = agreement.compiled(step_fn, state, batch)
+      state, metrics = step_fn(state, batch)
+      pending.append((step, num_examples(rows), metrics))
+      # Asked once: a signal may come at any line below.
+      stop = asked_to_stop(step)
       save = step % checkpoint_period == 0 or step == steps or stop
       if save or step % log_period == 0:
         log.write(pending, saver)
         pending = []
       if save:
-        saver.save(step, state, batches.get_state())
+        saver.save(step, state, *agreement.gather(batches.get_state()))
       if stop:
         raise Interrupted(
             f'stopped at step {step} of {steps}; the same command goes on'
         )
+  read = ' of those that host 0 has read' if jax.process_count() > 1 else ''
   for name, counts in batches.counts.items():
     for reason, number in sorted(counts.items()):
       if number:
-        print(f'{name}: {number} examples {reason} since step {start}')
+        _say(f'{name}: {number} examples{read} {reason} since step {start}')
   return log.last
+
+
+@contextlib.contextmanager
+def _closing(saver: checkpoints.Checkpoints) -> Iterator[None]:
+  """Closes it, but not where it would wait for hosts that are gone."""
+  try:
+    yield
+  except BaseException:
+    if jax.process_count() == 1:
+      saver.close()
+    raise
+  saver.close()
+
+
+def _is_first() -> bool:
+  return jax.process_index() == 0
+
+
+def _say(text: str) -> None:
+  if _is_first():
+    print(text, flush=True)
+
+
+def _share_out(
+    batches: batches_lib.Batches, partitioner: partitioning.Partitioner
+) -> int:
+  """Lets each host make the rows that its devices get.
+
+  Returns:
+    How many hosts have each row: several where `model` runs over hosts.
+  """
+  if jax.process_count() == 1:
+    return 1
+  rows = agreement.local_rows(partitioner.batch_sharding, batches.batch_size)
+  made = batches.select(rows)
+  if made > len(rows):
+    _say(
+        f'each host reads {made} rows of a batch to use {len(rows)}; another'
+        ' run could read each row once, with DATA_SHARDS a multiple of'
+        f' {batches.batch_size // len(rows)}'
+    )
+  return jax.process_count() * len(rows) // batches.batch_size
 
 
 def _initial_params(
@@ -169,27 +238,40 @@ def _initial_params(
     params, step = t5x_checkpoints.read(path, like)
   except (FileNotFoundError, ValueError) as e:
     raise type(e)(f'INITIAL_CHECKPOINT_PATH: {e}') from e
-  print(f'{path}: starting from the weights of step {step}', flush=True)
+  _say(f'{path}: starting from the weights of step {step}')
   read = tensors.of(params)
   read = tensors.stacked(read) if network.scan_layers else read
-  return jax.tree.map(
-      lambda tensor, place: jax.device_put(tensor.read(), place.sharding),
-      tensors.tree(read), abstract,
-  )
+
+  def place(tensor, like):
+    # Not `device_put`: with several hosts it sends the weights around, to see
+    # whether they are the same.
+    values = tensor.read()
+    return jax.make_array_from_callback(
+        like.shape, like.sharding, lambda index: values[index]
+    )
+
+  return jax.tree.map(place, tensors.tree(read), abstract)
 
 
 def num_examples(batch: batches_lib.Batch) -> int:
-  """How many pairs a batch holds."""
+  """How many pairs are in the rows of a batch."""
   if 'decoder_segment_ids' in batch:
     return int(np.max(batch['decoder_segment_ids'], axis=1).sum())
   return int(np.any(batch['decoder_target_tokens'], axis=1).sum())
 
 
 class _Log:
-  """Progress bar, TensorBoard and `metrics.jsonl`."""
+  """Progress bar, TensorBoard and `metrics.jsonl`, of the first host alone."""
 
-  def __init__(self, folder: pathlib.Path, start: int, steps: int):
+  def __init__(
+      self, folder: pathlib.Path, start: int, steps: int, copies: int = 1
+  ):
     self.last = {}
+    self._copies = copies
+    self._since = time.monotonic()
+    self._writer = None
+    if not _is_first():
+      return
     self._path = folder / 'metrics.jsonl'
     kept = []
     if self._path.exists():
@@ -211,7 +293,6 @@ class _Log:
         total=steps, initial=start, unit='step', dynamic_ncols=True,
         mininterval=0.1 if interactive else 30,
     )
-    self._since = time.monotonic()
 
   def write(self, pending, saver) -> None:
     """Logs the steps since the last call; stops where one is not finite."""
@@ -231,8 +312,11 @@ class _Log:
     self.last = {
         k: float(np.mean([m[k] for m in metrics])) for k in metrics[0]
     }
-    self.last['examples_per_second'] = sum(examples) / (now - self._since)
+    total = agreement.total(sum(examples)) / self._copies
+    self.last['examples_per_second'] = total / (now - self._since)
     self._since = now
+    if self._writer is None:
+      return
     for name, value in self.last.items():
       self._writer.add_scalar(name, value, steps[-1])
     try:
@@ -254,28 +338,8 @@ class _Log:
     self._bar.update(len(steps))
 
   def close(self) -> None:
+    if self._writer is None:
+      return
     with contextlib.suppress(OSError):  # It would hide why the run ends.
       self._writer.close()
     self._bar.close()
-
-
-@contextlib.contextmanager
-def _stops() -> Iterator[list[int]]:
-  """A list that is no longer empty once a signal asked the run to stop.
-
-  A second signal is not waited for: it ends the process as usual.
-  """
-  received = []
-  old = {}
-
-  def handle(number, unused_frame):
-    received.append(number)
-    signal.signal(number, old[number])
-
-  for number in (signal.SIGINT, signal.SIGTERM):
-    old[number] = signal.signal(number, handle)
-  try:
-    yield received
-  finally:
-    for number, handler in old.items():
-      signal.signal(number, handler)
