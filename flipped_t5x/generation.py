@@ -11,9 +11,9 @@ the same: its `generate` with `early_stopping=False`.
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
-import functools
 from typing import NamedTuple
 
+from flipped_t5x import compilation
 from flipped_t5x import features
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import batches
@@ -84,11 +84,12 @@ def generate(
   # In float64 and on the host, as `transformers` has them; none has length 0.
   lengths = np.maximum(np.arange(max_length + 1.0), 1.0)
   divisors = np.float32(lengths**length_penalty)
+  search = compilation.jit(_search, params, static_argnums=(0, 1, 2))
   # A lone input is not worth a batch of padding.
   for chosen, batch in batches.score_batches(
       inputs, [()] * len(inputs), min(batch_size, len(inputs)), length_multiple
   ):
-    tokens, log_probs = jax.device_get(_search(
+    tokens, log_probs = jax.device_get(search(
         network, max_length, num_beams, params, batch['encoder_input_tokens'],
         divisors,
     ))
@@ -105,7 +106,6 @@ def generate(
 
 # The whole search is one program on the device: one compilation for each input
 # length, and no wait for the host between two tokens.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _search(
     config: network_lib.T5Config,
     max_length: int,

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import functools
 
+from flipped_t5x import compilation
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import batches
@@ -49,10 +49,11 @@ def token_log_probs(
   # Few candidates are not worth a batch of padding; a power of two, because
   # each number of rows is compiled on its own.
   few = 2 ** (len(inputs) - 1).bit_length()
+  score = compilation.jit(log_probs, params, static_argnums=(0,))
   for chosen, batch in batches.score_batches(
       inputs, targets, min(batch_size, few), length_multiple
   ):
-    values = np.asarray(_log_probs(network, params, batch))
+    values = np.asarray(score(network, params, batch))
     for row, i in enumerate(chosen):
       found[i] = values[row, : len(targets[i])]
     if progress is not None:
@@ -60,8 +61,9 @@ def token_log_probs(
   return found
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _log_probs(config: network_lib.T5Config, params, batch) -> jax.Array:
+def log_probs(
+    config: network_lib.T5Config, params: dict, batch: batches.Batch
+) -> jax.Array:
   """float32[batch, length]: log-probabilities of the targets' tokens."""
   logits = network_lib.Transformer(config).apply(
       {'params': params},

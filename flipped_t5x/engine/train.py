@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -13,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from flipped_t5x import model_files
 from flipped_t5x import network as network_lib
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors
@@ -81,8 +81,9 @@ def train(
     checkpoint_period: steps between checkpoints.
     keep: how many checkpoints are kept; None for all.
     log_period: steps between log lines, and between looks for NaN.
-    initial_checkpoint: weights to start from (T5X's or the engine's, see
-      `t5x_checkpoints.py`) where the folder has no checkpoint of its own.
+    initial_checkpoint: weights to start from (T5X's, Hugging Face's or the
+      engine's, see `model_files.py`) where the folder has no checkpoint of its
+      own.
     partitioner: where weights and batches lie; None to divide the batch over
       all devices. A run may go on under another one.
     num_microbatches: see `train_step.make_train_step`.
@@ -230,27 +231,28 @@ def _initial_params(
     path: str, network: network_lib.T5Config, abstract: Any
 ) -> Any:
   """Reads weights to start from; errors name the macro that says where."""
-  apart = network_lib.Transformer(
-      dataclasses.replace(network, scan_layers=False)
-  )
-  like = jax.eval_shape(lambda: partitioning.init_variables(apart, 0)['params'])
-  try:
-    params, step = t5x_checkpoints.read(path, like)
-  except (FileNotFoundError, ValueError) as e:
-    raise type(e)(f'INITIAL_CHECKPOINT_PATH: {e}') from e
-  _say(f'{path}: starting from the weights of step {step}')
-  read = tensors.of(params)
-  read = tensors.stacked(read) if network.scan_layers else read
 
   def place(tensor, like):
     # Not `device_put`: with several hosts it sends the weights around, to see
     # whether they are the same.
-    values = tensor.read()
+    values = tensor.astype(like.dtype).read()
     return jax.make_array_from_callback(
         like.shape, like.sharding, lambda index: values[index]
     )
 
-  return jax.tree.map(place, tensors.tree(read), abstract)
+  try:
+    files = model_files.open(model_files.resolve(path))
+    found = (tensors.stacked if network.scan_layers else tensors.unstacked)(
+        files.tensors
+    )
+    problems = tensors.differences(found, tensors.shapes(network))
+    if problems:
+      raise ValueError(f'{path} is of another model or size: {problems}')
+    params = jax.tree.map(place, tensors.tree(found), abstract)
+  except (OSError, ValueError) as e:
+    raise type(e)(f'INITIAL_CHECKPOINT_PATH: {e}') from e
+  _say(f'{path}: starting from the weights of step {files.step or 0}')
+  return params
 
 
 def num_examples(batch: batches_lib.Batch) -> int:
