@@ -20,8 +20,8 @@ P = jax.sharding.PartitionSpec
 
 # Large enough that Adafactor factors some of the weights (128 and more).
 NETWORK = network_lib.T5Config(
-    vocab_size=160, emb_dim=136, num_heads=8, num_encoder_layers=3,
-    num_decoder_layers=2, head_dim=2, mlp_dim=16, dropout_rate=0.0,
+    vocab_size=160, emb_dim=136, num_heads=8, num_encoder_layers=2,
+    num_decoder_layers=1, head_dim=2, mlp_dim=16, dropout_rate=0.0,
 )
 ROWS, LENGTH, TARGETS, STEPS = 16, 24, 12, 2
 
@@ -179,7 +179,6 @@ def test_dropout_is_the_same_when_computed_again(policy, scanned):
 def test_packed_trains_as_unpacked():
   packed = train(packed=True)
   assert_same(train(packed=True, change=unpack), packed)
-  assert_same(train(packed=True, num_microbatches=4), packed)
 
 
 MESHES = {

@@ -474,7 +474,7 @@ def test_training_needs_the_checkpoint_first(data, tmp_path, params, capsys):
   for path, message in (
       (tmp_path / 'weights' / 'checkpoint_6', 'no checkpoint there (no such'
        f' folder; steps in {tmp_path}/weights: 5)'),
-      (tmp_path / 'weights', 'is of another model or another size: '),
+      (tmp_path / 'weights', 'is of another model or size: '),
   ):
     assert run(folder, f"--gin.INITIAL_CHECKPOINT_PATH='{path}'") == 1
     error = capsys.readouterr().err
