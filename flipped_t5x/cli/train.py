@@ -17,6 +17,7 @@ import argparse
 from flipped_t5x.cli import config
 from flipped_t5x.engine import agreement
 from flipped_t5x.engine import hosts
+from flipped_t5x.engine import libtpu_flags
 from flipped_t5x.engine import train
 import gin
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+  libtpu_flags.set_defaults()
   settings = config.parse(arguments.gin_file, arguments.gin_overrides)
   # As gin sees it, a function of a module that was imported there.
   configured = gin.get_configurable(train.train)

@@ -1,0 +1,298 @@
+"""This project's training and ranking, and T5X's network, as sides."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+import re
+import time
+import types
+from typing import Any
+
+from flipped_t5x import hf_checkpoints
+from flipped_t5x import network as network_lib
+from flipped_t5x import objectives
+from flipped_t5x import scoring
+from flipped_t5x import tensors
+from flipped_t5x.engine import batches as batches_lib
+from flipped_t5x.engine import optimizers
+from flipped_t5x.engine import train_step
+import jax
+import numpy as np
+import optax
+
+Shape = tuple[int, int, int]  # Rows, input length, target length; padded.
+_SEED = 42
+Task = Mapping[str, Sequence[Any]]  # See rows.py.
+
+
+class Network:
+  """A T5 in JAX; what its uses have in common."""
+
+  def __init__(self, folder: pathlib.Path, dtype: str, **sizes: Any):
+    """Reads the weights.
+
+    Args:
+      folder: in Hugging Face's form, weights in float32.
+      dtype: of the activations, 'float32' or 'bfloat16'.
+      **sizes: further fields of `network.T5Config`.
+    """
+    network, weights = hf_checkpoints.open(folder)
+    self._dtype = dtype
+    self._network = dataclasses.replace(network, dtype=dtype, **sizes)
+    if self._network.scan_layers:
+      weights = tensors.stacked(weights)
+    self._params = tensors.tree({
+        name: jax.device_put(tensor.read())
+        for name, tensor in weights.items()
+    })
+
+  def platform(self) -> str:
+    """'cpu' or another."""
+    return jax.default_backend()
+
+  def peak(self, sizes: Sequence[int]) -> float:
+    """Operations/s of products of square matrices, the best of some sizes."""
+    best = 0.0
+    for size in sizes:
+      matrix = jax.random.normal(jax.random.key(0), (size, size), self._dtype)
+      for _ in range(4):  # The first compiles it.
+        matrix.block_until_ready()
+        start = time.perf_counter()
+        _square(matrix).block_until_ready()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+  def memory(self) -> int:
+    """Most bytes so far: of the process, or on a GPU of its arrays."""
+    if self.platform() != 'cpu':
+      return jax.local_devices()[0].memory_stats()['peak_bytes_in_use']
+    # Not getrusage: it begins with the peak of the process that started this.
+    status = pathlib.Path('/proc/self/status').read_text()
+    return int(re.search(r'VmHWM:\s+(\d+) kB', status)[1]) * 1024
+
+
+@jax.jit
+def _square(matrix):
+  return matrix @ matrix
+
+
+class Trainer(Network):
+  """Trains on packed pairs."""
+
+  def __init__(
+      self,
+      folder: pathlib.Path,
+      dtype: str,
+      *,
+      unlikelihood_weight: float,
+      eps: float,
+      learning_rate: float,
+      max_gradient_norm: float,
+      microbatches: int,
+      num_logit_chunks: int = 1,
+      **sizes: Any,
+  ):
+    """Makes the step.
+
+    Args:
+      folder: see `Network`.
+      dtype: see `Network`.
+      unlikelihood_weight: lambda.
+      eps: see `objectives.log_one_minus_probs`.
+      learning_rate: constant.
+      max_gradient_norm: global norm to which gradients are clipped.
+      microbatches: see `train_step.make_train_step`.
+      num_logit_chunks: see there.
+      **sizes: further fields of `network.T5Config`.
+    """
+    super().__init__(folder, dtype, **sizes)
+    self._objective = {
+        'unlikelihood_weight': unlikelihood_weight, 'eps': eps,
+    }
+    self._microbatches = microbatches
+    self._chunks = num_logit_chunks
+    self._optimizer = optimizers.adafactor(learning_rate, max_gradient_norm)
+    self._model = network_lib.Transformer(self._network)
+    self._step = self._make_step()
+    self._state = train_step.init_state(
+        self._model, self._optimizer, _SEED, self._params
+    )
+    del self._params  # The step consumes them.
+
+  def loss(self, batch: batches_lib.Batch) -> list[float]:
+    """The loss of a batch, without dropout."""
+    return [float(jax.jit(self._loss)(self._state['params'], batch))]
+
+  def run(
+      self, batches: Sequence[batches_lib.Batch]
+  ) -> tuple[float, list[Shape]]:
+    """Trains on each batch; seconds for all, and the shapes of their rows."""
+    jax.block_until_ready(self._state)
+    start = time.perf_counter()
+    for batch in batches:
+      self._state, _ = self._step(self._state, batch)
+    jax.block_until_ready(self._state)
+    seconds = time.perf_counter() - start
+    return seconds, [_shape(batch, sides=2) for batch in batches]
+
+  def _make_step(self) -> Any:
+    return train_step.make_train_step(
+        self._model, self._optimizer, seed=_SEED,
+        num_microbatches=self._microbatches, num_logit_chunks=self._chunks,
+        **self._objective,
+    )
+
+  def _loss(self, params, batch) -> jax.Array:
+    right, wrong = train_step.pair_logits(self._model, params, batch)
+    return objectives.flipped_loss(
+        right, wrong, batch['decoder_target_tokens'],
+        batch['decoder_loss_weights'], **self._objective,
+    )[0]
+
+
+class T5xTrainer(Trainer):
+  """T5X's network and accumulation of gradients; the rest is `Trainer`'s.
+
+  Its batches are the same packed rows.
+  """
+
+  def _make_step(self) -> Any:
+    # Only where T5X is installed.
+    from t5x import trainer
+
+    model = _t5x_model(
+        self._network, num_microbatches=self._microbatches, **self._objective
+    )
+    self._t5x_loss = model.loss_fn
+    key = jax.random.key(_SEED, impl='rbg')
+
+    def step(state, batch):
+      gradients, _, _ = trainer.accumulate_grads_microbatched(
+          model,
+          types.SimpleNamespace(params=state['params'], flax_mutables=None),
+          batch, jax.random.fold_in(key, state['step']), self._microbatches,
+      )
+      updates, opt_state = self._optimizer.update(
+          gradients, state['opt_state'], state['params']
+      )
+      return {
+          'params': optax.apply_updates(state['params'], updates),
+          'opt_state': opt_state,
+          'step': state['step'] + 1,
+      }, {}
+
+    return jax.jit(step, donate_argnums=0)
+
+  def _loss(self, params, batch) -> jax.Array:
+    loss, _ = self._t5x_loss(params, batch, None)
+    return loss * self._microbatches
+
+
+class Ranker(Network):
+  """Scores candidates as `Model.score` does, in batches of like lengths."""
+
+  def __init__(self, folder: pathlib.Path, dtype: str, *, batch_size: int):
+    """Reads the weights.
+
+    Args:
+      folder: see `Network`.
+      dtype: see `Network`.
+      batch_size: candidates a forward pass.
+    """
+    super().__init__(folder, dtype)
+    self._batch_size = batch_size
+
+  def scores(self, tasks: Sequence[Task]) -> list[float]:
+    """Log-probability of each candidate's target given its input."""
+    return [
+        float(values.sum())
+        for task in tasks for values in self._log_probs(task)
+    ]
+
+  def run(self, tasks: Sequence[Task]) -> tuple[float, list[Shape]]:
+    """Scores all candidates; seconds, and the shapes of the batches."""
+    start = time.perf_counter()
+    for task in tasks:
+      self._log_probs(task)
+    seconds = time.perf_counter() - start
+    return seconds, [shape for task in tasks for shape in self._shapes(task)]
+
+  def _log_probs(self, task: Task) -> list[np.ndarray]:
+    return scoring.token_log_probs(
+        self._network, self._params, task['inputs'], task['targets'],
+        batch_size=self._batch_size,
+    )
+
+  def _shapes(self, task: Task) -> list[Shape]:
+    few = 2 ** (len(task['inputs']) - 1).bit_length()  # As `scoring` has it.
+    return [_shape(batch) for _, batch in batches_lib.score_batches(
+        task['inputs'], task['targets'], min(self._batch_size, few)
+    )]
+
+
+class T5xRanker(Ranker):
+  """T5X's network on candidates that are all padded to the same lengths."""
+
+  _ROWS = 16
+
+  def __init__(
+      self, folder: pathlib.Path, dtype: str, *, input_length: int,
+      target_length: int,
+  ):
+    """Reads the weights.
+
+    Args:
+      folder: see `Network`.
+      dtype: see `Network`.
+      input_length: tokens of each encoder side.
+      target_length: tokens of each decoder side.
+    """
+    super().__init__(folder, dtype, batch_size=self._ROWS)
+    self._lengths = {'inputs': input_length, 'targets': target_length}
+    self._model = _t5x_model(self._network)
+    self._score = jax.jit(self._model.score_batch)
+
+  def _log_probs(self, task: Task) -> list[np.ndarray]:
+    found = []
+    for batch in self._batches(task):
+      found += [*np.asarray(self._score(self._params, batch))]
+    return found[: len(task['inputs'])]
+
+  def _shapes(self, task: Task) -> list[Shape]:
+    return [_shape(batch) for batch in self._batches(task)]
+
+  def _batches(self, task: Task) -> Iterator[batches_lib.Batch]:
+    for start in range(0, len(task['inputs']), self._ROWS):
+      arrays = {}
+      for name, length in self._lengths.items():
+        arrays[name] = np.zeros((self._ROWS, length), np.int32)
+        for row, tokens in enumerate(task[name][start : start + self._ROWS]):
+          arrays[name][row, : len(tokens)] = tokens
+      yield batches_lib.training_batch(arrays, 'token')
+
+
+def _t5x_model(network: network_lib.T5Config, **objective: Any) -> Any:
+  """A `FlippedModel` of T5X's network."""
+  # Only where T5X is installed.
+  from flipped_t5x import models
+  from t5x.examples.t5 import network as t5x_network
+
+  sizes = dataclasses.asdict(network)
+  del sizes['scan_layers'], sizes['remat_policy']
+  return models.FlippedModel(
+      module=t5x_network.Transformer(t5x_network.T5Config(
+          **sizes, float32_attention_logits=True  # As ours.
+      )),
+      input_vocabulary=None, output_vocabulary=None, optimizer_def=None,
+      **objective,
+  )
+
+
+def _shape(batch: batches_lib.Batch, sides: int = 1) -> Shape:
+  inputs = batch['encoder_input_tokens']
+  return (
+      sides * len(inputs), inputs.shape[1],
+      batch['decoder_input_tokens'].shape[1],
+  )

@@ -1,0 +1,213 @@
+"""What the sides of a benchmark get: weights, pairs and candidates."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import pathlib
+from typing import Any
+
+from flipped_t5x import features
+from flipped_t5x import flops
+from flipped_t5x import hf_checkpoints
+from flipped_t5x import network as network_lib
+from flipped_t5x import tensors
+from flipped_t5x.cli import config
+from flipped_t5x.engine import batches as batches_lib
+from flipped_t5x.engine import partitioning
+from flipped_t5x.tasks import batches as task_batches
+from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import mixtures
+from flipped_t5x.tasks import vocabularies
+import gin
+import jax
+import numpy as np
+
+DEMO, DEMO_EVAL = 'flipped_demo', 'flipped_demo_eval'
+# Sets of the published mixture, long and short texts, all kinds of tasks.
+TRAINING = (
+    'glue/qqp,glue/mrpc,paws/labeled_final,ag_news,imdb,amazon_polarity,'
+    'rotten_tomatoes,yelp_review_full,cos_e/v1.11,cosmos_qa,social_i_qa,qasc,'
+    'sciq,quarel,quartz'
+)
+RANKED = (
+    'super_glue/rte,super_glue/cb,super_glue/copa,winogrande/winogrande_xl,'
+    'piqa,ai2_arc/ARC-Challenge'
+)
+MAX_FIELD_CHARS = 2048  # As promptsource cuts them.
+_VOCAB_SIZE, _DEMO_VOCAB_SIZE = 32_000, 2048
+
+# Candidates: their `inputs` and `targets`, and the numbers of their `rows` and
+# `options`.
+Task = dict[str, list[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What the shipped gin files say.
+
+  Attributes:
+    network: sizes of the network.
+    input_length: tokens of an encoder side.
+    target_length: tokens of the decoder side.
+    objective: lambda, eps, the learning rate and the norm of gradients, as
+      arguments of `ours.Trainer` and `peer_t5.Trainer`.
+  """
+
+  network: network_lib.T5Config
+  input_length: int
+  target_length: int
+  objective: Mapping[str, float]
+
+
+def recipe(size: str) -> Recipe:
+  """That of FLIPPED for T5 1.1 of a size, 'small' to 'xxl', or the 'demo'."""
+  if size == 'demo':
+    macros = config.parse(['runs/demo.gin'], [])
+  else:
+    macros = config.parse(
+        ['runs/train.gin', f'models/t5_1_1_{size}.gin', 'methods/flipped.gin'],
+        ["MODEL_DIR = ''", "VOCABULARY = ''", "ACTIVATION_DTYPE = 'float32'"],
+    )
+  return Recipe(
+      gin.get_configurable(network_lib.T5Config)(),
+      macros['INPUT_LENGTH'],
+      macros['TARGET_LENGTH'],
+      {
+          'unlikelihood_weight': macros['LAMBDA'],
+          'eps': macros['EPS'],
+          'learning_rate': macros['LEARNING_RATE'],
+          'max_gradient_norm': macros['MAX_GRADIENT_NORM'],
+      },
+  )
+
+
+def vocabulary(
+    path: pathlib.Path | None, mixture: str, network: network_lib.T5Config
+) -> pathlib.Path:
+  """The vocabulary that is given, or one trained on a mixture, once.
+
+  Args:
+    path: a SentencePiece file, or None.
+    mixture: a mixture of `mixtures.py`.
+    network: whose embedding must have room for it.
+
+  Returns:
+    The file.
+
+  Raises:
+    ValueError: the embedding is too small.
+  """
+  if path is None:
+    most = _DEMO_VOCAB_SIZE if mixture == DEMO else _VOCAB_SIZE
+    path = vocabularies.trained(mixture, min(most, network.vocab_size))
+  size = features.load_vocabulary(path).vocab_size
+  if size > network.vocab_size:
+    raise ValueError(
+        f'{path} has {size} ids, and the network {network.vocab_size}'
+    )
+  return path
+
+
+def write_weights(
+    folder: pathlib.Path, network: network_lib.T5Config, seed: int = 0
+) -> None:
+  """Writes random weights in Hugging Face's form."""
+  model = network_lib.Transformer(network)
+  params = jax.jit(
+      lambda: partitioning.init_variables(model, seed)['params']
+  )()
+  hf_checkpoints.write(folder, network, tensors.of(params), None)
+
+
+def packed_pairs(
+    mixture: str, vocabulary_path: pathlib.Path, setting: Recipe,
+    batch_size: int, count: int, seed: int = 0,
+) -> list[batches_lib.Batch]:
+  """The trainer's first batches of a mixture.
+
+  Args:
+    mixture: see `mixtures.mixture`.
+    vocabulary_path: file of the SentencePiece model.
+    setting: has the lengths.
+    batch_size: rows; each has several pairs.
+    count: number of batches.
+    seed: of order, templates and wrong options.
+
+  Returns:
+    `count` packed batches.
+  """
+  made = task_batches.TrainBatches(
+      mixture, vocabulary_path, batch_size, setting.input_length,
+      setting.target_length, seed, max_field_chars=MAX_FIELD_CHARS,
+  )
+  return list(itertools.islice(made, count))
+
+
+def unpacked(batch: batches_lib.Batch) -> list[dict[str, list[int]]]:
+  """The pairs in a packed batch: `inputs`, `wrong_inputs`, `targets`."""
+  names = {
+      'inputs': ('encoder_input_tokens', 'encoder_segment_ids'),
+      'wrong_inputs': (
+          'wrong_encoder_input_tokens', 'wrong_encoder_segment_ids'
+      ),
+      'targets': ('decoder_target_tokens', 'decoder_segment_ids'),
+  }
+  return [
+      {
+          name: batch[tokens][row][batch[segments][row] == segment].tolist()
+          for name, (tokens, segments) in names.items()
+      }
+      for row, last in enumerate(batch['decoder_segment_ids'].max(axis=1))
+      for segment in range(1, last + 1)
+  ]
+
+
+def candidates(
+    datasets: str, vocabulary_path: pathlib.Path, setting: Recipe, rows: int
+) -> dict[str, Task]:
+  """Options of rows in the first template that has use for them.
+
+  Args:
+    datasets: names in the catalog or of a mixture, separated by commas.
+    vocabulary_path: file of the SentencePiece model.
+    setting: has the lengths.
+    rows: the most rows of a dataset.
+
+  Returns:
+    Dataset -> its candidates.
+  """
+  found = {}
+  for name in mixtures.mixture(datasets).datasets:
+    for template in catalog.dataset(name).load_templates(MAX_FIELD_CHARS):
+      some = task_batches.read_candidates(
+          name, template, vocabulary_path, setting.input_length,
+          setting.target_length, max_field_chars=MAX_FIELD_CHARS, limit=rows,
+      )
+      if len(some.inputs):
+        found[name] = {
+            'inputs': [np.asarray(t).tolist() for t in some.inputs],
+            'targets': [np.asarray(t).tolist() for t in some.targets],
+            'rows': some.example_id.tolist(),
+            'options': some.option_index.tolist(),
+        }
+        break
+  return found
+
+
+def first(task: Task, number: int) -> Task:
+  """The candidates of the first so many rows."""
+  rows = [*dict.fromkeys(task['rows'])][:number]
+  kept = [i for i, row in enumerate(task['rows']) if row in rows]
+  return {name: [values[i] for i in kept] for name, values in task.items()}
+
+
+def forward(
+    network: network_lib.T5Config, shapes: Iterable[Sequence[int]]
+) -> float:
+  """Operations of one pass of rows, input and target lengths each."""
+  return sum(
+      rows * flops.forward(network, source, target).total
+      for rows, source, target in shapes
+  )

@@ -1,0 +1,353 @@
+"""Sides of a benchmark, each in a process of its own, and what they did.
+
+A side is an object that a module makes. Its process imports nothing else, so
+that its memory is its own, and waits while it is another side's turn.
+"""
+
+import argparse
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import importlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import traceback
+from typing import Any
+
+import rich.console
+import rich.table
+
+# Of square matrices whose product is timed.
+CPU_SIZES = (512, 1024, 2048)
+GPU_SIZES = (2048, 4096, 8192)
+_GIB = 2**30
+_SOURCES = 'FLIPPED_T5X_SOURCES'
+# Module of a side -> what it needs beside this project.
+_NEEDS = {'peer_t5.': 'torch', 'ours.T5x': 't5x'}
+
+Wanted = Mapping[str, tuple[str, Mapping[str, Any]]]
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """The flags that all benchmarks with sides have."""
+  made = argparse.ArgumentParser(
+      description=description,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  made.add_argument(
+      '--data', type=pathlib.Path, metavar='FOLDER',
+      help='datasets as files, see tasks/sources/local.py; by default where'
+      f" {_SOURCES} says, and without it the demo's",
+  )
+  made.add_argument(
+      '--vocabulary', type=pathlib.Path, metavar='FILE',
+      help='a SentencePiece model; by default one is trained on the rows',
+  )
+  made.add_argument(
+      '--size', default='small', help='demo, small, base, large, xl or xxl'
+  )
+  made.add_argument(
+      '--dtype', default='float32', choices=('float32', 'bfloat16'),
+      help='of the activations',
+  )
+  made.add_argument(
+      '--threads', type=int, default=2, help='cores of all sides in turn'
+  )
+  made.add_argument(
+      '--json', type=pathlib.Path, metavar='FILE', help='also write all numbers'
+  )
+  return made
+
+
+def use_data(folder: pathlib.Path | None) -> None:
+  """Says where datasets are, if it is given."""
+  if folder is not None:
+    os.environ[_SOURCES] = f'{folder}/,pypi'
+
+
+def has_data() -> bool:
+  """Whether there is more than the demo's data."""
+  return _SOURCES in os.environ
+
+
+def installed(known: Wanted, names: str) -> dict[str, Any]:
+  """The sides that are asked for, without those that are not installed.
+
+  Args:
+    known: all sides.
+    names: the first words of their names, separated by commas.
+
+  Returns:
+    Those of `known`; ours is always one of them.
+
+  Raises:
+    ValueError: there is no such side.
+  """
+  asked = {name.strip() for name in names.split(',')} | {'ours'}
+  if unknown := asked - known.keys() - {n.split(',')[0] for n in known}:
+    raise ValueError(f'--sides {names}: {sorted(unknown)}, of {[*known]}')
+  found = {}
+  for name, side in known.items():
+    if not asked & {name, name.split(',')[0]}:
+      continue
+    missing = [
+        module for start, module in _NEEDS.items()
+        if side[0].startswith(start) and not importlib.util.find_spec(module)
+    ]
+    if missing:
+      print(f'{name}: left out, {missing[0]} is not installed')
+    else:
+      found[name] = side
+  return found
+
+
+class Side:
+  """A proxy of an object in a process of its own."""
+
+  def __init__(self, name: str, factory: str, **arguments: Any):
+    """Starts the process and makes the object there.
+
+    Args:
+      name: of the side, for messages.
+      factory: `module.function`, in this folder.
+      **arguments: of the factory.
+    """
+    self.name = name
+    self._connection, theirs = multiprocessing.Pipe()
+    self._process = multiprocessing.get_context('spawn').Process(
+        target=_serve, args=(theirs, factory, arguments), daemon=True
+    )
+    self._process.start()
+    theirs.close()
+    self._receive()
+
+  def call(self, method: str, *args: Any) -> Any:
+    """What the object's method returns.
+
+    Raises:
+      RuntimeError: it raised an error, or its process ended.
+    """
+    self._connection.send((method, args))
+    return self._receive()
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._connection.close()
+    self._process.join()
+
+  def _receive(self) -> Any:
+    try:
+      error, result = self._connection.recv()
+    except EOFError:
+      self._process.join()
+      raise RuntimeError(
+          f'{self.name}: its process ended with {self._process.exitcode}; -9'
+          ' means that memory ran out'
+      ) from None
+    if error:
+      raise RuntimeError(f'{self.name}: {error}')
+    return result
+
+
+def _serve(
+    connection: Any, factory: str, arguments: Mapping[str, Any]
+) -> None:
+  """What a side's process does until the other end is closed."""
+  module, name = factory.rsplit('.', 1)
+  side = None
+  call = lambda: None
+  with contextlib.suppress(EOFError, BrokenPipeError):
+    try:
+      side = getattr(importlib.import_module(module), name)(**arguments)
+    except Exception:  # pylint: disable=broad-except
+      connection.send((traceback.format_exc(), None))
+      return
+    while True:
+      try:
+        result = None, call()
+      except Exception:  # pylint: disable=broad-except
+        result = traceback.format_exc(), None
+      connection.send(result)
+      method, args = connection.recv()
+      call = lambda m=method, a=args: getattr(side, m)(*a)
+
+
+@contextlib.contextmanager
+def started(
+    wanted: Wanted, threads: int
+) -> Iterator[dict[str, Side]]:
+  """Starts sides on the same `threads` cores, and ends them in the end.
+
+  Args:
+    wanted: name -> factory and its arguments, see `Side`.
+    threads: cores of all sides, and threads of each.
+
+  Yields:
+    Name -> side.
+
+  Raises:
+    ValueError: there are not as many cores.
+  """
+  cores = sorted(os.sched_getaffinity(0))
+  if not 1 <= threads <= len(cores):
+    raise ValueError(f'--threads {threads}: 1 to {len(cores)} are possible')
+  # Processes inherit both: XLA goes by the one, OpenMP by the other.
+  os.sched_setaffinity(0, cores[:threads])
+  os.environ['OMP_NUM_THREADS'] = str(threads)
+  # On a GPU each is to leave room for the others.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  with contextlib.ExitStack() as stack:
+    made = {}
+    for name, (factory, arguments) in wanted.items():
+      made[name] = Side(name, factory, **arguments)
+      stack.callback(made[name].close)
+    yield made
+
+
+def timed(side: Side, *args: Any) -> dict[str, Any]:
+  """One round of a side.
+
+  Args:
+    side: the side.
+    *args: of its method `run`.
+
+  Returns:
+    `seconds`, what `shapes` were computed, `peak`: operations/s of a matrix
+    product, the better one of before and after, and `memory`: bytes so far.
+  """
+  sizes = CPU_SIZES if side.call('platform') == 'cpu' else GPU_SIZES
+  before = side.call('peak', sizes)
+  seconds, shapes = side.call('run', *args)
+  return {
+      'seconds': seconds,
+      'shapes': shapes,
+      'peak': max(before, side.call('peak', sizes)),
+      'memory': side.call('memory'),
+  }
+
+
+def check_equal(
+    values: Mapping[str, Sequence[float]], tolerance: float
+) -> None:
+  """RuntimeError unless all sides have the same numbers.
+
+  Args:
+    values: side -> numbers.
+    tolerance: the greatest difference, of numbers up to 1; of larger ones in
+      bfloat16 the greatest relative difference.
+  """
+  first, *others = values
+  for name in others:
+    for i, (a, b) in enumerate(zip(values[first], values[name], strict=True)):
+      # Written so that NaN fails.
+      if not abs(a - b) <= tolerance:
+        raise RuntimeError(
+            f'{first} and {name} differ by {abs(a - b):.2g}, more than'
+            f' {tolerance}, in number {i + 1} of {len(values[first])}:'
+            f' {a:.6f} and {b:.6f}'
+        )
+
+
+def total(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Several results of one side as one."""
+  sums = ('seconds', 'examples', 'needed', 'computed')
+  return {
+      **{name: sum(r[name] for r in results) for name in sums},
+      'peak': statistics.median(r['peak'] for r in results),
+      'memory': max(r['memory'] for r in results),
+  }
+
+
+def summary(
+    rounds: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> dict[str, Any]:
+  """Medians over rounds.
+
+  Args:
+    rounds: for each round, name -> what `timed` gave, with `examples`, the
+      number of them, `needed` and `computed`, operations without and with
+      padding. The first side is ours.
+
+  Returns:
+    For each side examples/s, shares of the matrix product's speed without and
+    with padding, and memory; for each but ours how many times as fast ours is.
+  """
+  ours, *_ = rounds[0]
+  sides = {
+      name: {
+          'examples_per_second': _spread(
+              [r[name]['examples'] / r[name]['seconds'] for r in rounds]
+          ),
+          **{
+              utilization: _spread([
+                  r[name][operations] / r[name]['seconds'] / r[name]['peak']
+                  for r in rounds
+              ])
+              for utilization, operations in (
+                  ('model_utilization', 'needed'),
+                  ('hardware_utilization', 'computed'),
+              )
+          },
+          'peak_operations_per_second': _spread(
+              [r[name]['peak'] for r in rounds]
+          ),
+          'memory_bytes': max(r[name]['memory'] for r in rounds),
+      }
+      for name in rounds[0]
+  }
+  return {
+      'sides': sides,
+      'ours_is_faster_by': {
+          name: _spread([
+              r[ours]['examples'] / r[ours]['seconds']
+              / (r[name]['examples'] / r[name]['seconds'])
+              for r in rounds
+          ])
+          for name in sides if name != ours
+      },
+  }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+  return {
+      'median': statistics.median(values),
+      'min': min(values),
+      'max': max(values),
+  }
+
+
+def report(
+    results: Mapping[str, Any], unit: str, path: pathlib.Path | None
+) -> None:
+  """Prints a table of what `summary` gave, and writes all to a file."""
+  table = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+  for heading in (
+      '', f'{unit}/s', 'min .. max', 'ours is', 'min .. max',
+      'of peak', 'with padding', 'peak, GFLOP/s', 'memory, GiB',
+  ):
+    table.add_column(heading, justify='right' if heading else 'left')
+  for name, side in results['sides'].items():
+    speed = side['examples_per_second']
+    peak = side['peak_operations_per_second']
+    faster = results['ours_is_faster_by'].get(name)
+    table.add_row(
+        name, f'{speed["median"]:.2f}',
+        f'{speed["min"]:.2f} .. {speed["max"]:.2f}',
+        *(
+            (f'{faster["median"]:.2f} x',
+             f'{faster["min"]:.2f} .. {faster["max"]:.2f}')
+            if faster else ('', '')
+        ),
+        f'{side["model_utilization"]["median"]:.0%}',
+        f'{side["hardware_utilization"]["median"]:.0%}',
+        f'{peak["median"] / 1e9:,.0f}',
+        f'{side["memory_bytes"] / _GIB:.1f}',
+    )
+  rich.console.Console(width=120).print(table)
+  if path is not None:
+    path.write_text(json.dumps(results, indent=2) + '\n')

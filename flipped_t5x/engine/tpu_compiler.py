@@ -1,0 +1,77 @@
+"""libtpu as a compiler, on a machine without a TPU."""
+
+import importlib.metadata
+import importlib.util
+import os
+
+from flipped_t5x import tpu_topologies
+from flipped_t5x.engine import libtpu_flags
+import jax
+from jax.experimental import topologies
+
+_ENVIRONMENT = {
+    # Nothing runs on a TPU here: others may use libtpu at the same time.
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    # Else libtpu asks the metadata server of a TPU machine.
+    'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_ACCELERATOR_TYPE': 'v4-8',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+}
+
+
+def prepare() -> None:
+  """Makes this process one that compiles for TPUs and computes on the host.
+
+  Call it before JAX is used.
+
+  Raises:
+    ImportError: libtpu is missing, or of another version than JAX wants.
+  """
+  wanted = next(
+      (
+          requirement.split(';')[0].removeprefix('libtpu').strip()
+          for requirement in importlib.metadata.requires('jax') or ()
+          if requirement.startswith('libtpu')
+      ),
+      '',
+  )
+  jax_version = importlib.metadata.version('jax')
+  cure = f'pip install "flipped_t5x[tpu]", or "jax[tpu]=={jax_version}"'
+  if importlib.util.find_spec('libtpu') is None:
+    raise ImportError(f'libtpu is not installed: {cure}')
+  have = importlib.metadata.version('libtpu')
+  prefix = wanted.removeprefix('==').removesuffix('*')
+  if wanted.startswith('==') and not f'{have}.'.startswith(
+      prefix if prefix.endswith('.') else f'{prefix}.'
+  ):
+    raise ImportError(
+        f'libtpu is {have}, where JAX {jax_version} wants {wanted}: {cure}'
+    )
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  libtpu_flags.set_defaults()
+  jax.config.update('jax_platforms', 'cpu')
+
+
+def devices(topology: tpu_topologies.Topology) -> list[jax.Device]:
+  """The slice's devices, to compile for.
+
+  Raises:
+    ValueError: libtpu does not know such a slice.
+  """
+  # One device a chip, where JAX has it so on the machine, too.
+  options = {}
+  if topology.chip.name == 'v4':
+    options['chip_config_name'] = 'megacore'
+  try:
+    found = topologies.get_topology_desc(
+        topology.name, platform='tpu', **options
+    ).devices
+  except jax.errors.JaxRuntimeError as e:
+    if 'INVALID_ARGUMENT' not in str(e):
+      raise
+    raise ValueError(
+        f'--topology {topology.name}: libtpu does not know it: {e}; shapes of'
+        f' {topology.chip.name} are {", ".join(topology.chip.shapes)}'
+    ) from e
+  return list(found)
