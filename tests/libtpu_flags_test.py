@@ -16,7 +16,9 @@ def test_flags_that_are_set_stay(monkeypatch, before, kept):
   monkeypatch.delenv('LIBTPU_INIT_ARGS', raising=False)
   if before is not None:
     monkeypatch.setenv('LIBTPU_INIT_ARGS', before)
+  assert not libtpu_flags.are_set()
   libtpu_flags.set_defaults()
+  assert libtpu_flags.are_set()
   once = os.environ['LIBTPU_INIT_ARGS']
   assert once.startswith(kept)
   names = [flag.split('=')[0] for flag in once.split()]

@@ -1,8 +1,12 @@
 """Tests of precompile.py and its command; most of them compile with libtpu."""
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import json
+import pathlib
+import subprocess
 import sys
 
 from flipped_t5x import flops
@@ -10,10 +14,8 @@ from flipped_t5x import hlo
 from flipped_t5x import hlo_collectives
 from flipped_t5x import hlo_costs
 from flipped_t5x import network as network_lib
-from flipped_t5x import roofline
 from flipped_t5x import tpu_topologies
 from flipped_t5x.cli import main
-from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import precompile
 from flipped_t5x.engine import tpu_compiler
 import jax
@@ -33,7 +35,7 @@ needs_libtpu = pytest.mark.skipif(
 
 @pytest.fixture(scope='module')
 def network():
-  """Small, but not so small that products are no products on a TPU."""
+  """Small."""
   return network_lib.T5Config(
       vocab_size=512, emb_dim=128, num_heads=4, num_encoder_layers=3,
       num_decoder_layers=2, head_dim=32, mlp_dim=256, scan_layers=True,
@@ -91,33 +93,88 @@ def test_wrong_libtpu(capsys, monkeypatch, tmp_path):
   assert f'"jax[tpu]=={jax.__version__}"' in err
 
 
-@needs_libtpu
-def test_gin_files_that_are_not_a_run(capsys):
-  status, out, err = run(
-      capsys, '--topology', 'v4:4x4x4', '--gin_file', 'models/t5_1_1_xl.gin'
+def own_process(function, *arguments):
+  """What a function of this file returns in a process of its own.
+
+  libtpu reads its flags when it is loaded, which here JAX may have done; and
+  what goes wrong in it ends the process.
+  """
+  code = '; '.join((
+      'import json, sys',
+      'sys.path.insert(0, sys.argv[1])',
+      'import precompile_test',
+      'function = getattr(precompile_test, sys.argv[2])',
+      'print("\\n" + json.dumps(function(*json.loads(sys.argv[3]))))',
+  ))
+  done = subprocess.run(
+      [
+          sys.executable, '-c', code, str(pathlib.Path(__file__).parent),
+          function.__name__, json.dumps(arguments),
+      ],
+      capture_output=True, text=True, check=False,
   )
-  assert status == 1 and not out and 'a run, a model and a method' in err
+  assert not done.returncode, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
 
 
-@needs_libtpu
-@pytest.mark.parametrize('argv, expected', (
-    (['v4:4x4x4', '--model_parallel', '3'],
+def commands(argvs):
+  """[status, stdout, stderr] of each `flipped-t5x precompile`."""
+  found = []
+  for argv in argvs:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      try:
+        status = main.main(['precompile', *argv])
+      except SystemExit as e:
+        status = e.code
+    found.append([status, out.getvalue(), err.getvalue()])
+  return found
+
+
+BAD = (
+    ('v4:4x4x4 --size xl --model_parallel 3',
      'MODEL_PARALLEL = 3 does not divide the 64 devices; [1, 2, 4, 8, '),
-    (['v4:4x4x4', '--model_parallel', '64'],
+    ('v4:4x4x4 --size xl --model_parallel 64',
      'MODEL_PARALLEL = 64 does not divide the 32 heads of the network; [1, 2,'),
-    (['v4:4x4x4', '--model_parallel', '2'], '240 cannot be divided into 1'),
-    (['v4:4x4x4', '--num_microbatches', '2'], '[224, 256] could'),
-    (['v4:4x4x4', '--num_microbatches', '0'], '--num_microbatches 0: at least'),
-    (['v4:3x3x3'], '--topology v4:3x3x3: libtpu does not know it: '),
-))
-def test_what_does_not_divide_is_not_compiled(capsys, argv, expected):
-  status, out, err = run(capsys, '--size', 'xl', '--topology', *argv)
-  assert status == 1 and not out and expected in err
+    ('v4:4x4x4 --size xl --model_parallel 2', '240 cannot be divided into 1'),
+    ('v4:4x4x4 --size xl --num_microbatches 2', '[224, 256] could'),
+    ('v4:4x4x4 --size xl --num_microbatches 0', '--num_microbatches 0: at lea'),
+    ('v4:3x3x3 --size xl', '--topology v4:3x3x3: libtpu does not know it: '),
+    ('v4:4x4x4 --gin_file models/t5_1_1_xl.gin', 'a run, a model and a method'),
+)
 
 
 @needs_libtpu
-def test_collectives_and_loops_of_a_tpus_program():
-  """A program whose collectives are written out, five times in a loop."""
+def test_what_does_not_divide_is_not_compiled():
+  argvs = [['--topology', *flags.split()] for flags, _ in BAD]
+  for (flags, expected), (status, out, err) in zip(
+      BAD, own_process(commands, argvs), strict=True
+  ):
+    assert status == 1 and not out, flags
+    assert expected in err, flags
+
+
+def load_libtpu_and_prepare():
+  """What `prepare` says where libtpu has been loaded before."""
+  tpu_compiler.devices(HOST)
+  try:
+    tpu_compiler.prepare()
+  except RuntimeError as e:
+    return str(e)
+  return None
+
+
+@needs_libtpu
+def test_flags_that_come_too_late_are_an_error(monkeypatch):
+  monkeypatch.delenv('LIBTPU_INIT_ARGS', raising=False)
+  assert 'in a process of its own' in own_process(load_libtpu_and_prepare)
+
+
+def loop_of_collectives():
+  """FLOPs, bytes and collectives of five rounds, in which all are written out.
+
+  Of 512 x 1024 elements on two of four chips, products with 1024 x 1024.
+  """
   tpu_compiler.prepare()
   mesh = jax.sharding.Mesh(
       np.array(tpu_compiler.devices(HOST)).reshape(2, 2), ('a', 'b')
@@ -140,110 +197,124 @@ def test_collectives_and_loops_of_a_tpus_program():
   x = jax.ShapeDtypeStruct((512, 1024), jnp.bfloat16)
   w = jax.ShapeDtypeStruct((5, 1024, 1024), jnp.bfloat16)
   program = hlo.parse(loop.lower(x, w).compile().as_text())
-  assert hlo_costs.matmul_flops(program) == 5 * 2 * 512 * 1024 * 1024
-  found = hlo_collectives.totals(hlo_collectives.collectives(program, 4))
-  size = 512 * 1024 * 2
+  return [
+      hlo_costs.matmul_flops(program), hlo_costs.hbm_bytes(program),
+      hlo_collectives.totals(hlo_collectives.collectives(program, 4)),
+  ]
+
+
+@needs_libtpu
+def test_collectives_and_loops_of_a_tpus_program():
+  flops_, moved, found = own_process(loop_of_collectives)
+  assert flops_ == 5 * 2 * 512 * 1024 * 1024
+  # All matrices, at least, come from the main memory.
+  assert moved > 5 * 1024 * 1024 * 2
+  half = 512 * 1024 * 2 / 2
   assert {c['kind']: (c['count'], c['bytes']) for c in found} == {
-      'all-gather': (5, 5 * size / 2),
-      'all-reduce': (5, 5 * size / 2),
-      'reduce-scatter': (5, 5 * size / 2),
-      'collective-permute': (5, 5 * size / 2),
+      kind: (5, 5 * half) for kind in
+      ('all-gather', 'reduce-scatter', 'all-reduce', 'collective-permute')
   }
   assert {c['group_size'] for c in found} == {2}
-  # All matrices, at least, come from the main memory.
-  assert hlo_costs.hbm_bytes(program) > 5 * 1024 * 1024 * 2
+
+
+# The demo's T5: 3 + 2 layers of 2 heads.
+SMALL = '--size demo --quick --json '
+RUNS = {
+    'train': SMALL + '--topology v4:2x2x1 --model_parallel 2 --batch_size 16'
+    ' --num_microbatches 2',
+    'rank': SMALL + '--topology v4:2x2x1 --model_parallel 2 --batch_size 16'
+    ' --task rank',
+    'refused': SMALL + '--topology v5e:2x2 --model_parallel 1 --task rank'
+    f' --batch_size {2**18}',
+    'search': SMALL + '--topology v4:2x2x1 --task rank --search',
+}
+
+
+@pytest.fixture(scope='module')
+def found():
+  """Name -> status, what was found, and messages."""
+  argvs = [flags.split() for flags in RUNS.values()]
+  return {
+      name: (status, json.loads(out), err) for name, (status, out, err) in
+      zip(RUNS, own_process(commands, argvs), strict=True)
+  }
 
 
 @needs_libtpu
 @pytest.mark.parametrize('task', ('train', 'rank'))
-def test_a_small_step(network, task):
-  tpu_compiler.prepare()
-  step = precompile.Step(
-      task=task, network=network, batch_size=16, input_length=128,
-      target_length=32, model_parallel=2, shard_params_over_data=True,
-      num_microbatches=2,
-  )
-  optimizer = optimizers.adafactor(1e-3)
-  compiled = precompile.compile_step(HOST, step, optimizer, quick=True)
-  assert compiled.fits and compiled.total < compiled.usable
-  assert compiled.usable == int(30.75 * GIB)
+def test_a_small_step(found, task):
+  status, facts, _ = found[task]
+  memory = facts['memory']
+  assert status == 0 and facts['fits']
+  assert memory['total'] < memory['usable'] == int(30.75 * GIB)
   # Weights in float32, a quarter on each chip; rows of a tile have 128 columns,
   # and some are half empty.
   layer = 4 * 128 * 128 + 3 * 128 * 256
-  weights = 3 * layer + 2 * (layer + 4 * 128 * 128) + 2 * 512 * 128
-  assert weights < compiled.arguments < 2 * weights
-  assert compiled.coordinates.shape == (4, 3)
-  assert len(np.unique(compiled.coordinates, axis=0)) == 4
-  estimate = roofline.estimate(HOST, step, compiled)
+  weights = 3 * layer + 2 * (layer + 4 * 128 * 128) + 2 * 2048 * 128
+  assert weights < facts['parameters'] < 1.01 * weights
+  assert weights < memory['arguments'] < 2 * weights
+  network = network_lib.T5Config(**facts['network'])
+  assert network.scan_layers and network.remat_policy == 'full'
   sizes = network, 16, 128, 32
   if task == 'rank':
-    assert estimate.model_flops == flops.rank_step(*sizes)
-    assert estimate.recomputed_flops == 0
+    needed, again = flops.rank_step(*sizes), 0
   else:
+    needed, again = flops.train_step(*sizes), flops.recomputed(*sizes)
     # What is returned replaces what was given, but for a few numbers.
-    assert compiled.output < weights / 10
-    assert estimate.model_flops == flops.train_step(*sizes)
-    assert estimate.recomputed_flops == flops.recomputed(*sizes)
+    assert memory['output'] < weights / 10
+  assert facts['model_flops_all'] == needed
+  assert facts['recomputed_flops_all'] == again
   # Nothing is computed on two devices, nothing is left out.
-  assert 4 * estimate.device_flops == pytest.approx(
-      estimate.model_flops + estimate.recomputed_flops, rel=0.05
+  assert 4 * facts['device_flops'] == pytest.approx(needed + again, rel=0.05)
+  seconds = facts['seconds']
+  assert seconds['compute'] == facts['device_flops'] / 275e12
+  assert seconds['memory'] == facts['hbm_bytes'] / 1200e9
+  assert seconds['collectives'] == pytest.approx(
+      sum(c['seconds'] for c in facts['collectives'])
   )
-  assert estimate.compute_seconds == estimate.device_flops / 275e12
-  assert estimate.hbm_seconds == estimate.hbm_bytes / 1200e9
-  assert estimate.least_seconds == max(estimate.parts.values())
-  assert estimate.most_seconds == sum(estimate.parts.values())
-  assert estimate.collective_seconds == pytest.approx(
-      sum(c['seconds'] for c in estimate.collectives)
+  assert facts['step_seconds'] == max(seconds.values())
+  assert facts['step_seconds_without_overlap'] == sum(seconds.values())
+  assert facts['utilisation'] * 4 * 275e12 * facts['step_seconds'] == (
+      pytest.approx(needed)
   )
-  share = estimate.utilisation(estimate.least_seconds)
-  assert 0 < share < 1
-  assert estimate.chip_hours(0.5, 7200) == 4
-  assert share * 4 * 275e12 * estimate.least_seconds == pytest.approx(
-      estimate.model_flops
+  assert facts['chip_hours'] == pytest.approx(
+      facts['step_seconds'] * facts['steps'] * 4 / 3600
   )
+  assert facts['rows_per_second'] == 16 / facts['step_seconds']
 
 
 @needs_libtpu
-def test_a_refused_step_ends_with_what_fits(capsys):
-  argv = (
-      '--topology', 'v5e:2x2', '--size', 'demo', '--task', 'rank', '--quick',
-      '--model_parallel', '1', '--batch_size', str(2**18), '--json',
-  )
-  status, out, err = run(capsys, *argv)
-  assert status == 1 and '\ndoes not fit; trying' in f'\n{err}'
-  found = json.loads(out)
-  assert not found['fits']
-  memory = found['memory']
+def test_a_refused_step_ends_with_what_fits(found):
+  status, facts, err = found['refused']
+  assert status == 1 and err.startswith('does not fit; trying --batch_size ')
+  memory = facts['memory']
+  assert not facts['fits'] and 'seconds' not in facts
   assert memory['total'] > memory['usable'] == int(15.75 * GIB)
-  assert memory['temporaries'] is None and 'seconds' not in found
-  # The batch is most of the arguments: five arrays of int32 and float32.
+  assert memory['temporaries'] is None
+  # The batch is most of the arguments: four arrays of int32 or float32.
   assert memory['arguments'] > 2**18 // 4 * (128 + 3 * 32) * 4
-  *others, last = found['tried']
-  assert last['fits'] and last['total'] <= memory['usable']
+  *others, last = facts['tried']
+  assert last['fits'] and last['total'] <= last['usable']
   assert not any(t['fits'] for t in others)
   assert last['change'].startswith('--batch_size ')
 
 
 @needs_libtpu
-def test_search_lists_what_fits_best_first(capsys):
-  status, out, _ = run(
-      capsys, '--topology', 'v4:2x2x1', '--size', 'demo', '--task', 'rank',
-      '--search', '--quick', '--json',
-  )
-  found = json.loads(out)
-  assert status == 0 and not found['do_not_fit'] and not found['not_tried']
+def test_search_lists_what_fits_best_first(found):
+  status, facts, _ = found['search']
+  assert status == 0 and not facts['do_not_fit'] and not facts['not_tried']
   # 2 heads.
-  assert sorted(f['model_parallel'] for f in found['fit']) == [1, 2]
-  times = [f['step_seconds'] for f in found['fit']]
+  assert sorted(f['model_parallel'] for f in facts['fit']) == [1, 2]
+  times = [f['step_seconds'] for f in facts['fit']]
   assert times == sorted(times)
 
 
 @needs_libtpu
-def test_three_billion_parameters_train_on_64_chips(capsys):
-  status, out, _ = run(
-      capsys, '--topology', 'v4:4x4x4', '--size', 'xl', '--quick'
+def test_three_billion_parameters_train_on_64_chips():
+  (status, out, err), = own_process(
+      commands, [['--topology', 'v4:4x4x4', '--size', 'xl', '--quick']]
   )
-  assert status == 0
+  assert status == 0 and not err
   assert out.startswith(
       'training step of 2,850 million parameters: fits v4:4x4x4 (v4-128,'
       ' 64 chips)\n'

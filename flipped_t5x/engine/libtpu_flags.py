@@ -31,3 +31,8 @@ def set_defaults() -> None:
       if name not in present
   ]
   os.environ[_VARIABLE] = ' '.join([*present.split(), *missing])
+
+
+def are_set() -> bool:
+  """Whether the environment has all of them, with whatever values."""
+  return all(name in os.environ.get(_VARIABLE, '') for name in _FLAGS)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 
 from flipped_t5x import tpu_topologies
 from flipped_t5x.engine import libtpu_flags
@@ -22,10 +23,12 @@ _ENVIRONMENT = {
 def prepare() -> None:
   """Makes this process one that compiles for TPUs and computes on the host.
 
-  Call it before JAX is used.
+  Call it before JAX looks for devices: then libtpu is loaded, and has read its
+  flags.
 
   Raises:
     ImportError: libtpu is missing, or of another version than JAX wants.
+    RuntimeError: it is too late.
   """
   wanted = next(
       (
@@ -46,6 +49,11 @@ def prepare() -> None:
   ):
     raise ImportError(
         f'libtpu is {have}, where JAX {jax_version} wants {wanted}: {cure}'
+    )
+  if not libtpu_flags.are_set() and _is_loaded():
+    raise RuntimeError(
+        'libtpu was loaded without the flags that it needs, and would crash:'
+        ' compile before JAX looks for devices, or in a process of its own'
     )
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
@@ -75,3 +83,8 @@ def devices(topology: tpu_topologies.Topology) -> list[jax.Device]:
         f' {topology.chip.name} are {", ".join(topology.chip.shapes)}'
     ) from e
   return list(found)
+
+
+def _is_loaded() -> bool:
+  maps = pathlib.Path('/proc/self/maps')  # libtpu is for Linux alone.
+  return maps.exists() and 'libtpu.so' in maps.read_text()
