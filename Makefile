@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/flipped-t5x report $(RUN)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -rfE --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q
 
 # What tests compare with, or need for one part alone; without it they skip.
 extras: $(INSTALLED)

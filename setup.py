@@ -58,9 +58,7 @@ setuptools.setup(
         'cache': ['apache-beam', 'google-crc32c', 'sentencepiece<0.2.3'],
         'lm_eval': ['lm-eval==0.4.13'],
         'notebook': ['ipykernel', 'nbclient'],
-        'test': [
-            'absl-py', 'pytest', 'pytest-xdist', 'ruff', 'scikit-learn'
-        ],
+        'test': ['absl-py', 'pytest', 'ruff', 'scikit-learn'],
         # What converted weights are compared with; only tests import it.
         'torch': ['torch', 'transformers'],
         'tpu': ['jax[tpu]'],

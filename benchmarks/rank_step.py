@@ -135,10 +135,10 @@ def _sides(
   """Name -> factory and its arguments, of those that can be had."""
   common = {'folder': folder, 'dtype': arguments.dtype}
   peers = {
-      f'peer, {number} rows': ('peer_t5.Ranker', common | {
-          'threads': arguments.threads, 'rows': int(number),
+      f'peer, {number} row{"s"[: number > 1]}': ('peer_t5.Ranker', common | {
+          'threads': arguments.threads, 'rows': number,
       })
-      for number in arguments.peer_rows.split(',')
+      for number in map(int, arguments.peer_rows.split(','))
   }
   return sides.installed({
       'ours': ('ours.Ranker', common | {'batch_size': arguments.batch_size}),

@@ -196,16 +196,27 @@ def started(
   cores = sorted(os.sched_getaffinity(0))
   if not 1 <= threads <= len(cores):
     raise ValueError(f'--threads {threads}: 1 to {len(cores)} are possible')
-  # Processes inherit both: XLA goes by the one, OpenMP by the other.
-  os.sched_setaffinity(0, cores[:threads])
-  os.environ['OMP_NUM_THREADS'] = str(threads)
-  # On a GPU each is to leave room for the others.
-  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  # Processes inherit both: XLA goes by the one, OpenMP by the other. On a GPU
+  # each is to leave room for the others.
+  environment = {
+      'OMP_NUM_THREADS': str(threads),
+      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+  }
+  before = {name: os.environ.get(name) for name in environment}
   with contextlib.ExitStack() as stack:
     made = {}
-    for name, (factory, arguments) in wanted.items():
-      made[name] = Side(name, factory, **arguments)
-      stack.callback(made[name].close)
+    try:
+      os.sched_setaffinity(0, cores[:threads])
+      os.environ.update(environment)
+      for name, (factory, arguments) in wanted.items():
+        made[name] = Side(name, factory, **arguments)
+        stack.callback(made[name].close)
+    finally:
+      os.sched_setaffinity(0, cores)
+      for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+          os.environ[name] = value
     yield made
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import pathlib
 import sys
 import tempfile
+import time
 from typing import Any
 
 import sides
@@ -62,8 +63,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   """Times all sides in alternating rounds; see the flags' help.
 
   Returns:
-    What `sides.summary` gives, `losses` of the first batch, `rounds` with all
-    that was measured, and `arguments`.
+    What `sides.summary` gives, `losses` of the first batch, `warm_up_seconds`,
+    for ours with compiling, `rounds` with all that was measured, and
+    `arguments`.
 
   Raises:
     ValueError: something that is asked for does not fit.
@@ -82,6 +84,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
       1 + arguments.rounds * arguments.steps,
   )
   pairs = [rows.unpacked(batch) for batch in batches]
+  warm_up = {}
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     rows.write_weights(folder, recipe.network)
@@ -98,7 +101,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
       sides.check_equal(losses, _TOLERANCES[arguments.dtype])
       for name, side in made.items():
         first = of_side[name][0]
+        start = time.perf_counter()
         side.call('run', [first[:_WARM_UP] if first is pairs[0] else first])
+        warm_up[name] = time.perf_counter() - start
       rounds = []
       for number in range(arguments.rounds):
         chosen = slice(
@@ -123,6 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   return {
       **sides.summary(rounds),
       'losses': losses,
+      'warm_up_seconds': warm_up,
       'rounds': rounds,
       'arguments': {k: str(v) for k, v in vars(arguments).items()},
   }

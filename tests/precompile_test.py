@@ -167,6 +167,7 @@ def load_libtpu_and_prepare():
 @needs_libtpu
 def test_flags_that_come_too_late_are_an_error(monkeypatch):
   monkeypatch.delenv('LIBTPU_INIT_ARGS', raising=False)
+  monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   assert 'in a process of its own' in own_process(load_libtpu_and_prepare)
 
 
