@@ -269,7 +269,7 @@ def test_damaged_checkpoint_of_orbax(tiny_run, tmp_path):
   shutil.copytree(tiny_run, run)
   state = run / 'checkpoints' / '2' / 'state'
   for data in (state / 'ocdbt.process_0' / 'd').iterdir():
-    cut(data)
+    data.write_bytes(b'')  # Arrays stand in it in no fixed order.
   with pytest.raises(
       ValueError, match='checkpoints/2: [a-z_0-9/]+ is damaged: '
   ):
