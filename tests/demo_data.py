@@ -118,7 +118,7 @@ def install(folder: pathlib.Path, patch) -> None:
   """
   lines = ['name,templates,train,validation,test,eval_split,fields']
   for name, splits in ROWS.items():
-    (folder / f'{name}.yaml').write_text(_yaml(name))
+    _write(folder / f'{name}.yaml', _yaml(name))
     sizes = ','.join(map(str, splits.values()))
     lines.append(f'{name},file:{name}.yaml,{sizes},test,text label')
     for split, split_rows in rows(name).items():
@@ -127,7 +127,7 @@ def install(folder: pathlib.Path, patch) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(''.join(json.dumps(r) + '\n' for r in split_rows))
   own = folder / 'catalog.csv'
-  own.write_text('\n'.join(lines) + '\n')
+  _write(own, '\n'.join(lines) + '\n')
   patch.setenv('FLIPPED_T5X_DATA', str(folder))
   patch.setenv('FLIPPED_T5X_CATALOG', str(own))
   patch.setenv('FLIPPED_T5X_SOURCES', 'local')
@@ -137,6 +137,12 @@ def install(folder: pathlib.Path, patch) -> None:
   path = vocabulary()
   if not path.exists():
     path.write_bytes(_vocabulary_bytes())
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  # Not again: other processes may be reading it.
+  if not path.exists() or path.read_text() != text:
+    path.write_text(text)
 
 
 def local_file(folder: pathlib.Path, name: str, split: str) -> pathlib.Path:
