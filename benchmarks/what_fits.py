@@ -5,7 +5,7 @@
 
 Each line of the file is what `flipped-t5x precompile --json` printed. Cells
 that are in it already are left out, so that the command can be stopped and
-repeated; all of them take about an hour on two cores.
+repeated; all of them take about half an hour on two cores.
 """
 
 import argparse
@@ -103,13 +103,13 @@ def _row(size: str, facts: dict) -> str:
   cells = [
       size, facts['google_name'], f'{facts["batch_size"]}',
       f'{facts["data_parallel"]} x {facts["model_parallel"]}',
-      '?' if memory['total'] is None else f'{memory["total"] / GIB:.1f}',
+      '?' if memory['total'] is None else f'{memory["total"] / GIB:.2f}',
       f'{memory["usable"] / GIB:.1f}', f'{facts["compile_cpu_seconds"]:.0f}',
   ]
   if facts['fits']:
     cells += [
-        f'{facts["step_seconds"] * 1e3:.3g} to'
-        f' {facts["step_seconds_without_overlap"] * 1e3:.3g}',
+        f'{_milliseconds(facts["step_seconds"])} to'
+        f' {_milliseconds(facts["step_seconds_without_overlap"])}',
         facts['bound'],
         f'{facts["chip_hours"]:.1f} to'
         f' {facts["chip_hours_without_overlap"]:.1f}'
@@ -119,6 +119,11 @@ def _row(size: str, facts: dict) -> str:
   else:
     cells += ['does not fit', '', '']
   return f'| {" | ".join(cells)} |'
+
+
+def _milliseconds(seconds: float) -> str:
+  value = seconds * 1e3
+  return f'{value:,.0f}' if value >= 1000 else f'{value:.3g}'
 
 
 if __name__ == '__main__':
