@@ -47,20 +47,27 @@ def test_rank_by_hand():
 
 @pytest.mark.parametrize('seed', range(20))
 def test_metrics_are_those_of_scikit_learn(seed):
-  candidates, prediction, gold = random_candidates(np.random.default_rng(seed))
-  ranked = rank(*candidates)
-  np.testing.assert_array_equal(ranked.prediction, prediction)
-  np.testing.assert_array_equal(ranked.gold, gold)
-  assert not ranked.tied.any()
-  assert ranking.accuracy(ranked.prediction, ranked.gold) == pytest.approx(
-      metrics.accuracy_score(gold, prediction)
-  )
-  assert ranking.macro_f1(ranked.prediction, ranked.gold) == pytest.approx(
-      metrics.f1_score(
-          gold, prediction, labels=np.unique(gold), average='macro',
-          zero_division=0,
-      )
-  )
+  rng = np.random.default_rng(seed)
+  never_predicted, never_gold, options = 0, 0, set()
+  for _ in range(20):
+    candidates, prediction, gold = random_candidates(rng)
+    ranked = rank(*candidates)
+    np.testing.assert_array_equal(ranked.prediction, prediction)
+    np.testing.assert_array_equal(ranked.gold, gold)
+    assert not ranked.tied.any()
+    assert ranking.accuracy(ranked.prediction, ranked.gold) == pytest.approx(
+        metrics.accuracy_score(gold, prediction)
+    )
+    assert ranking.macro_f1(ranked.prediction, ranked.gold) == pytest.approx(
+        metrics.f1_score(
+            gold, prediction, labels=np.unique(gold), average='macro',
+            zero_division=0,
+        )
+    )
+    never_predicted += not set(gold) <= set(prediction)
+    never_gold += not set(prediction) <= set(gold)
+    options.update(ranked.num_options)
+  assert never_predicted and never_gold and options == {2, 3, 4, 5, 6}
 
 
 def test_the_order_of_candidates_does_not_matter():

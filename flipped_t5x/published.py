@@ -1,0 +1,191 @@
+"""Published results, to print beside ours: `published_results.csv`.
+
+Figures are copied as published, in percent, with their source; here they are
+shares, 0 to 1. Baselines (majority, random) come from the results: they depend
+on the rows that were evaluated.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import csv
+import dataclasses
+import functools
+import os
+import pathlib
+
+RESULTS = pathlib.Path(__file__).parent / 'published_results.csv'
+# Columns to show by default, the nearest relatives first, see `Figure.column`.
+DEFAULT_COLUMNS = {
+    'nlp': ('FLIPPED-3B', 'T0-3B', 'T0-11B', 'GPT-3-175B'),
+    'bigbench': ('T0-11B', 'GPT-3-175B', 'GPT-3-175B (3-shot)', 'PaLM-535B'),
+    'label_generalization': (),
+}
+# As published -> 'accuracy' or 'macro_f1', as in results. A BIG-bench grade is
+# the accuracy of the best-scored option.
+_METRICS = {
+    'accuracy': 'accuracy',
+    'accuracy, mean over templates': 'accuracy',
+    'multiple_choice_grade': 'accuracy',
+    'macro-F1': 'macro_f1',
+}
+# As published -> the group of `suites.py`.
+_GROUPS = {'mean of 14': 'average of 14'}
+_DIFFERENCE = ' minus '
+_COLUMNS = [
+    'benchmark', 'task', 'metric', 'model', 'shots', 'value', 'source',
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """One published number.
+
+  Attributes:
+    benchmark: 'nlp', 'bigbench' or 'label_generalization'.
+    task: a task of nlp, as the catalog has it; of BIG-bench one of the 14, a
+      group of `suites.py`; or 'average of 14', or words for a claim.
+    metric: 'accuracy' or 'macro_f1'.
+    measured: the metric in the source's words.
+    model: the model; of a claim 'A minus B'.
+    shots: examples in the prompt.
+    value: a share, 0 to 1; of a claim the difference of two shares.
+    source: where it is published.
+  """
+
+  benchmark: str
+  task: str
+  metric: str
+  measured: str
+  model: str
+  shots: int
+  value: float
+  source: str
+
+  @property
+  def column(self) -> str:
+    """The model, and its shots if there are any."""
+    return f'{self.model} ({self.shots}-shot)' if self.shots else self.model
+
+  @property
+  def is_claim(self) -> bool:
+    """Whether it says how much better one model is than another."""
+    return _DIFFERENCE in self.model
+
+
+@functools.cache
+def read(path: str | os.PathLike[str] = RESULTS) -> Sequence[Figure]:
+  """All published numbers, in the file's order.
+
+  Raises:
+    ValueError: other columns, or a bad line, whose number the message gives.
+  """
+  figures = []
+  with open(path, encoding='utf-8', newline='') as f:
+    table = csv.DictReader(f)
+    if table.fieldnames != _COLUMNS:
+      raise ValueError(f'{path}: columns {table.fieldnames}, not {_COLUMNS}')
+    for record in table:
+      try:
+        figure = _figure(record)
+        for other in figures:
+          if _key(other) == _key(figure):
+            raise ValueError(f'{figure.task}, {figure.column} stands twice')
+      except ValueError as e:
+        raise ValueError(f'{path}, line {table.line_num}: {e}') from e
+      figures.append(figure)
+  return tuple(figures)
+
+
+def _key(figure: Figure) -> tuple[str, ...]:
+  return figure.benchmark, figure.task, figure.metric, figure.column
+
+
+def _figure(record: Mapping[str, str]) -> Figure:
+  if None in record or None in record.values():
+    raise ValueError('more or fewer values than columns')
+  for name, text in record.items():
+    if not text:
+      raise ValueError(f'no {name}')
+  for name, known in (('benchmark', DEFAULT_COLUMNS), ('metric', _METRICS)):
+    if record[name] not in known:
+      raise ValueError(f'{name} {record[name]!r} is none of {list(known)}')
+  figure = Figure(**record | {
+      'task': _GROUPS.get(record['task'], record['task']),
+      'metric': _METRICS[record['metric']],
+      'measured': record['metric'],
+      'shots': _number(int, 'shots', record),
+      'value': _number(float, 'value', record) / 100,
+  })
+  least = -1 if figure.is_claim else 0
+  if not least <= figure.value <= 1:  # Nor is NaN.
+    raise ValueError(f'value {record["value"]!r} is not in percent')
+  if figure.shots < 0:
+    raise ValueError(f'shots {figure.shots} is below 0')
+  return figure
+
+
+def _number(kind: type, name: str, record: Mapping[str, str]) -> float:
+  try:
+    return kind(record[name])
+  except ValueError as e:
+    raise ValueError(f'{name} {record[name]!r} is not a number') from e
+
+
+def lookup(
+    benchmark: str | None, task: str, metric: str = 'accuracy'
+) -> Mapping[str, Figure]:
+  """What is published for a task or group of ours, without claims.
+
+  Args:
+    benchmark: see `suites.Suite`; None has nothing published.
+    task: a task of the catalog or a group of `suites.groups`. One subtask of
+      BIG-bench has nothing: figures are of all of a task's subtasks.
+    metric: 'accuracy' or 'macro_f1': never compared with each other.
+
+  Returns:
+    `Figure.column` -> figure.
+  """
+  if benchmark == 'bigbench':
+    task = task.removeprefix('bigbench/')
+  return {
+      f.column: f for f in read()
+      if not f.is_claim
+      and (f.benchmark, f.task, f.metric) == (benchmark, task, metric)
+  }
+
+
+def claims(benchmark: str | None) -> Sequence[Figure]:
+  """What is published of a benchmark as a difference between two models."""
+  return [f for f in read() if f.is_claim and f.benchmark == benchmark]
+
+
+def columns(benchmark: str | None) -> Sequence[str]:
+  """All columns that a benchmark has, those shown by default first."""
+  found = [
+      f.column for f in read() if not f.is_claim and f.benchmark == benchmark
+  ]
+  return list(dict.fromkeys([*DEFAULT_COLUMNS.get(benchmark, ()), *found]))
+
+
+def average(
+    benchmark: str | None,
+    tasks: Iterable[str],
+    column: str,
+    metric: str = 'accuracy',
+) -> float | None:
+  """A model's mean over some tasks, to set beside ours over the same.
+
+  Args:
+    benchmark: see `lookup`.
+    tasks: see `lookup`.
+    column: see `Figure.column`.
+    metric: see `lookup`.
+
+  Returns:
+    A share; None unless every task has a figure.
+  """
+  found = [lookup(benchmark, task, metric).get(column) for task in tasks]
+  if not found or None in found:
+    return None
+  return sum(f.value for f in found) / len(found)

@@ -1,0 +1,338 @@
+"""How sure a metric is, in plain NumPy: intervals, tests, calibration.
+
+All draws come from an explicit seed: the same data give the same numbers.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from flipped_t5x import ranking
+import numpy as np
+
+_TAILS = (0.025, 0.975)  # Of a 95 % interval.
+_RESAMPLES = 1000
+_CELLS = 2_000_000  # Of a block of resamples: 16 MB of row numbers.
+_ROUNDING = 1e-9  # Sums of the same terms in another order count as equal.
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+_T_QUANTILES = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+)
+
+
+def bootstrap_interval(
+    ranked: Sequence[ranking.Ranked],
+    metric: str,
+    resamples: int = _RESAMPLES,
+    seed: int = 42,
+) -> tuple[float, float]:
+  """95 % interval of a metric's mean over templates, for other such rows.
+
+  The percentile bootstrap (Efron 1979; Efron and Tibshirani 1993, chapter 13):
+  as many rows as there are, drawn with replacement, again and again. A row is
+  drawn for all of its templates at once: they ask about the same text, and
+  their errors go together. The templates stay: the interval says nothing of
+  other wordings, `ranking.spread` does.
+
+  Each resample gets the metric as `ranking` defines it, on its own rows:
+  macro-F1 is over the classes that are gold *in the resample*, for that is what
+  it would have been on such data. A rare class that was not drawn is left out,
+  instead of counting as F1 0. A template none of whose rows was drawn is left
+  out of that resample's mean.
+
+  Args:
+    ranked: of each template; they may have different subsets of the rows.
+    metric: 'accuracy' or 'macro_f1'.
+    resamples: how many.
+    seed: of the draws.
+
+  Returns:
+    The 2.5 % and the 97.5 % quantile of the means over templates, 0 to 1.
+
+  Raises:
+    ValueError: another metric; no template, one without rows, or a row twice.
+  """
+  if metric not in ('accuracy', 'macro_f1'):
+    raise ValueError(f"metric {metric!r} is not 'accuracy' or 'macro_f1'")
+  rows, num_rows = _joint_rows([r.example_id for r in ranked])
+  columns = _indicators(ranked, rows, num_rows, metric)
+  templates = np.cumsum([c.shape[1] for c in columns])[:-1]
+  columns = np.concatenate(columns, axis=1)
+  means = []
+  for drawn in _multiplicities(num_rows, resamples, seed):
+    # Whole numbers below 2**24: the sums are exact, in any order.
+    counts = (drawn @ columns).astype(np.float64)
+    values = [
+        _of_counts(c, metric) for c in np.split(counts, templates, axis=1)
+    ]
+    means.append(np.nanmean(values, axis=0))
+  low, high = np.quantile(np.concatenate(means), _TAILS)
+  return float(low), float(high)
+
+
+def _joint_rows(ids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
+  """Numbers the rows of all templates; returns those of each, and how many."""
+  if not ids or not all(map(len, ids)):
+    raise ValueError('no template, or one without examples')
+  for one in ids:
+    values, counts = np.unique(one, return_counts=True)
+    if counts.max() > 1:
+      raise ValueError(f'example {values[counts > 1][0]} stands twice')
+  union, number = np.unique(np.concatenate(ids), return_inverse=True)
+  return np.split(number, np.cumsum(list(map(len, ids)))[:-1]), len(union)
+
+
+def _indicators(ranked, rows, num_rows, metric) -> list[np.ndarray]:
+  """What is counted, float32[rows, columns] for each template.
+
+  The columns of accuracy are right, present; those of macro-F1 hit, predicted
+  and gold for each class that is gold in the template.
+  """
+  found = []
+  for r, at in zip(ranked, rows, strict=True):
+    right = np.asarray(r.prediction) == np.asarray(r.gold)
+    if metric == 'accuracy':
+      flags = np.stack([right, np.ones_like(right)], axis=1)
+    else:
+      classes = np.unique(r.gold)
+      predicted = np.asarray(r.prediction)[:, None] == classes
+      gold = np.asarray(r.gold)[:, None] == classes
+      flags = np.concatenate([predicted & gold, predicted, gold], axis=1)
+    columns = np.zeros((num_rows, flags.shape[1]), np.float32)
+    columns[at] = flags
+    found.append(columns)
+  return found
+
+
+def _multiplicities(
+    num_rows: int, resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+  """How often each row is drawn, float32[block, rows], block after block."""
+  rng = np.random.default_rng(seed)
+  block = max(1, _CELLS // num_rows)
+  for start in range(0, resamples, block):
+    size = min(block, resamples - start)
+    drawn = rng.integers(num_rows, size=(size, num_rows))
+    drawn += np.arange(size)[:, None] * num_rows
+    counts = np.bincount(drawn.ravel(), minlength=size * num_rows)
+    yield counts.reshape(size, num_rows).astype(np.float32)
+
+
+def _of_counts(counts: np.ndarray, metric: str) -> np.ndarray:
+  """The metric of each resample, float[block]; NaN where it has no row."""
+  with np.errstate(invalid='ignore'):  # 0 / 0 is that NaN.
+    if metric == 'accuracy':
+      return counts[:, 0] / counts[:, 1]
+    hits, predicted, gold = np.split(counts, 3, axis=1)
+    f1 = np.where(gold > 0, 2 * hits / (predicted + gold), 0)
+    return f1.sum(axis=1) / (gold > 0).sum(axis=1)
+
+
+def confusion(ranked: ranking.Ranked) -> list[list[int]]:
+  """How often which option was predicted for which gold option.
+
+  Args:
+    ranked: predictions.
+
+  Returns:
+    Rows gold, columns prediction, by option number; as many of each as the
+    example with most options has.
+  """
+  size = int(np.max(ranked.num_options, initial=0))
+  cell = np.asarray(ranked.gold) * size + np.asarray(ranked.prediction)
+  counts = np.bincount(cell, minlength=size * size)
+  return counts.reshape(size, size).tolist()
+
+
+def calibration(
+    scores: Sequence[np.ndarray], gold: Sequence[int], num_bins: int = 10
+) -> dict[str, Any]:
+  """Whether the ranking is right as often as it is confident.
+
+  The confidence is the softmax probability of the best option: its share of
+  the probability under a uniform prior over options. Bins and the expected
+  calibration error (ECE) are those of Guo et al. 2017 (arXiv 1706.04599): bin m
+  of M holds confidences in ((m - 1) / M, m / M].
+
+  Args:
+    scores: for each example float[options], log-probabilities.
+    gold: for each example the number of the right option.
+    num_bins: how many bins of equal width.
+
+  Returns:
+    `bins`, each with `count`, mean `confidence` and `accuracy` (None where the
+    bin is empty), and `ece`, the mean gap |accuracy - confidence| over bins,
+    weighted by count.
+
+  Raises:
+    ValueError: no example, more scores than golds, or an example of no option.
+  """
+  if len(scores) != len(gold) or not len(gold):
+    raise ValueError(f'scores of {len(scores)} examples for {len(gold)} golds')
+  lengths = np.array([len(s) for s in scores])
+  if not lengths.all():
+    raise ValueError(f'number {int(np.argmin(lengths))} has no option')
+  table = np.full((len(scores), lengths.max()), -np.inf)
+  table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(scores)
+  best = table.max(axis=1, keepdims=True)
+  confidence = 1 / np.exp(table - best).sum(axis=1)
+  right = table.argmax(axis=1) == np.asarray(gold)
+  edges = np.linspace(0, 1, num_bins + 1)[1:-1]
+  number = np.digitize(confidence, edges, right=True)
+  bins, ece = [], 0.0
+  for i in range(num_bins):
+    inside = number == i
+    if not inside.any():
+      bins.append({'count': 0, 'confidence': None, 'accuracy': None})
+      continue
+    means = float(confidence[inside].mean()), float(right[inside].mean())
+    bins.append({
+        'count': int(inside.sum()), 'confidence': means[0],
+        'accuracy': means[1],
+    })
+    ece += inside.mean() * abs(means[1] - means[0])
+  return {'bins': bins, 'ece': float(ece)}
+
+
+def paired_test(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    seed: int = 42,
+    permutations: int = 10_000,
+) -> dict[str, float]:
+  """Whether two runs on the same rows differ in accuracy by more than chance.
+
+  A row's value is its mean correctness over templates. (Where templates have
+  different rows, a template's share is what it has in the mean over templates,
+  so that `difference` is the one between the runs' tables.) If the runs were
+  equally good, each row's difference would be as likely to have the other sign:
+  the two-sided sign-flip test (Fisher 1935; Phipson and Smyth 2010 for the
+  added ones, which keep a p of 0 away).
+
+  Args:
+    a: template -> `ranking.Ranked`, or (example_id int[n], correct bool[n]).
+    b: the same of the other run.
+    seed: of the draws.
+    permutations: how many draws of signs.
+
+  Returns:
+    `difference`: accuracy of a minus that of b; `low` and `high`, its 95 %
+    bootstrap interval over rows; `p`, (1 + draws at least as far from 0) / (1 +
+    draws).
+
+  Raises:
+    ValueError: the runs have other templates or rows; the message says which.
+  """
+  row, b_row = _row_values(a, b), _row_values(b, a)
+  # Rounded, so that equal differences are grouped in spite of their sums.
+  difference = np.round(row - b_row, 12)
+  rng = np.random.default_rng(seed)
+  # Rows of one value are alike: their draws are one binomial, or multinomial.
+  sizes, counts = np.unique(np.abs(difference), return_counts=True)
+  total = np.zeros(permutations)
+  for size, count in zip(sizes, counts, strict=True):
+    total += size * (2 * rng.binomial(count, 0.5, permutations) - count)
+  far = np.abs(total) >= abs(difference.sum()) - _ROUNDING * len(difference)
+  values, counts = np.unique(difference, return_counts=True)
+  drawn = rng.multinomial(
+      len(difference), counts / len(difference), size=_RESAMPLES
+  )
+  low, high = np.quantile(drawn @ values / len(difference), _TAILS)
+  return {
+      'difference': float((row - b_row).mean()),
+      'low': float(low),
+      'high': float(high),
+      'p': float((1 + far.sum()) / (1 + permutations)),
+  }
+
+
+def _row_values(run, other) -> np.ndarray:
+  """float[rows] whose mean is the mean accuracy over templates."""
+  for here, there, which in ((run, other, 'second'), (other, run, 'first')):
+    for template in here.keys() - there.keys():
+      raise ValueError(f'template {template!r} is not in the {which} run')
+  for name in run:
+    _check_same_rows(name, run[name], other[name])
+  names = sorted(run)
+  pairs = [_id_and_correct(run[name]) for name in names]
+  rows, num_rows = _joint_rows([ids for ids, _ in pairs])
+  values = np.zeros(num_rows)
+  for at, (_, correct) in zip(rows, pairs, strict=True):
+    values[at] += np.asarray(correct) * num_rows / (len(names) * len(at))
+  return values
+
+
+def _check_same_rows(template, here, there) -> None:
+  ids, other_ids = _id_and_correct(here)[0], _id_and_correct(there)[0]
+  single = np.setxor1d(ids, other_ids)
+  if len(single):
+    where = 'first' if single[0] in ids else 'second'
+    raise ValueError(
+        f'template {template!r}: {len(single)} rows are in one of the runs'
+        f' only, such as example {single[0]}, in the {where}'
+    )
+  if not all(isinstance(x, ranking.Ranked) for x in (here, there)):
+    return
+  here_gold = np.asarray(here.gold)[np.argsort(ids)]
+  there_gold = np.asarray(there.gold)[np.argsort(other_ids)]
+  if not np.array_equal(here_gold, there_gold):
+    bad = np.sort(ids)[here_gold != there_gold][0]
+    raise ValueError(
+        f'template {template!r}: example {bad} has another gold option in the'
+        ' other run: they are not of the same data'
+    )
+
+
+def _id_and_correct(examples) -> tuple[np.ndarray, np.ndarray]:
+  if isinstance(examples, ranking.Ranked):
+    correct = np.asarray(examples.prediction) == np.asarray(examples.gold)
+    return np.asarray(examples.example_id), correct
+  return np.asarray(examples[0]), np.asarray(examples[1])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Adjusts the p of several tests (Holm 1979), in their order.
+
+  Args:
+    p_values: of each test.
+
+  Returns:
+    Adjusted p: those below 0.05 hold together, with a chance of 5 % at most
+    that any of them is wrong.
+  """
+  p = np.asarray(p_values, np.float64)
+  order = np.argsort(p, kind='stable')
+  steps = p[order] * np.arange(len(p), 0, -1)
+  adjusted = np.empty_like(p)
+  adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+  return adjusted.tolist()
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+  """Mean and spread of one number over runs that differ in their seed only.
+
+  The interval is Student's t, which assumes that runs scatter normally. With 3
+  seeds it is the mean ± 2.48 standard deviations (4.303 / sqrt(3)): wide, as
+  three runs say little; a normal or bootstrap interval would be too narrow.
+
+  Args:
+    values: one per seed.
+
+  Returns:
+    `mean`; `std`, the sample standard deviation (over n - 1), and `low` and
+    `high`, the 95 % interval of the mean: None with one seed.
+
+  Raises:
+    ValueError: no value, or more than the 21 of the table of t.
+  """
+  n = len(values)
+  if not 1 <= n <= len(_T_QUANTILES) + 1:
+    raise ValueError(f'{n} seeds; 1 to {len(_T_QUANTILES) + 1} are needed')
+  mean = float(np.mean(values))
+  if n == 1:
+    return {'mean': mean, 'std': None, 'low': None, 'high': None}
+  std = float(np.std(values, ddof=1))
+  half = _T_QUANTILES[n - 2] * std / n**0.5
+  return {'mean': mean, 'std': std, 'low': mean - half, 'high': mean + half}

@@ -1,0 +1,231 @@
+"""The paper's evaluation suites: their tasks, groups and averages.
+
+No average is over fewer tasks in silence: each group lists what it lacks.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+import numpy as np
+
+# What `tasks/labels.py` adds to a template's name: " (agree/disagree)".
+_OTHER_WORDS = re.compile(r' \(\w+(/\w+)+\)$')
+_ANLI = ('anli/r1', 'anli/r2', 'anli/r3')
+_BASELINES = ('random_accuracy', 'majority_accuracy', 'majority_macro_f1')
+_METRICS = {'accuracy': 'accuracy', 'macro-F1': 'macro_f1'}
+_Tasks = Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """Tasks that are evaluated together and averaged.
+
+  Attributes:
+    name: as in `--suite NAME` and `results_NAME.json`.
+    mixture: key of the mixture that holds the tasks, without its format; None
+      for the run's own.
+    title: for people.
+    benchmark: its name in `published_results.csv`; None if it has none there.
+  """
+
+  name: str
+  mixture: str | None
+  title: str
+  benchmark: str | None
+
+
+SUITES = {
+    suite.name: suite for suite in (
+        Suite('nlp', 'nlp_eval', 'Unseen NLP tasks', 'nlp'),
+        Suite('bigbench', 'bigbench_eval', 'BIG-bench', 'bigbench'),
+        Suite(
+            'label_generalization', 'label_generalization',
+            'Label words never seen', 'label_generalization',
+        ),
+        Suite('seen', None, 'Held-out rows of seen tasks', None),
+    )
+}
+
+
+def get(name: str) -> Suite:
+  """A suite by name; ValueError gives the nearest."""
+  if name not in SUITES:
+    near = difflib.get_close_matches(name, SUITES, 1, 0) or list(SUITES)
+    raise ValueError(
+        f'no suite {name!r}; nearest: {near[0]}; all: {", ".join(SUITES)}'
+    )
+  return SUITES[name]
+
+
+def groups(
+    suite: Suite, tasks: _Tasks, missing: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+  """What the paper's tables show beyond single tasks.
+
+  - nlp and seen: a group for each cluster (natural language inference, ...).
+    The paper's 14 tasks count anli's three rounds as three, as T0's tables do;
+    beside their average stands the one over 12 with anli as one.
+  - bigbench: each of the 14 tasks is a group. Subtasks are pooled both ways:
+    `accuracy` is their mean, each weighing the same; `accuracy_pooled` that
+    over all of their examples.
+  - label_generalization: each of the five tasks is a group, with `original`,
+    the task's metric with its own label words; `others`: `mean`, `std`, `min`,
+    `max` and `number` over the sets of other words; and `drop`, original minus
+    mean of the others. `accuracy`, `macro_f1` and `metric` are over all sets.
+    The average has the means of all these.
+
+  Args:
+    suite: from `get`.
+    tasks: `tasks` of the results, see `engine.evaluate.evaluate`.
+    missing: names of tasks that could not be evaluated; what the catalog has of
+      the suite's mixture and `tasks` lacks is missing, too.
+
+  Returns:
+    For each group, the average over all last: `name`; `tasks`, those that its
+    numbers are over, and `missing`, as the catalog names them; `accuracy`,
+    `macro_f1`, `metric` (each task's own of the two) and the baselines
+    `random_accuracy`, `majority_accuracy`, `majority_macro_f1`. A number is
+    None if no task has it.
+
+  Raises:
+    ValueError: a task's metric is neither accuracy nor macro-F1.
+  """
+  names, clusters = _members(suite, tasks, missing)
+  if not names:  # A suite of no mixture, and no results.
+    return []
+  if suite.name == 'label_generalization':
+    found = [
+        {**_group(name, [name], tasks), **_label_words(tasks.get(name), name)}
+        for name in names
+    ]
+    return [*found, _average(found)]
+  found = [_group(cluster, of, tasks) for cluster, of in clusters.items()]
+  if suite.name == 'bigbench':
+    for one in found:
+      one['accuracy_pooled'] = _pooled(one['tasks'], tasks)
+    return [*found, _average(found)]
+  single = [_group(name, [name], tasks) for name in names]
+  if suite.name == 'nlp':
+    others = [_group(n, [n], tasks) for n in names if n not in _ANLI]
+    anli = _group('anli', _ANLI, tasks)
+    found.append(_average([anli, *others], ', anli as one'))
+  return [*found, _average(single)]
+
+
+def _members(suite, tasks, missing) -> tuple[list[str], dict[str, list[str]]]:
+  """All tasks of a suite, and those of each cluster; the catalog's order."""
+  from flipped_t5x.tasks import catalog  # Not at import: it opens a file.
+
+  facts = catalog.catalog()
+  ours = [n for n, d in facts.items() if suite.mixture and
+          d.role == suite.mixture]
+  names = list(dict.fromkeys([*ours, *tasks, *missing]))
+  clusters = {}
+  for name in names:
+    cluster = tasks.get(name, {}).get('cluster') or (
+        facts[name].cluster if name in facts else ''
+    )
+    clusters.setdefault(cluster or 'other', []).append(name)
+  return names, clusters
+
+
+def metric_of(name: str, task: Mapping[str, Any]) -> str:
+  """What a task is judged by: 'accuracy' or 'macro_f1', a key of its results.
+
+  Args:
+    name: the task's name.
+    task: its results; where they do not say, the catalog does, and of a task
+      that it lacks accuracy is taken.
+
+  Raises:
+    ValueError: the results say something else.
+  """
+  from flipped_t5x.tasks import catalog
+
+  metric = task.get('metric')
+  if metric is None:
+    known = catalog.catalog().get(name)
+    metric = known.metric if known else 'accuracy'
+  if metric not in _METRICS:
+    raise ValueError(
+        f'{name}: metric {metric!r} is none of {", ".join(_METRICS)}'
+    )
+  return _METRICS[metric]
+
+
+def _group(name: str, of: Sequence[str], tasks: _Tasks) -> dict[str, Any]:
+  """The means over some tasks, each weighing the same."""
+  there = [n for n in of if n in tasks]
+
+  def mean(value: Callable[[str], float | None]) -> float | None:
+    return _mean([value(n) for n in there])
+
+  return {
+      'name': name,
+      'tasks': there,
+      'missing': [n for n in of if n not in tasks],
+      'accuracy': mean(lambda n: tasks[n]['accuracy']['mean']),
+      'macro_f1': mean(lambda n: tasks[n]['macro_f1']['mean']),
+      'metric': mean(lambda n: tasks[n][metric_of(n, tasks[n])]['mean']),
+      **{k: mean(lambda n, k=k: tasks[n].get(k)) for k in _BASELINES},
+  }
+
+
+def _average(
+    groups_: Sequence[Mapping[str, Any]], note: str = ''
+) -> dict[str, Any]:
+  """The mean over groups, each weighing the same."""
+
+  def mean(values):
+    if all(isinstance(v, Mapping) for v in values):
+      return {k: _mean([v[k] for v in values]) for k in values[0]}
+    return _mean(values)
+
+  lists = ('tasks', 'missing')
+  return {
+      'name': f'average of {len(groups_)}{note}',
+      **{key: [n for g in groups_ for n in g[key]] for key in lists},
+      **{
+          key: mean([g[key] for g in groups_])
+          for key in groups_[0] if key not in ('name', *lists)
+      },
+  }
+
+
+def _pooled(names: Sequence[str], tasks: _Tasks) -> float | None:
+  """Accuracy over all examples of some tasks."""
+  if not names:
+    return None
+  return float(np.average(
+      [tasks[n]['accuracy']['mean'] for n in names],
+      weights=[tasks[n]['examples'] for n in names],
+  ))
+
+
+def _label_words(task: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+  """The task's own label words against other words, in the task's metric."""
+  templates = task['templates'] if task else {}
+  values = {n: t[metric_of(name, task)] for n, t in templates.items()}
+  others = [v for n, v in values.items() if _OTHER_WORDS.search(n)]
+  original = _mean([v for n, v in values.items() if not _OTHER_WORDS.search(n)])
+  spread = lambda f: float(f(others)) if others else None
+  mean = spread(np.mean)
+  return {
+      'original': original,
+      'others': {
+          'mean': mean, 'std': spread(np.std), 'min': spread(min),
+          'max': spread(max), 'number': len(others),
+      },
+      'drop': None if original is None or mean is None else original - mean,
+  }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+  values = [v for v in values if v is not None]
+  return float(np.mean(values)) if values else None
