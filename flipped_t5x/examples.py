@@ -18,6 +18,13 @@ from flipped_t5x import templates as templates_lib
 
 TRUNCATED = 'truncated'
 SAME_TOKENS = 'right and wrong option are the same tokens'
+# In this order: a pair that several of them drop is counted for the first.
+_ENCODERS = {
+    'inputs': features.encode_inputs,
+    'wrong_inputs': features.encode_inputs,
+    'targets': features.encode_targets,
+    'wrong_targets': features.encode_targets,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +35,11 @@ class DrawPair:
     task: the task's name, for messages and for the feature `task`.
     templates: the templates to draw from, uniformly.
     vocabulary: the vocabulary.
-    lengths: of `inputs`, `wrong_inputs` and `targets`, the most tokens with EOS
-      counted in; a feature that is not there is not cut.
+    lengths: of `inputs`, `targets` and their `wrong_` twins, the most tokens
+      with EOS counted in; a feature that is not there is not cut.
     format: name of the text format, see `formats.py`.
     counts: reason -> rows dropped so far, and `truncated` -> pairs cut.
+    unlikelihood: whether lambda is not 0, see `formats.wrong_side`.
   """
 
   task: str
@@ -42,6 +50,7 @@ class DrawPair:
   counts: collections.Counter = dataclasses.field(
       default_factory=collections.Counter
   )
+  unlikelihood: bool = False
 
   def __call__(self, row: bytes | str, seed: int) -> dict[str, Any] | None:
     """One training pair, or None if the row had to be dropped.
@@ -51,9 +60,9 @@ class DrawPair:
       seed: the same seed gives the same pair; no draw depends on another row.
 
     Returns:
-      Tokens `inputs`, `wrong_inputs` (not in DIRECT, which writes the label),
-      `targets`; text `task`, `template`, `options`; and `option_index`, the
-      right option's number.
+      Tokens `inputs`, `targets` and what `formats.wrong_side` says; text
+      `task`, `template`, `options`; and `option_index`, the right option's
+      number.
 
     Raises:
       ValueError: the row does not fit the template, which the message names.
@@ -67,28 +76,28 @@ class DrawPair:
       self.counts[str(e)] += 1
       return None
     make_text = formats.get(self.format)
-    texts = {'inputs': make_text(rendered, rendered.options[rendered.gold])}
-    if self.format not in formats.WITHOUT_WRONG_SIDE:
+    right = make_text(rendered, rendered.options[rendered.gold])
+    texts = {'inputs': right, 'targets': right}
+    side = formats.wrong_side(self.format, self.unlikelihood)
+    if side:
       wrong = rng.randrange(len(rendered.options) - 1)
       wrong += wrong >= rendered.gold
-      texts['wrong_inputs'] = make_text(rendered, rendered.options[wrong])
-    pair, cut = {}, False
+      texts[side] = make_text(rendered, rendered.options[wrong])
+    pair, truncated = {}, False
     try:
-      for name, text in texts.items():
-        pair[name], cut_inputs = features.encode_inputs(
-            self.vocabulary, text, self.lengths.get(name)
-        )
-        cut |= cut_inputs
-      pair['targets'], cut_targets = features.encode_targets(
-          self.vocabulary, texts['inputs'], self.lengths.get('targets')
-      )
+      for name, encode in _ENCODERS.items():
+        if name in texts:
+          pair[name], cut = encode(
+              self.vocabulary, texts[name], self.lengths.get(name)
+          )
+          truncated |= cut
     except features.TooLong as e:
       self.counts[e.reason] += 1
       return None
-    if pair['inputs'] == pair.get('wrong_inputs'):
+    if side and pair[side] == pair[side.removeprefix('wrong_')]:
       self.counts[SAME_TOKENS] += 1  # Such as stars that a vocabulary lacks.
       return None
-    self.counts[TRUNCATED] += cut or cut_targets
+    self.counts[TRUNCATED] += truncated
     return {
         **pair,
         'task': self.task,

@@ -92,8 +92,26 @@ FORMATS: dict[str, Format] = {
 }
 
 
-# The formats whose decoder writes the label: no input is a wrong one.
-WITHOUT_WRONG_SIDE = frozenset((direct.__name__,))
+# The formats whose decoder writes the label: no input is a wrong one, but a
+# target can be.
+WRITES_LABEL = frozenset((direct.__name__,))
+
+
+def wrong_side(name: str, unlikelihood: bool) -> str | None:
+  """Which token feature of a training pair a wrong label changes.
+
+  Args:
+    name: a format.
+    unlikelihood: whether lambda is not 0.
+
+  Returns:
+    `wrong_inputs`, which are there without unlikelihood too: P(wrong) is
+    watched. Where the decoder writes the label `wrong_targets`, which nothing
+    but unlikelihood needs, else None.
+  """
+  if name not in WRITES_LABEL:
+    return 'wrong_inputs'
+  return 'wrong_targets' if unlikelihood else None
 
 
 def get(name: str) -> Format:

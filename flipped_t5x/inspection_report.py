@@ -172,7 +172,7 @@ def _notes(inspected) -> Iterator[str]:
   more = ''
   if inspected.evaluation:
     more = ' Candidates are all options of all rows in all templates.'
-  elif settings.format not in formats.WITHOUT_WRONG_SIDE:
+  elif settings.format not in formats.WRITES_LABEL:
     more = ' Inputs are the longer of the right and the wrong side.'
   yield (
       f'Measured on at most {settings.sample:,} rows of each dataset, each in'

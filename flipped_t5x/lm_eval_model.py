@@ -175,7 +175,7 @@ class FlippedT5X(model_lib.LM):
           f' instruction{lm_eval_prompt.ADVICE}'
       )
     metrics = sorted(_METRICS_OF_OPTION.intersection(task.aggregation()))
-    if metrics and name not in formats.WITHOUT_WRONG_SIDE:
+    if metrics and name not in formats.WRITES_LABEL:
       _logger.warning(
           '%s: %s would be about the text of the option, which is not what is'
           ' scored: go by acc', prompt.name, ', '.join(metrics),

@@ -2,7 +2,8 @@
 
 Counted in *units*: training pairs, or candidates (one option of a row in
 evaluation). The inputs of a pair are the longer of its right and its wrong
-side: that many tokens it needs. EOS is counted everywhere.
+side, and so are its targets: that many tokens it needs. EOS is counted
+everywhere.
 """
 
 import collections
@@ -162,8 +163,7 @@ def _count(measured: Measured, make, before, after) -> None:
 
 
 def _sizes(unit: units_lib.Unit) -> dict[str, int]:
-  wrong = unit.get('wrong_inputs', ())
   return {
-      'inputs': max(len(unit['inputs']), len(wrong)),
-      'targets': len(unit['targets']),
+      side: max(len(unit[side]), len(unit.get(f'wrong_{side}', ())))
+      for side in units_lib.SIDES
   }

@@ -59,7 +59,7 @@ def markdown(
 def _trained(
     files: model_files.ModelFiles, settings: Mapping[str, Any]
 ) -> list[str]:
-  writes_label = files.format in formats.WITHOUT_WRONG_SIDE
+  writes_label = files.format in formats.WRITES_LABEL
   parts = [
       f'A T5 that reads {"a prompt" if writes_label else "a text and a label"}'
       f' and writes {"the label" if writes_label else "the instruction"}, in'
@@ -67,9 +67,9 @@ def _trained(
   ]
   if settings.get('LAMBDA'):
     parts[0] += (
-        ': flipped learning ([arXiv 2210.02969]'
-        '(https://arxiv.org/abs/2210.02969)) with unlikelihood weighted'
-        f' {settings["LAMBDA"]}'
+        f': {"DIRECT" if writes_label else "flipped learning"} ([arXiv'
+        ' 2210.02969](https://arxiv.org/abs/2210.02969)) with unlikelihood'
+        f' weighted {settings["LAMBDA"]}'
     )
   parts[0] += '.'
   if settings.get('MIXTURE'):
@@ -86,7 +86,7 @@ def _inputs(files: model_files.ModelFiles) -> list[str]:
   text = formats.get(files.format)(_EXAMPLE, _OPTIONS[0])
   scored = (
       'label given the prompt'
-      if files.format in formats.WITHOUT_WRONG_SIDE
+      if files.format in formats.WRITES_LABEL
       else 'second text given the first with that option in it'
   )
   return [

@@ -21,8 +21,6 @@ if 'feature_converter_cls' not in inspect.signature(
       " setup.py's extra t5x names"
   )
 
-_WRONG = 'wrong_encoder_input_tokens'
-
 
 def total_steps(pretrained_steps: int, train_steps: int) -> int:
   """The step to stop at; T5X goes on counting after pretraining.
@@ -36,7 +34,7 @@ class FlippedModel(models.EncoderDecoderModel):
   """`EncoderDecoderModel` that learns by L_LM + lambda * L_UL.
 
   Its network is T5X's own or `network.Transformer`. DIRECT and CHANNEL use it
-  with `unlikelihood_weight=0`; a task without a wrong side needs that.
+  with `unlikelihood_weight=0`; a dataset without a wrong side needs that.
   """
 
   def __init__(
@@ -93,26 +91,26 @@ class FlippedModel(models.EncoderDecoderModel):
     Raises:
       ValueError: the batch has no wrong side, and lambda is not 0.
     """
-    targets, weights = (
-        batch['decoder_target_tokens'], batch['decoder_loss_weights']
-    )
-    if _WRONG in batch:
+    written = train_step.weighted_targets(batch)
+    if train_step.has_wrong_side(batch):
       right, wrong = train_step.unpair(
           self._compute_logits(params, train_step.pair(batch), dropout_rng)
       )
       loss, parts = objectives.flipped_loss(
-          right, wrong, targets, weights,
+          right, wrong, *written,
           unlikelihood_weight=self._unlikelihood_weight, eps=self._eps,
       )
     else:
       if self._unlikelihood_weight:
         raise ValueError(
-            'the task has no wrong_inputs, and LAMBDA is'
-            f' {self._unlikelihood_weight}: train on a task whose name begins'
-            ' with flipped_ or channel_, or set LAMBDA = 0'
+            'the batch has no wrong_encoder_input_tokens or'
+            ' wrong_decoder_target_tokens, and LAMBDA is'
+            f' {self._unlikelihood_weight}: give the length of wrong_inputs or'
+            ' wrong_targets in TASK_FEATURE_LENGTHS, or set LAMBDA = 0'
         )
       right = self._compute_logits(params, batch, dropout_rng)
-      loss, parts = objectives.likelihood_loss(right, targets, weights)
+      loss, parts = objectives.likelihood_loss(right, *written)
+    targets, weights, *_ = written
     metrics = self._compute_metrics(
         logits=right,
         targets=targets,

@@ -4,6 +4,11 @@
     L_LM = - sum_t w_t log P(I_t | I_<t, x, right label)
     L_UL = - sum_t w_t log(1 - P(I_t | I_<t, x, wrong label) + eps)
 
+DIRECT has the same form with a label for I, and the prompt for x and the label:
+
+    L_LM = - sum_t w_t log P(l_t | l_<t, prompt) of the right label l
+    L_UL = - sum_t w_t log(1 - P(l_t | l_<t, prompt) + eps) of a wrong label l
+
 Guess the Instruction! (Ye et al. 2022, arXiv 2210.02969), equations 2 to 4;
 eps = 0.01 is in the authors' code and not in the paper. Everything is computed
 in float32, whatever the type of the logits.
@@ -62,43 +67,59 @@ def flipped_loss(
     wrong_logits: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
+    wrong_targets: jax.Array | None = None,
+    wrong_weights: jax.Array | None = None,
     *,
     unlikelihood_weight: float,
     eps: float,
     total_weight: jax.Array | None = None,
+    wrong_total_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The objective of one batch, right and wrong labels side by side.
 
+  In FLIPPED the two sides differ by the encoder's input, and have one target.
+  In DIRECT they have one input, and the label that is written differs.
+
   Args:
-    right_logits: float[batch, length, vocab] given the right label.
-    wrong_logits: float[batch, length, vocab] given a wrong label.
-    targets: int32[batch, length], the instruction's tokens, the same for both.
+    right_logits: float[batch, length, vocab] of the right side.
+    wrong_logits: float[batch, length, vocab] of the wrong side.
+    targets: int32[batch, length], the right side's tokens.
     weights: float[batch, length]; 0 on padding. With `1 / len` on each token of
-      an instruction of `len` tokens every example weighs the same; with 1 every
-      token does.
+      a target of `len` tokens every example weighs the same; with 1 every token
+      does.
+    wrong_targets: int32[batch, length], the wrong side's tokens; None where
+      both sides have the same, with the same weights.
+    wrong_weights: float[batch, length], theirs.
     unlikelihood_weight: lambda.
     eps: see `log_one_minus_probs`.
     total_weight: float32, the sum of `weights` over a batch of which this is a
       part: the results of all parts then add up to those of the batch.
+    wrong_total_weight: float32, that of `wrong_weights`.
 
   Returns:
     The scalar loss and its parts, each a weighted mean over the batch:
-    `likelihood` (L_LM), `unlikelihood` (L_UL), and the mean probability of an
-    instruction token given the right and the wrong label, `prob_right` and
+    `likelihood` (L_LM), `unlikelihood` (L_UL), and the mean probability of a
+    target token on the right and on the wrong side, `prob_right` and
     `prob_wrong`.
   """
-  mean = _weighted_mean(weights, total_weight)
+  mean = wrong_mean = _weighted_mean(weights, total_weight)
+  if wrong_targets is None:
+    wrong_targets = targets
+  else:
+    wrong_mean = _weighted_mean(wrong_weights, wrong_total_weight)
   log_right = log_probs(right_logits, targets)
-  log_wrong = log_probs(wrong_logits, targets)
+  log_wrong = log_probs(wrong_logits, wrong_targets)
   likelihood = -mean(log_right)
-  unlikelihood = -mean(log_one_minus_probs(wrong_logits, targets, eps))
+  unlikelihood = -wrong_mean(
+      log_one_minus_probs(wrong_logits, wrong_targets, eps)
+  )
   loss = likelihood + unlikelihood_weight * unlikelihood
   return loss, {
       'loss': loss,
       'likelihood': likelihood,
       'unlikelihood': unlikelihood,
       'prob_right': mean(jnp.exp(log_right)),
-      'prob_wrong': mean(jnp.exp(log_wrong)),
+      'prob_wrong': wrong_mean(jnp.exp(log_wrong)),
   }
 
 

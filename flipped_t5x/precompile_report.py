@@ -123,7 +123,7 @@ def _headline(found: Mapping[str, Any]) -> str:
 
 def _settings(found: Mapping[str, Any]) -> str:
   network = found['network']
-  rows = 'pairs' if found['paired'] else 'rows'
+  rows = 'pairs' if found['wrong_side'] else 'rows'
   text = (
       f'{found["batch_size"]} '
       f'{rows if found["task"] == "train" else "candidates"} of'

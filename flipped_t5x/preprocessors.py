@@ -37,6 +37,9 @@ _CANDIDATES = {
 class DrawPair:
   """`examples.DrawPair` over a dataset of `row` (JSON) and `index`.
 
+  `wrong_targets` are drawn where a length is given for them alone: only a loss
+  with unlikelihood needs them.
+
   Attributes:
     task: the task's name.
     load_templates: gives the templates to draw from, uniformly.
@@ -56,13 +59,17 @@ class DrawPair:
   sequence_length: Mapping[str, int] | None = None
 
   def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    lengths = self.sequence_length or {}
+    names = [
+        name for name in self.output_features
+        if name != 'wrong_targets' or name in lengths
+    ]
     draw = examples.DrawPair(
         self.task, self.load_templates(),
-        self.output_features['inputs'].vocabulary, self.sequence_length or {},
-        self.format, self.counts,
+        self.output_features['inputs'].vocabulary, lengths, self.format,
+        self.counts, 'wrong_targets' in names,
     )
-    tokens = tf.TensorSpec([None], tf.int32)
-    spec = {**dict.fromkeys(self.output_features, tokens), **_PAIR}
+    spec = {**dict.fromkeys(names, tf.TensorSpec([None], tf.int32)), **_PAIR}
 
     def run(row, seed):
       pair = draw(row, int(seed[0]) * 2**32 + int(seed[1]))

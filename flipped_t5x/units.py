@@ -67,7 +67,7 @@ class Pairs:
       wrong one, where the format has them and they are others.
     """
     pair, = units
-    wrong = dict(pair, inputs=pair.get('wrong_inputs', pair['inputs']))
+    wrong = {side: pair.get(f'wrong_{side}', pair[side]) for side in SIDES}
     return {
         'template': pair['template'],
         'options': list(pair['options']),

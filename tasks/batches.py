@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import json
 import pathlib
+from typing import Any
 
 from flipped_t5x import examples
 from flipped_t5x import features
 from flipped_t5x import formats
+from flipped_t5x import templates as templates_lib
 from flipped_t5x.engine import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
+from flipped_t5x.tasks.sources import store
 import grain
 import numpy as np
 
@@ -48,6 +52,7 @@ class TrainBatches:
       format: str = 'flipped',  # pylint: disable=redefined-builtin
       max_field_chars: int | None = None,
       num_shards: int = 1,
+      unlikelihood_weight: float = 0.0,
   ):
     """Opens the mixture's training splits.
 
@@ -64,6 +69,7 @@ class TrainBatches:
       format: see `formats.py`.
       max_field_chars: see `templates.Template`.
       num_shards: parts of the stream that several hosts may share out.
+      unlikelihood_weight: lambda; see `formats.wrong_side` for what it adds.
 
     Raises:
       ValueError: an unknown name, data that do not fit the catalog, or shards
@@ -80,17 +86,15 @@ class TrainBatches:
     self._averaging, self._pack = averaging, pack
     self.batch_size, self._num_shards = batch_size, num_shards
     self.counts, self.origins = {}, {}
+    side = formats.wrong_side(format, bool(unlikelihood_weight))
     self._lengths = lengths = {
-        'inputs': input_length,
-        'wrong_inputs': input_length,
-        'targets': target_length,
+        name: target_length if name.endswith('targets') else input_length
+        for name in ('inputs', side, 'targets') if name
     }
     mixed_of = mixtures.mixture(mixture)
     if mixed_of.format not in ('flipped', format):
       raise ValueError(f'{mixture} is not of the format {format!r}')
     rates = mixed_of.rates()
-    if format in formats.WITHOUT_WRONG_SIDE:
-      del lengths['wrong_inputs']
     datasets = []
     for number, name in enumerate(rates):
       data = catalog.dataset(name)
@@ -98,7 +102,7 @@ class TrainBatches:
       draw = examples.DrawPair(
           name, data.load_templates(max_field_chars),
           features.load_vocabulary(pathlib.Path(vocabulary)), lengths, format,
-          self.counts[name],
+          self.counts[name], bool(unlikelihood_weight),
       )
       self.origins[name] = data.open('train').origin
       datasets.append(_pairs(data, draw, seed + number))
@@ -239,9 +243,84 @@ def _pad(pair: Mapping[str, np.ndarray], lengths: Mapping[str, int]):
   }
 
 
-def read_candidates(
+@dataclasses.dataclass(frozen=True)
+class CandidateSource:
+  """The options of a split's rows in all templates, read by row number.
+
+  Attributes:
+    dataset: the dataset.
+    split: the split.
+    templates: name -> template.
+    numbers: numbers of the rows to use, ascending.
+    vocabulary: the vocabulary.
+    lengths: the most tokens of `inputs` and of `targets`, EOS counted in.
+    format: see `formats.py`.
+  """
+
+  dataset: catalog.Dataset
+  split: str
+  templates: Mapping[str, templates_lib.Template]
+  numbers: Sequence[int]
+  vocabulary: features.Vocabulary
+  lengths: Mapping[str, int]
+  format: str
+
+  @property
+  def cluster(self) -> str:
+    """Which kind of task it is."""
+    return self.dataset.cluster
+
+  @property
+  def metric(self) -> str:
+    """What the dataset is judged by, see `catalog.Dataset`."""
+    return self.dataset.metric
+
+  @property
+  def origin(self) -> Mapping[str, Any]:
+    """JSON that says which data these are."""
+    return {'split': self.split, **self._rows.origin}
+
+  @property
+  def texts(self) -> Mapping[str, Sequence[str]]:
+    """Template -> what its candidates depend on, beside the rows."""
+    return {
+        name: [t.jinja, t.answer_choices or '', *t.chunks]
+        for name, t in self.templates.items()
+    }
+
+  def read(
+      self, template: str, numbers: Sequence[int] | None = None
+  ) -> batches.Candidates:
+    """All options of some rows in one template, in order.
+
+    Args:
+      template: the template's name.
+      numbers: of the rows; by default all of `numbers`.
+
+    Returns:
+      The candidates, and the counts of these rows alone.
+
+    Raises:
+      ValueError: a row does not fit the template; the message names both.
+    """
+    name = self.dataset.name
+    expand = examples.ExpandOptions(
+        name, self.templates[template], self.vocabulary, self.lengths,
+        self.format,
+    )
+    rows, candidates = self._rows, []
+    for number in self.numbers if numbers is None else numbers:
+      with _named(name, self.split, number):
+        candidates += expand(rows[number], number)
+    return batches.Candidates.of(candidates, expand.counts, self.origin)
+
+  @property
+  def _rows(self) -> store.Rows:
+    return self.dataset.open(self.split)
+
+
+def open_candidates(
     dataset: str,
-    template: str,
     vocabulary: str | pathlib.Path,
     input_length: int,
     target_length: int,
@@ -249,12 +328,11 @@ def read_candidates(
     max_field_chars: int | None = None,
     split: str | None = None,
     limit: int | None = None,
-) -> batches.Candidates:
-  """All options of all rows of a split in one template, in order.
+) -> CandidateSource:
+  """Opens a split and its templates.
 
   Args:
     dataset: a dataset of the catalog.
-    template: the template's name.
     vocabulary: file of the SentencePiece model, without sentinels.
     input_length: tokens of the encoder side, EOS counted in.
     target_length: tokens of the decoder side, EOS counted in.
@@ -264,20 +342,35 @@ def read_candidates(
     limit: the most rows, see `catalog.Dataset.sample`.
 
   Returns:
-    The candidates.
+    What reads them.
+
+  Raises:
+    FileNotFoundError: no source has the split.
+    ValueError: an unknown name, or data that do not fit the catalog.
   """
+  formats.get(format)
   data = catalog.dataset(dataset)
-  expand = examples.ExpandOptions(
-      dataset, data.load_templates(max_field_chars)[template],
+  split = split or data.eval_split
+  return CandidateSource(
+      data, split, data.load_templates(max_field_chars),
+      data.sample(split, limit),
       features.load_vocabulary(pathlib.Path(vocabulary)),
       {'inputs': input_length, 'targets': target_length}, format,
   )
-  split = split or data.eval_split
-  rows = data.open(split)
-  candidates = []
-  for number in data.sample(split, limit):
-    with _named(dataset, split, number):
-      candidates += expand(rows[number], number)
-  return batches.Candidates.of(
-      candidates, expand.counts, {'split': split, **rows.origin}
-  )
+
+
+def read_candidates(
+    dataset: str, template: str, *args: Any, **kwargs: Any
+) -> batches.Candidates:
+  """All options of all rows of a split in one template, in order.
+
+  Args:
+    dataset: a dataset of the catalog.
+    template: the template's name.
+    *args: as for `open_candidates`, and so are the others.
+    **kwargs: of it.
+
+  Returns:
+    The candidates.
+  """
+  return open_candidates(dataset, *args, **kwargs).read(template)

@@ -101,7 +101,34 @@ def register(
   return _put(seqio.MixtureRegistry, seqio.Mixture(name, tasks))
 
 
-def training_mixture(name: str, unlikelihood_weight: float) -> str:
+def feature_lengths(
+    input_length: int, target_length: int, unlikelihood_weight: float
+) -> Mapping[str, int]:
+  """Lengths of a training task's features, for T5X's gin files.
+
+  Args:
+    input_length: tokens of each encoder side, EOS counted in.
+    target_length: tokens of each decoder side, EOS counted in.
+    unlikelihood_weight: lambda; where it is 0, DIRECT draws no wrong label.
+
+  Returns:
+    Feature -> the most tokens; of features that a task does not have, too.
+  """
+  lengths = {
+      'inputs': input_length,
+      'wrong_inputs': input_length,
+      'targets': target_length,
+  }
+  if unlikelihood_weight:
+    lengths['wrong_targets'] = target_length
+  return lengths
+
+
+def training_mixture(
+    name: str,
+    unlikelihood_weight: float,
+    format: str,  # pylint: disable=redefined-builtin
+) -> str:
   """The name of a mixture, once it is known that a model can be trained on it.
 
   For T5X's gin files: T5X itself would compile the model first.
@@ -109,17 +136,27 @@ def training_mixture(name: str, unlikelihood_weight: float) -> str:
   Args:
     name: a mixture or task of SeqIO's registries.
     unlikelihood_weight: lambda.
+    format: the format that the checkpoint will be said to be of.
 
   Raises:
-    ValueError: there is none of that name, or it has no wrong side although
-      lambda is not 0.
+    ValueError: there is none of that name, it is of another format, or it has
+      no wrong side although lambda is not 0.
   """
-  sides = seqio.get_mixture_or_task(name).output_features
-  if unlikelihood_weight and 'wrong_inputs' not in sides:
+  own = max(
+      (f for f in formats.FORMATS if name.startswith(f'{f}_')), key=len,
+      default=format,
+  )
+  if own != format:
     raise ValueError(
-        f'MIXTURE {name!r} has no wrong_inputs, and LAMBDA is'
-        f' {unlikelihood_weight}: take one whose name begins with flipped_ or'
-        ' channel_, or set LAMBDA = 0'
+        f'MIXTURE {name!r} is of the format {own!r}, and FORMAT is {format!r}:'
+        f' take {format}_{name.removeprefix(f"{own}_")}, or another method'
+    )
+  sides = seqio.get_mixture_or_task(name).output_features
+  if unlikelihood_weight and not {'wrong_inputs', 'wrong_targets'} & {*sides}:
+    raise ValueError(
+        f'MIXTURE {name!r} has no wrong_inputs or wrong_targets, and LAMBDA is'
+        f' {unlikelihood_weight}: take a mixture for training, such as'
+        ' flipped_train, or set LAMBDA = 0'
     )
   return name
 
@@ -139,13 +176,13 @@ def train_task(
     max_field_chars: see `templates.Template`.
 
   Returns:
-    The task `FORMAT_NAME`, with `inputs`, `targets` and, but in DIRECT,
-    `wrong_inputs`.
+    The task `FORMAT_NAME`, with `inputs`, `targets` and `wrong_inputs`; in
+    DIRECT with `wrong_targets` instead where a length is asked for them.
   """
   data = catalog.dataset(name)
-  sides = ['inputs', 'wrong_inputs', 'targets']
-  if format in formats.WITHOUT_WRONG_SIDE:
-    sides.remove('wrong_inputs')
+  sides = dict.fromkeys(('inputs', 'targets'), _feature(vocabulary))
+  side = formats.wrong_side(format, unlikelihood=True)
+  sides[side] = _feature(vocabulary, required=side == 'wrong_inputs')
   splits = [s for s in ('train', 'validation') if s in data.num_examples]
   return _put(seqio.TaskRegistry, TrainTask(
       f'{format}_{_slug(name)}',
@@ -158,7 +195,7 @@ def train_task(
               format,
           ),
       ],
-      output_features=dict.fromkeys(sides, _feature(vocabulary)),
+      output_features=sides,
       shuffle_buffer_size=None,  # The source shuffles a whole split.
   ))
 
@@ -221,8 +258,10 @@ def _load(
   return data.load_templates(max_field_chars)[template]
 
 
-def _feature(path: str | os.PathLike[str] | None) -> seqio.Feature:
-  return seqio.Feature(vocabulary(path), add_eos=True)
+def _feature(
+    path: str | os.PathLike[str] | None, required: bool = True
+) -> seqio.Feature:
+  return seqio.Feature(vocabulary(path), add_eos=True, required=required)
 
 
 def _put(registry, provider):

@@ -125,6 +125,59 @@ def test_training_batch_of_padded_pairs():
     assert batch[name].dtype == array.dtype, name
 
 
+def test_training_batch_with_wrong_targets():
+  inputs = np.array([[3, 4, 1], [5, 1, 0]], np.int32)
+  wrong_targets = np.array([[2, 1, 4, 5, 3, 1], [7, 9, 1, 0, 0, 0]], np.int32)
+  wrong_segments = np.array([[1, 1, 2, 2, 2, 2], [1, 1, 1, 0, 0, 0]], np.int32)
+  pairs = {
+      'inputs': inputs, 'targets': TARGETS, 'wrong_targets': wrong_targets
+  }
+  batch = batches.training_batch(pairs, 'example')
+  expected = {
+      'encoder_input_tokens': inputs,
+      'decoder_input_tokens': batches.shift_right(TARGETS),
+      'decoder_target_tokens': TARGETS,
+      'decoder_loss_weights': batches.loss_weights(TARGETS, None, 'example'),
+      'wrong_decoder_input_tokens': [[0, 2, 1, 4, 5, 3], [0, 7, 9, 1, 0, 0]],
+      'wrong_decoder_target_tokens': wrong_targets,
+      'wrong_decoder_loss_weights': (
+          [[1 / 6] * 6, [1 / 3] * 3 + [0] * 3]
+      ),
+  }
+  assert batch.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_allclose(batch[name], array, rtol=1e-6)
+  # Packed, each side by its own segments.
+  packed = batches.training_batch(pairs | {
+      f'{name}_{suffix}': segments
+      for name, segments in (
+          ('inputs', np.ones_like(inputs)), ('targets', SEGMENTS),
+          ('wrong_targets', wrong_segments),
+      )
+      for suffix in ('segment_ids', 'positions')
+  }, 'example')
+  assert packed.keys() == expected.keys() | {
+      f'{side}_{suffix}'
+      for side in ('encoder', 'decoder', 'wrong_decoder')
+      for suffix in ('segment_ids', 'positions')
+  }
+  np.testing.assert_array_equal(
+      packed['wrong_decoder_segment_ids'], wrong_segments
+  )
+  np.testing.assert_array_equal(
+      packed['wrong_decoder_input_tokens'],
+      [[0, 2, 0, 4, 5, 3], [0, 7, 9, 0, 0, 0]],
+  )
+  np.testing.assert_allclose(
+      packed['wrong_decoder_loss_weights'],
+      [[1 / 2] * 2 + [1 / 4] * 4, [1 / 3] * 3 + [0] * 3],
+  )
+  np.testing.assert_array_equal(
+      packed['decoder_loss_weights'],
+      batches.loss_weights(TARGETS, SEGMENTS, 'example'),
+  )
+
+
 def test_training_batch_of_packed_pairs():
   pairs = {}
   for i, name in enumerate(('inputs', 'wrong_inputs', 'targets')):

@@ -1,6 +1,7 @@
 """Draws and candidates of examples.py, with templates written out here."""
 
 import collections
+import dataclasses
 import json
 
 from flipped_t5x import examples
@@ -199,9 +200,12 @@ def test_options_that_are_the_same_tokens(tiny_vocabulary):
   draw = examples.DrawPair('t', stars, tiny_vocabulary)
   assert draw(row(label=1), 0) is None
   assert draw.counts == {'right and wrong option are the same tokens': 1}
-  # DIRECT learns to write what it can.
+  # DIRECT learns to write what it can, but not what it must not write too.
   direct = examples.DrawPair('t', stars, tiny_vocabulary, format='direct')
   assert direct(row(label=1), 0)
+  direct = dataclasses.replace(direct, counts=draw.counts, unlikelihood=True)
+  assert direct(row(label=1), 0) is None
+  assert draw.counts == {'right and wrong option are the same tokens': 2}
 
 
 def test_expand_options():
@@ -253,3 +257,50 @@ def test_direct_has_no_wrong_side():
   assert 'wrong_inputs' not in pair
   assert VOCABULARY.decode(pair['inputs'][:-1]) == 'Ask it?'
   assert VOCABULARY.decode(pair['targets'][:-1]) == list(COLORS)[2]
+
+
+def direct(choices=CHOICES, **kwargs):
+  """DIRECT without unlikelihood, and with it."""
+  without = examples.DrawPair(
+      't', make(*LETTERS[:3], choices=choices), VOCABULARY, format='direct',
+      **kwargs,
+  )
+  return without, dataclasses.replace(
+      without, counts=collections.Counter(), unlikelihood=True
+  )
+
+
+def test_unlikelihood_gives_direct_a_wrong_label_and_changes_nothing_else():
+  without, with_unlikelihood = direct()
+  for seed in range(200):
+    pair = dict(with_unlikelihood(row(label=seed % 4), seed))
+    wrong = VOCABULARY.decode(pair.pop('wrong_targets')[:-1])
+    assert wrong in COLORS and wrong != COLORS[seed % 4]
+    assert pair == without(row(label=seed % 4), seed)
+
+
+def test_wrong_labels_are_uniform():
+  _, draw = direct()
+  assert_uniform(
+      collections.Counter(
+          (pair['template'], VOCABULARY.decode(pair['wrong_targets'][:-1]))
+          for pair in (draw(row(2), seed) for seed in range(4000))
+      ),
+      [(t, o) for t in LETTERS[:3] for o in ('red', 'green', 'grey')],
+  )
+
+
+@pytest.mark.parametrize('choices, kept, counts', (
+    ('red ||| blueish', ('red', 'blue'), {'truncated': 1}),
+    ('blueish ||| red', ('blue', 'red'), {'truncated': 1}),
+    # No more than the part that is left can be told apart.
+    ('greenish ||| greener', None,
+     {'right and wrong option are the same tokens': 1}),
+))
+def test_wrong_labels_are_cut_as_right_ones(choices, kept, counts):
+  _, draw = direct(choices, lengths={'targets': 5, 'wrong_targets': 5})
+  pair = draw(row(), 0)
+  assert +draw.counts == counts
+  assert kept == (pair and tuple(
+      VOCABULARY.decode(pair[k][:-1]) for k in ('targets', 'wrong_targets')
+  ))

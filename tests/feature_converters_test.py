@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 LENGTHS = {'inputs': 56, 'wrong_inputs': 56, 'targets': 20}
+DIRECT = {'inputs': 40, 'targets': 10, 'wrong_targets': 10}
 SIDES = ('encoder', 'wrong_encoder', 'decoder')
 
 
@@ -23,16 +24,17 @@ def task():
   return registry.train_task('tiny_kind', demo_data.vocabulary())
 
 
-def read(task):
-  dataset = task.get_dataset(LENGTHS, 'train', shuffle=False, seed=5)
+def read(task, lengths=LENGTHS):
+  dataset = task.get_dataset(lengths, 'train', shuffle=False, seed=5)
   return list(dataset.as_numpy_iterator())
 
 
-def convert(task, pack, averaging='example'):
+def convert(task, pack, averaging='example', lengths=LENGTHS):
   converter = feature_converters.FlippedFeatureConverter(
       pack=pack, averaging=averaging
   )
-  lengths = {k: 2 * n for k, n in LENGTHS.items()} if pack else LENGTHS
+  if pack:
+    lengths = {k: 2 * n for k, n in lengths.items()}
   dataset = converter(
       task.get_dataset(lengths, 'train', shuffle=False, seed=5), lengths
   )
@@ -40,15 +42,30 @@ def convert(task, pack, averaging='example'):
   return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
 
 
+@pytest.fixture
+def direct():
+  return registry.train_task('tiny_kind', demo_data.vocabulary(), 'direct')
+
+
 @pytest.mark.parametrize('averaging', batches.AVERAGINGS)
-def test_unpacked_is_the_same_as_in_the_other_engine(task, averaging):
-  pairs = read(task)
+@pytest.mark.parametrize('name, lengths', (
+    ('task', LENGTHS), ('direct', DIRECT),
+    # Without a length for wrong labels there are none.
+    ('direct', {k: DIRECT[k] for k in ('inputs', 'targets')}),
+))
+def test_unpacked_is_the_same_as_in_the_other_engine(
+    name, lengths, averaging, request
+):
+  task = request.getfixturevalue(name)
+  pairs = read(task, lengths)
   padded = {
       k: np.array([np.pad(p[k], (0, n - len(p[k]))) for p in pairs], np.int32)
-      for k, n in LENGTHS.items()
+      for k, n in lengths.items()
   }
   expected = batches.training_batch(padded, averaging)
-  converted = convert(task, pack=False, averaging=averaging)
+  # A length of what the task has not is no harm: one gin file for all.
+  more = {'wrong_targets' if name == 'task' else 'wrong_inputs': 56}
+  converted = convert(task, False, averaging, lengths | more)
   assert converted.keys() == expected.keys()
   for name, values in expected.items():
     assert converted[name].dtype == values.dtype, name
@@ -94,6 +111,41 @@ def test_packed(task):
     np.testing.assert_allclose(
         packed['decoder_loss_weights'][row].sum(), number, rtol=1e-6
     )
+  assert sorted(unpacked) == sorted(pairs)
+
+
+def test_packed_with_wrong_targets(direct):
+  pairs = [
+      tuple(tuple(map(int, p[k])) for k in DIRECT) for p in read(direct, DIRECT)
+  ]
+  packed = convert(direct, True, lengths=DIRECT)
+  sides = {
+      'encoder': 'input_tokens', 'decoder': 'target_tokens',
+      'wrong_decoder': 'target_tokens',
+  }
+  assert packed.keys() == {
+      'encoder_input_tokens', *(
+          f'{side}_{n}' for side in ('decoder', 'wrong_decoder')
+          for n in ('input_tokens', 'target_tokens', 'loss_weights')
+      ), *(f'{s}_{n}' for s in sides for n in ('segment_ids', 'positions')),
+  }
+  unpacked, rows = [], len(packed['decoder_target_tokens'])
+  assert 120 / 4 < rows < 120 / 1.4
+  for row in range(rows):
+    for segment in range(1, packed['decoder_segment_ids'][row].max() + 1):
+      example = []
+      for side, name in sides.items():
+        mine = packed[f'{side}_segment_ids'][row] == segment
+        tokens = tuple(map(int, packed[f'{side}_{name}'][row][mine]))
+        example.append(tokens)
+        if side != 'encoder':
+          assert tuple(packed[f'{side}_input_tokens'][row][mine]) == (
+              0, *tokens[:-1]
+          )
+          np.testing.assert_allclose(
+              packed[f'{side}_loss_weights'][row][mine], 1 / len(tokens)
+          )
+      unpacked.append(tuple(example))
   assert sorted(unpacked) == sorted(pairs)
 
 

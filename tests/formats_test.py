@@ -103,6 +103,21 @@ def test_text_inputs(instance, label, inputs):
   assert formats.Text(instance, label, 'targets').inputs == inputs
 
 
+@pytest.mark.parametrize('name, without, with_unlikelihood', (
+    ('flipped', 'wrong_inputs', 'wrong_inputs'),
+    ('flipped_plain', 'wrong_inputs', 'wrong_inputs'),
+    ('direct', None, 'wrong_targets'),
+    ('channel', 'wrong_inputs', 'wrong_inputs'),
+))
+def test_wrong_side_is_where_the_label_stands(name, without, with_unlikelihood):
+  assert formats.wrong_side(name, unlikelihood=False) == without
+  assert formats.wrong_side(name, unlikelihood=True) == with_unlikelihood
+  # What it names differs between two options, and the other side does not.
+  yes, no = (formats.get(name)(render(INFER, **ROW), o) for o in ('Yes', 'No'))
+  assert (yes.targets != no.targets) == (with_unlikelihood == 'wrong_targets')
+  assert (yes.inputs != no.inputs) == (with_unlikelihood == 'wrong_inputs')
+
+
 def test_unknown_format():
   with pytest.raises(ValueError, match="'fliped'; there are .*'flipped'"):
     formats.get('fliped')

@@ -251,6 +251,78 @@ def test_direct_has_no_wrong_side():
   assert not [name for name in batch if name.startswith('wrong_')]
 
 
+def direct(unlikelihood_weight, **kwargs):
+  return make(
+      'direct_tiny_mixture', format='direct',
+      unlikelihood_weight=unlikelihood_weight, **kwargs,
+  )
+
+
+def test_lambda_adds_wrong_labels_to_direct():
+  plain = take(make('direct_tiny_mixture', format='direct', pack=False), 20)
+  zero, three = (take(direct(w, pack=False), 20) for w in (0.0, 3.0))
+  # Without unlikelihood it is what it was; with it all draws are the same.
+  assert same(plain, zero)
+  assert same(plain, [
+      {k: a for k, a in batch.items() if not k.startswith('wrong_')}
+      for batch in three
+  ])
+  assert three[0].keys() - plain[0].keys() == {
+      f'wrong_decoder_{n}'
+      for n in ('input_tokens', 'target_tokens', 'loss_weights')
+  }
+  vocabulary = features.load_vocabulary(demo_data.vocabulary())
+  labels = collections.Counter(
+      tuple(
+          vocabulary.decode(batch[f'{wrong}decoder_target_tokens'][row])
+          for wrong in ('', 'wrong_')
+      )
+      for batch in three for row in range(8)
+  )
+  assert all(right != wrong for right, wrong in labels)
+  # All 12 + 12 of tiny_kind, and 2 a template of tiny_mood.
+  assert len(labels) == 24 + 6
+
+
+def test_right_and_wrong_labels_are_packed_together():
+  packed = take(direct(1.0, pack=True), 30)
+  sides = {
+      'encoder': 'input_tokens', 'decoder': 'target_tokens',
+      'wrong_decoder': 'target_tokens',
+  }
+
+  def example(batch, row, segment=None):
+    """The three sequences of an example; `segment` says which, if packed."""
+    found = []
+    for side, name in sides.items():
+      tokens = batch[f'{side}_{name}'][row]
+      if segment:
+        tokens = tokens[batch[f'{side}_segment_ids'][row] == segment]
+      found.append(tuple(map(int, tokens[tokens > 0])))
+    return tuple(found)
+
+  plain = collections.Counter(
+      example(batch, row)
+      for batch in take(direct(1.0, pack=False), 90) for row in range(8)
+  )
+  seen = collections.Counter(
+      example(batch, row, segment)
+      for batch in packed for row in range(8)
+      for segment in range(1, batch['decoder_segment_ids'][row].max() + 1)
+  )
+  assert seen.total() > 30 * 8 * 1.2
+  assert seen <= plain
+  for side in ('', 'wrong_'):
+    np.testing.assert_allclose(
+        packed[0][f'{side}decoder_loss_weights'].sum(axis=1),
+        packed[0]['decoder_segment_ids'].max(axis=1), 1e-6,
+    )
+
+
+def test_lambda_changes_nothing_where_inputs_are_wrong():
+  assert same(take(make(unlikelihood_weight=3.0), 5), take(make(), 5))
+
+
 def test_bad_rows_are_named(tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     demo_data.install(tmp_path, patch)

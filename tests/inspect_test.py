@@ -1,6 +1,7 @@
 """`flipped-t5x inspect`: numbers by hand, in a vocabulary of whole words."""
 
 import collections
+import dataclasses
 import json
 import pathlib
 import random
@@ -292,9 +293,14 @@ def test_evaluation_measures_what_the_engine_reads(form, lengths, data):
     )
 
 
-@pytest.mark.parametrize('form', formats.FORMATS)
-@pytest.mark.parametrize('lengths', ((9, 99), (10, 4), (99, 99)))
-def test_training_measures_what_training_draws(form, lengths, data):
+@pytest.mark.parametrize(
+    'form, unlikelihood', [*((f, False) for f in formats.FORMATS),
+                           ('direct', True)]
+)
+@pytest.mark.parametrize('lengths', ((9, 99), (10, 4), (10, 2), (99, 99)))
+def test_training_measures_what_training_draws(
+    form, unlikelihood, lengths, data
+):
   for name in ('one/words', 'one/odd'):
     dataset = catalog.dataset(name)
     rows, seeds = dataset.open('train'), list(range(40))
@@ -303,18 +309,24 @@ def test_training_measures_what_training_draws(form, lengths, data):
         name, dataset.load_templates(),
         features.load_vocabulary(data / 'words.model'),
         dict(zip(
-            ('inputs', 'wrong_inputs', 'targets'),
-            (lengths[0], *lengths), strict=True,
-        )), form,
+            ('inputs', 'wrong_inputs', 'targets', 'wrong_targets'),
+            (lengths[0], *lengths, lengths[1]), strict=True,
+        )), form, collections.Counter(), unlikelihood,
     )
     draw = examples.DrawPair(*arguments)
     pairs = [draw(rows[n], s) for n, s in zip(numbers, seeds, strict=True)]
     measured = measurement.measure(
-        units.Pairs(examples.DrawPair(*arguments)), rows, numbers, seeds
+        units.Pairs(dataclasses.replace(draw, counts=collections.Counter())),
+        rows, numbers, seeds, num_examples=99,
     )
     assert measured.units == sum(p is not None for p in pairs)
+    assert unlikelihood == any('wrong_targets' in e for e in measured.examples)
+    if unlikelihood and lengths == (99, 99):
+      assert measured.lengths['targets'] == [
+          max(len(p['targets']), len(p['wrong_targets'])) for p in pairs if p
+      ]
     drops = collections.Counter(draw.counts)
-    assert drops.pop('truncated') == measured.cut[measurement.EITHER]
+    assert drops.pop('truncated', 0) == measured.cut[measurement.EITHER]
     assert +drops == measured.dropped
     # Nothing of the sample is lost.
     assert measured.units + measured.dropped.total() == measured.rows == 40

@@ -13,6 +13,7 @@ from flipped_t5x import network as network_lib
 from flipped_t5x.cli import config
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
+from flipped_t5x.tasks import registry
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -84,7 +85,8 @@ def test_gin_files_build(size, method, data, tmp_path):
   millions = {'small': 77, 'base': 248, 'large': 783, 'xl': 2850, 'xxl': 11135}
   name = size.removesuffix('.gin').split('_')[-1]
   assert built['parameters'] / 1e6 == pytest.approx(millions[name], rel=0.01)
-  assert built['lambda'] == (3.0 if method == 'flipped.gin' else 0.0)
+  weight = 3.0 if method in ('flipped.gin', 'direct_unlikelihood.gin') else 0.0
+  assert built['lambda'] == weight
   step = 1_100_000 if 'lm100k' in size else 1_000_000
   assert f'step_offset={step}' in built['optimizer']
   assert 'multiply_by_parameter_scale=False' in built['optimizer']
@@ -163,6 +165,34 @@ def test_loss_is_the_embedded_engines(
   assert halved == pytest.approx(float(expected) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize('pack', (True, False))
+@pytest.mark.parametrize('which', ('ours', 'theirs'))
+def test_direct_with_unlikelihood_is_the_embedded_engines(
+    which, pack, make_model, make_params, t5x_network, data
+):
+  params = make_params(demo_data.NETWORK, seed=4)
+  network = network_lib.Transformer(demo_data.NETWORK)
+  model = make_model(network if which == 'ours' else t5x_network)
+  task = registry.train_task('tiny_kind', demo_data.vocabulary(), 'direct')
+  lengths = registry.feature_lengths(48, 16, 3.0)
+  dataset = model.FEATURE_CONVERTER_CLS(pack=pack)(
+      task.get_dataset(lengths, 'train', seed=1), lengths
+  )
+  batch = next(dataset.batch(6).as_numpy_iterator())
+  loss, metrics = model.loss_fn(params, batch, None)
+  right, wrong = train_step.pair_logits(network, params, batch)
+  expected, parts = train_step.objectives.flipped_loss(
+      right, wrong, batch['decoder_target_tokens'],
+      batch['decoder_loss_weights'], batch['wrong_decoder_target_tokens'],
+      batch['wrong_decoder_loss_weights'], unlikelihood_weight=3.0, eps=0.01,
+  )
+  assert loss == pytest.approx(float(expected), rel=1e-5)
+  for name, value in parts.items():
+    assert metrics[name].total == pytest.approx(
+        float(value), rel=1e-5, abs=1e-6
+    ), name
+
+
 @pytest.mark.parametrize('which', ('ours', 'theirs'))
 def test_scores_are_the_embedded_engines(
     which, make_model, make_params, t5x_network, data
@@ -204,7 +234,7 @@ def test_no_wrong_side(make_model, make_params, batch):
     make_model(network, averaging='tokens')
 
 
-def command(model_dir, steps, *bindings):
+def command(model_dir, steps, *bindings, gin_files=()):
   return [
       sys.executable, '-m', 't5x.train', f'--gin_search_paths={GIN}',
       '--gin_file=runs/t5x_finetune.gin', '--gin_file=models/demo.gin',
@@ -216,6 +246,7 @@ def command(model_dir, steps, *bindings):
       f'--gin.TRAIN_STEPS={steps}', '--gin.BATCH_SIZE=8',
       '--gin.INPUT_LENGTH=48', '--gin.TARGET_LENGTH=32',
       '--gin.CHECKPOINT_PERIOD=10', '--gin.EVAL_PERIOD=10',
+      *(f'--gin_file={name}' for name in gin_files),
       *(f'--gin.{b}' for b in bindings),
   ]
 
@@ -233,10 +264,10 @@ runpy.run_module('t5x.train', run_name='__main__', alter_sys=True)
 """
 
 
-def run_t5x(data, model_dir, steps, *bindings):
+def run_t5x(data, model_dir, steps, *bindings, **kwargs):
   return subprocess.run(
       [sys.executable, '-c', SITE, str(data),
-       *command(model_dir, steps, *bindings)],
+       *command(model_dir, steps, *bindings, **kwargs)],
       env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (
           str(pathlib.Path(__file__).parent), os.environ.get('PYTHONPATH'),
       )))),
@@ -265,11 +296,26 @@ def test_trains_stops_and_goes_on(data, tmp_path):
   assert 'LAMBDA = 3.0' in (whole / 'config.gin').read_text()
 
 
+def test_trains_direct_with_unlikelihood(data, tmp_path):
+  finished = run_t5x(
+      data, tmp_path, 10, 'MIXTURE="direct_tiny_mixture"', 'PACK=True',
+      gin_files=['methods/direct_unlikelihood.gin'],
+  )
+  assert finished.returncode == 0, finished.stderr[-3000:]
+  written = (tmp_path / 'config.gin').read_text()
+  assert 'LAMBDA = 3.0' in written and "FORMAT = 'direct'" in written
+  # What T5X logs of a step.
+  assert 'prob_wrong' in finished.stdout + finished.stderr
+
+
 @pytest.mark.parametrize('bindings, message', (
     (['MODEL_DIR="relative"'], 'relative.*MODEL_DIR'),
     (['INITIAL_CHECKPOINT_PATH="/nowhere/checkpoint_7"'],
      '/nowhere/checkpoint_7: no such checkpoint'),
-    (['MIXTURE="direct_tiny_mixture"'], 'direct_tiny_mixture.*LAMBDA is 3.0'),
+    (['MIXTURE="direct_tiny_mixture"'],
+     "direct_tiny_mixture.*FORMAT is 'flipped': take flipped_tiny_mixture"),
+    (['MIXTURE="flipped_tiny_kind_score_Kind"'],
+     'flipped_tiny_kind_score_Kind.* has no wrong_inputs.*LAMBDA is 3.0'),
     (['MIXTURE="flipped_tiny_mixtur"'], 'flipped_tiny_mixture'),
     (['AVERAGING="tokens"'], "'tokens' is not one of"),
 ))

@@ -136,6 +136,99 @@ def test_flipped_loss_by_hand(eps):
   assert loss.shape == () and loss.dtype == jnp.float32
 
 
+@pytest.mark.parametrize('eps', EPSILONS)
+def test_wrong_targets_by_hand(eps):
+  """DIRECT: labels of two tokens and of one, wrong ones of one and of two."""
+  right = np.stack([binary(0.5, 0.25), binary(0.8, 0.999)])
+  # Token 0 of the second wrong label has 1 - 0.7.
+  wrong = np.stack([binary(0.6, 0.999), binary(0.7, 0.1)])
+  loss, parts = objectives.flipped_loss(
+      jnp.array(right), jnp.array(wrong),
+      jnp.ones((2, 2), jnp.int32), jnp.array([[0.5, 0.5], [1.0, 0.0]]),
+      jnp.array([[1, 1], [0, 1]]), jnp.array([[1.0, 0.0], [0.5, 0.5]]),
+      unlikelihood_weight=2.0, eps=eps,
+  )
+  likelihood = -(math.log(0.5) + math.log(0.25)) / 2 - math.log(0.8)
+  unlikelihood = (
+      -math.log(0.4 + eps) - (math.log(0.7 + eps) + math.log(0.9 + eps)) / 2
+  )
+  expected = {
+      'likelihood': likelihood / 2,
+      'unlikelihood': unlikelihood / 2,
+      'loss': likelihood / 2 + 2 * unlikelihood / 2,
+      'prob_right': ((0.5 + 0.25) / 2 + 0.8) / 2,
+      'prob_wrong': (0.6 + (0.3 + 0.1) / 2) / 2,
+  }
+  assert {k: float(v) for k, v in parts.items()} == pytest.approx(
+      expected, rel=1e-5
+  )
+  assert loss == parts['loss']
+
+
+def test_each_side_is_a_mean_over_its_own_weights():
+  """With weight 1 a token, 3 right tokens and 2 wrong ones; in two parts."""
+  right = np.stack([binary(0.5, 0.25), binary(0.8, 0.999)])
+  wrong = np.stack([binary(0.6, 0.999), binary(0.9, 0.999)])
+  ones = jnp.ones((2, 2), jnp.int32)
+  weights = jnp.array([[1.0, 1.0], [1.0, 0.0]])
+  wrong_weights = jnp.array([[1.0, 0.0], [1.0, 0.0]])
+  arrays = (jnp.array(right), jnp.array(wrong), ones, weights, ones,
+            wrong_weights)
+  loss = functools.partial(
+      objectives.flipped_loss, unlikelihood_weight=3.0, eps=0.0
+  )
+  _, parts = loss(*arrays)
+  expected = {
+      'likelihood': -math.log(0.5 * 0.25 * 0.8) / 3,
+      'unlikelihood': -math.log(0.4 * 0.1) / 2,
+      'prob_right': (0.5 + 0.25 + 0.8) / 3,
+      'prob_wrong': (0.6 + 0.9) / 2,
+  }
+  assert {k: float(parts[k]) for k in expected} == pytest.approx(
+      expected, rel=1e-5
+  )
+  halves = [
+      loss(*(a[i : i + 1] for a in arrays), total_weight=weights.sum(),
+           wrong_total_weight=wrong_weights.sum())[1]
+      for i in range(2)
+  ]
+  for name, value in parts.items():
+    total = float(halves[0][name] + halves[1][name])
+    assert total == pytest.approx(float(value), rel=1e-5)
+
+
+def test_the_right_side_again_as_wrong_targets_changes_nothing():
+  right, wrong, targets, real, _ = random_batch()
+  loss = functools.partial(
+      objectives.flipped_loss, right, wrong, targets, real,
+      unlikelihood_weight=3.0, eps=0.01,
+  )
+  _, parts = loss()
+  _, again = loss(targets, real)
+  assert parts == again
+
+
+def test_wrong_targets_become_less_likely():
+  right, wrong, targets, real, _ = random_batch()
+  wrong_targets = (targets + 1) % 7
+
+  def loss(right, wrong):
+    return objectives.flipped_loss(
+        right, wrong, targets, real, wrong_targets, real,
+        unlikelihood_weight=3.0, eps=0.0,
+    )[0]
+
+  d_right, d_wrong = jax.grad(loss, argnums=(0, 1))(right, wrong)
+  place = np.indices(targets.shape)
+  of_right = d_right[(*place, targets)][real > 0]
+  of_wrong = d_wrong[(*place, wrong_targets)][real > 0]
+  # A step down the gradient raises a right token's logit, and lowers a wrong
+  # one's; all others move the other way.
+  assert np.all(of_right < 0) and np.all(of_wrong > 0)
+  assert np.sum(d_right[real > 0] < 0) == np.sum(real)
+  assert np.sum(d_wrong[real > 0] > 0) == np.sum(real)
+
+
 def random_batch():
   rng = np.random.default_rng(1)
   right, wrong = rng.normal(0, 3, (2, 4, 6, 7)).astype(np.float32)

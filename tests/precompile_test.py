@@ -329,7 +329,9 @@ def test_three_billion_parameters_train_on_64_chips():
     assert part in out
 
 
-@pytest.mark.parametrize('changed', ({}, {'packed': True}, {'paired': False}))
+@pytest.mark.parametrize('changed', (
+    {}, {'packed': True}, {'wrong_side': None}, {'wrong_side': 'wrong_targets'}
+))
 def test_batches_are_the_engines(network, changed):
   step = precompile.Step(
       task='train', network=network, batch_size=16, input_length=24,
@@ -337,12 +339,13 @@ def test_batches_are_the_engines(network, changed):
   )
   batch = precompile.one_row(step)
   sides = {'encoder': 24, 'decoder': 8}
-  if step.paired:
-    sides['wrong_encoder'] = 24
-  expected = {
-      'decoder_input_tokens': 8, 'decoder_target_tokens': 8,
-      'decoder_loss_weights': 8,
-  } | {f'{s}_input_tokens': n for s, n in sides.items()}
+  if step.wrong_side:
+    wrong = 'encoder' if step.wrong_side == 'wrong_inputs' else 'decoder'
+    sides[f'wrong_{wrong}'] = sides[wrong]
+  expected = {f'{s}_input_tokens': n for s, n in sides.items()} | {
+      f'{s}_{name}': n for s, n in sides.items() if s.endswith('decoder')
+      for name in ('target_tokens', 'loss_weights')
+  }
   if step.packed:
     expected |= {
         f'{s}_{kind}': n for s, n in sides.items()

@@ -105,10 +105,8 @@ def test_made_when_looked_up():
     assert {t.name for t in mixture.tasks} == {
         f'{form}_tiny_mood', f'{form}_tiny_kind'
     }
-    sides = {'inputs', 'targets'}
-    if form != 'direct':
-      sides.add('wrong_inputs')
-    assert set(mixture.output_features) == sides
+    side = 'wrong_targets' if form == 'direct' else 'wrong_inputs'
+    assert set(mixture.output_features) == {'inputs', 'targets', side}
   task = seqio.get_mixture_or_task('direct_tiny_kind_score_Where')
   assert task.splits == ('train', 'validation', 'test', 'eval')
   assert task.num_input_examples('eval') == 12
@@ -199,6 +197,43 @@ def test_pairs_are_those_of_examples(name, vocabulary):
     assert right[1].strip() == options[pair['option_index']]
     assert wrong[1].strip() in options
     assert pair['task'].decode() == name
+
+
+def test_direct_has_a_wrong_label_where_a_length_asks_for_it(vocabulary):
+  task = registry.train_task('tiny_kind', demo_data.vocabulary(), 'direct')
+  with_it, without = (
+      read(task, seed=4, lengths=registry.feature_lengths(56, 20, weight))
+      for weight in (3.0, 0.0)
+  )
+  assert len(with_it) == len(without) == 120
+  for pair, plain in zip(with_it, without, strict=True):
+    wrong = vocabulary.decode(pair.pop('wrong_targets'))
+    right = vocabulary.decode(pair['targets'])
+    options = [o.decode() for o in pair['options']]
+    assert right == options[pair['option_index']]
+    assert wrong in options and wrong != right
+    # All draws but that one are the same.
+    assert pair.keys() == plain.keys()
+    for name, value in plain.items():
+      np.testing.assert_array_equal(pair[name], value)
+
+
+def test_lengths_and_mixtures_for_training():
+  lengths = {'inputs': 9, 'wrong_inputs': 9, 'targets': 5}
+  assert registry.feature_lengths(9, 5, 0.0) == lengths
+  assert registry.feature_lengths(9, 5, 0.5) == lengths | {'wrong_targets': 5}
+  for form in ('flipped', 'direct', 'channel'):
+    name = f'{form}_tiny_mixture'
+    assert registry.training_mixture(name, 3.0, form) == name
+  score = 'direct_tiny_kind_score_Where'
+  assert registry.training_mixture(score, 0.0, 'direct') == score
+  with pytest.raises(ValueError, match=f'{score}.* has no .*LAMBDA is 3.0'):
+    registry.training_mixture(score, 3.0, 'direct')
+  for own, other in (('direct', 'flipped'), ('flipped_plain', 'flipped')):
+    with pytest.raises(
+        ValueError, match=f"'{own}'.* is '{other}': take {other}_tiny_mixture,"
+    ):
+      registry.training_mixture(f'{own}_tiny_mixture', 3.0, other)
 
 
 def test_drops_are_counted():

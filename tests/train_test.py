@@ -251,10 +251,30 @@ def test_direct_learns_by_likelihood_alone(data, tmp_path):
   }
 
 
-def test_direct_has_no_unlikelihood(data, tmp_path, capsys):
-  direct = ('--gin.FORMAT="direct"', '--gin.TRAIN_STEPS=5')
-  assert main.main(command(tmp_path / 'direct', *direct)) == 1
-  assert 'lambda is 3.0 where the format has no' in capsys.readouterr().err
+def test_direct_with_unlikelihood(data, tmp_path):
+  """From the files that are shipped; it learns what to write, and what not."""
+  folder = tmp_path / 'run'
+  method = (
+      '--gin_file=methods/direct_unlikelihood.gin', '--gin.TARGET_LENGTH=8',
+  )
+  assert main.main(command(folder, *method)) == 0
+  lines = log(folder)
+  for line in lines:
+    assert line['loss'] == pytest.approx(
+        line['likelihood'] + 3 * line['unlikelihood'], rel=1e-4
+    )
+  assert lines[-1]['likelihood'] < lines[0]['likelihood'] - 0.5
+  # Evaluation sees DIRECT, and all settings.
+  kept = json.loads((folder / 'config.json').read_text())
+  assert kept['format'] == 'direct' and kept['settings']['LAMBDA'] == 3.0
+
+
+def test_unlikelihood_without_a_wrong_side(data, tmp_path):
+  def without_wrong(batch, step):
+    return {k: a for k, a in batch.items() if not k.startswith('wrong_')}
+
+  with pytest.raises(ValueError, match='lambda is 3.0, but the batch has no'):
+    run(tmp_path, Repeated(without_wrong))
 
 
 def test_folder_without_room_for_the_vocabulary(data, tmp_path):

@@ -159,7 +159,7 @@ def _settings(
       network=gin.get_configurable(network_lib.T5Config)(),
       unlikelihood_weight=macros['LAMBDA'],
       eps=macros['EPS'],
-      paired=macros['FORMAT'] not in formats.WITHOUT_WRONG_SIDE,
+      wrong_side=formats.wrong_side(macros['FORMAT'], bool(macros['LAMBDA'])),
       packed=macros['PACK'],
       **{
           flag: macros[name] for flag, name in _FLAGS.items()

@@ -16,11 +16,11 @@ Batch = Mapping[str, np.ndarray]
 class Batches(Protocol):
   """Endless training batches; Grain's iterators fit too.
 
-  A batch has `encoder_input_tokens` and, but in DIRECT,
-  `wrong_encoder_input_tokens` int32[B, L], `decoder_input_tokens` and
+  A batch has `encoder_input_tokens` int32[B, L], `decoder_input_tokens` and
   `decoder_target_tokens` int32[B, T], `decoder_loss_weights` float32[B, T] and,
-  packed, `encoder_segment_ids`, `wrong_encoder_segment_ids`,
-  `decoder_segment_ids` and their positions.
+  packed, `encoder_segment_ids`, `decoder_segment_ids` and their positions.
+  What is another on the wrong side is there twice, once with `wrong_` in front:
+  all of the encoder's arrays or, in DIRECT with unlikelihood, of the decoder's.
 
   Attributes:
     batch_size: rows of a batch, on all hosts.
@@ -66,6 +66,7 @@ class Candidates:
     is_correct: bool[n], whether it is the right option.
     counts: reason -> rows dropped or candidates truncated.
     origin: JSON that says which data these are.
+    options: text of each candidate's option; empty where nobody asked for it.
   """
 
   inputs: Sequence[Sequence[int]]
@@ -75,6 +76,7 @@ class Candidates:
   is_correct: np.ndarray
   counts: Mapping[str, int]
   origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  options: Sequence[str] = ()
 
   @classmethod
   def of(
@@ -92,6 +94,7 @@ class Candidates:
         np.array([e['is_correct'] for e in examples], bool),
         {reason: n for reason, n in sorted(counts.items()) if n},
         origin,
+        [e['option'] for e in examples if 'option' in e],
     )
 
 
@@ -142,6 +145,12 @@ def score_batches(
 
 
 AVERAGINGS = ('example', 'token')
+_SIDES = {
+    'inputs': 'encoder',
+    'wrong_inputs': 'wrong_encoder',
+    'targets': 'decoder',
+    'wrong_targets': 'wrong_decoder',
+}
 
 
 def check_averaging(averaging: str) -> None:
@@ -154,27 +163,26 @@ def training_batch(pairs: Batch, averaging: str) -> Batch:
   """Padded or packed pairs as model arrays.
 
   Args:
-    pairs: int32[B, L] `inputs` and perhaps `wrong_inputs`, int32[B, T]
-      `targets` and, packed, their `*_segment_ids` and `*_positions`.
+    pairs: int32[B, L] `inputs`, int32[B, T] `targets`, perhaps `wrong_inputs`
+      or `wrong_targets` and, packed, their `*_segment_ids` and `*_positions`.
     averaging: see `loss_weights`.
 
   Returns:
     The arrays of `Batches`.
   """
-  segments = pairs.get('targets_segment_ids')
-  sides = {'encoder': 'inputs', 'decoder': 'targets'}
-  if 'wrong_inputs' in pairs:
-    sides['wrong_encoder'] = 'wrong_inputs'
-  batch = {
-      'decoder_input_tokens': shift_right(pairs['targets'], segments),
-      'decoder_target_tokens': pairs['targets'],
-      'decoder_loss_weights': loss_weights(
-          pairs['targets'], segments, averaging
-      ),
-  }
-  for side, name in sides.items():
-    if side != 'decoder':
-      batch[f'{side}_input_tokens'] = pairs[name]
+  batch = {}
+  for name, side in _SIDES.items():
+    if name not in pairs:
+      continue
+    tokens, segments = pairs[name], pairs.get(f'{name}_segment_ids')
+    if name.endswith('targets'):
+      batch |= {
+          f'{side}_input_tokens': shift_right(tokens, segments),
+          f'{side}_target_tokens': tokens,
+          f'{side}_loss_weights': loss_weights(tokens, segments, averaging),
+      }
+    else:
+      batch[f'{side}_input_tokens'] = tokens
     if segments is not None:
       for suffix in ('segment_ids', 'positions'):
         batch[f'{side}_{suffix}'] = pairs[f'{name}_{suffix}']

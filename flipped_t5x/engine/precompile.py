@@ -43,7 +43,7 @@ class Step:
     num_logit_chunks: the same.
     unlikelihood_weight: lambda.
     eps: see `objectives.log_one_minus_probs`.
-    paired: whether the format has a wrong side.
+    wrong_side: what a wrong label changes, see `formats.wrong_side`.
     packed: whether rows hold several examples.
   """
 
@@ -58,12 +58,12 @@ class Step:
   num_logit_chunks: int = 1
   unlikelihood_weight: float = 3.0
   eps: float = 0.01
-  paired: bool = True
+  wrong_side: str | None = 'wrong_inputs'
   packed: bool = False
 
   @property
   def sides(self) -> int:
-    return 2 if self.paired and self.task == 'train' else 1
+    return 2 if self.wrong_side and self.task == 'train' else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +221,8 @@ def one_row(step: Step) -> Mapping[str, np.ndarray]:
     (_, batch), = batches.score_batches(inputs, targets, 1)
     return batch
   features = {'inputs': inputs, 'targets': targets}
-  if step.paired:
-    features['wrong_inputs'] = inputs
+  if step.wrong_side:
+    features[step.wrong_side] = features[step.wrong_side.removeprefix('wrong_')]
   if step.packed:
     features |= {
         f'{name}_{kind}': tokens for name, tokens in features.items()

@@ -45,7 +45,7 @@ def make_train_step(
 ) -> Callable[[State, batches_lib.Batch], tuple[State, dict[str, jax.Array]]]:
   """Compiles the update: (state, batch) -> (state, metrics).
 
-  Right and wrong inputs go through the network as one batch of twice the size.
+  Right and wrong sides go through the network as one batch of twice the size.
   The loss is a mean over the whole batch, in however many pieces: without
   dropout neither number changes the update but by rounding.
 
@@ -68,33 +68,29 @@ def make_train_step(
   # XLA's own generator: threefry is a good part of a small model's CPU step.
   dropout_key = jax.random.key(seed, impl='rbg')
 
-  def loss_fn(params, batch, total_weight, key):
-    paired = f'{_WRONG}encoder_input_tokens' in batch
+  def loss_fn(params, batch, totals, key):
+    paired = has_wrong_side(batch)
     if not paired and unlikelihood_weight:
       raise ValueError(
-          f'lambda is {unlikelihood_weight} where the format has no wrong side;'
+          f'lambda is {unlikelihood_weight}, but the batch has no wrong side:'
+          f' no {_WRONG}encoder_input_tokens or {_WRONG}decoder_target_tokens;'
           ' set LAMBDA = 0'
       )
     hidden = _apply(
         model, params, pair(batch) if paired else batch, key, with_logits=False
     )
 
-    def objective(hidden, targets, weights):
+    def objective(hidden, *targets):
       logits = model.apply({'params': params}, hidden, method='logits')
       if not paired:
-        return objectives.likelihood_loss(
-            logits, targets, weights, total_weight=total_weight
-        )
+        return objectives.likelihood_loss(logits, *targets, **totals)
       right, wrong = unpair(logits)
       return objectives.flipped_loss(
-          right, wrong, targets, weights,
-          unlikelihood_weight=unlikelihood_weight, eps=eps,
-          total_weight=total_weight,
+          right, wrong, *targets, unlikelihood_weight=unlikelihood_weight,
+          eps=eps, **totals,
       )
 
-    arrays = (
-        hidden, batch['decoder_target_tokens'], batch['decoder_loss_weights']
-    )
+    arrays = (hidden, *weighted_targets(batch))
     if num_logit_chunks == 1:
       return objective(*arrays)
     # Along the length, which no mesh divides.
@@ -105,14 +101,18 @@ def make_train_step(
 
   def step_fn(state, batch):
     key = jax.random.fold_in(dropout_key, state['step'])
-    total_weight = batch['decoder_loss_weights'].astype(jnp.float32).sum()
+    totals = {
+        f'{side}total_weight': batch[name].astype(jnp.float32).sum()
+        for side in ('', _WRONG)
+        if (name := f'{side}decoder_loss_weights') in batch
+    }
     gradient = jax.grad(loss_fn, has_aux=True)
     if num_microbatches == 1:
-      gradients, metrics = gradient(state['params'], batch, total_weight, key)
+      gradients, metrics = gradient(state['params'], batch, totals, key)
     else:
       def of_part(number, part):
         gradients, metrics = gradient(
-            state['params'], part, total_weight, jax.random.fold_in(key, number)
+            state['params'], part, totals, jax.random.fold_in(key, number)
         )
         if shardings is not None:
           # Else the sum may lie whole on each device.
@@ -177,6 +177,21 @@ def pair_logits(
     Two float32[batch, length, vocab].
   """
   return unpair(_apply(model, params, pair(batch), dropout_key))
+
+
+def has_wrong_side(batch: batches_lib.Batch) -> bool:
+  """Whether rows have a wrong side, another input or another target."""
+  return any(name.startswith(_WRONG) for name in batch)
+
+
+def weighted_targets(batch: batches_lib.Batch) -> list[jax.Array]:
+  """Targets and their weights and, where the wrong side has others, those."""
+  return [
+      batch[side + name]
+      for side in ('', _WRONG)
+      for name in ('decoder_target_tokens', 'decoder_loss_weights')
+      if side + name in batch
+  ]
 
 
 def pair(batch: batches_lib.Batch) -> dict[str, jax.Array]:
