@@ -1,7 +1,16 @@
-"""Log-probabilities of given targets, in batches of like lengths."""
+"""Log-probabilities of given targets, in batches of like lengths.
+
+`token_log_probs` runs encoder and decoder once for each candidate. With
+`encode_once` the encoder reads each input once, however many targets it has,
+and the decoder writes the targets of one input side by side in one row, kept
+apart by masks: the scores are the same, up to rounding.
+"""
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 
 from flipped_t5x import compilation
 from flipped_t5x import network as network_lib
@@ -9,6 +18,11 @@ from flipped_t5x import objectives
 from flipped_t5x.engine import batches
 import jax
 import numpy as np
+
+# Tokens of a decoder row that several targets may share, if none is longer: as
+# many as a target of the published models has, so that the logits of a batch
+# need no more memory than theirs.
+_ROOM = 64
 
 
 def token_log_probs(
@@ -38,20 +52,13 @@ def token_log_probs(
   Raises:
     ValueError: a number is below 1; the message names it.
   """
-  for name, value in (
-      ('batch_size', batch_size), ('length_multiple', length_multiple)
-  ):
-    if value < 1:
-      raise ValueError(f'{name} is {value}; at least 1 is needed')
+  _check_positive(batch_size=batch_size, length_multiple=length_multiple)
   if not len(inputs):
     return []
   found = [None] * len(inputs)
-  # Few candidates are not worth a batch of padding; a power of two, because
-  # each number of rows is compiled on its own.
-  few = 2 ** (len(inputs) - 1).bit_length()
   score = compilation.jit(log_probs, params, static_argnums=(0,))
   for chosen, batch in batches.score_batches(
-      inputs, targets, min(batch_size, few), length_multiple
+      inputs, targets, _num_rows(batch_size, len(inputs)), length_multiple
   ):
     values = np.asarray(score(network, params, batch))
     for row, i in enumerate(chosen):
@@ -59,6 +66,18 @@ def token_log_probs(
     if progress is not None:
       progress(len(chosen))
   return found
+
+
+def _check_positive(**numbers: int) -> None:
+  for name, value in numbers.items():
+    if value < 1:
+      raise ValueError(f'{name} is {value}; at least 1 is needed')
+
+
+def _num_rows(batch_size: int, candidates: int) -> int:
+  # Few candidates are not worth a batch of padding; a power of two, because
+  # each number of rows is compiled on its own.
+  return min(batch_size, 2 ** (candidates - 1).bit_length())
 
 
 def log_probs(
@@ -73,3 +92,223 @@ def log_probs(
       enable_dropout=False,
   )
   return objectives.log_probs(logits, batch['decoder_target_tokens'])
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedOnce:
+  """What `encode_once` computed.
+
+  Attributes:
+    log_probs: for each candidate float32[tokens of its target].
+    encoder_passes: inputs that the encoder read; one at a time it would have
+      been as many as there are candidates.
+  """
+
+  log_probs: list[np.ndarray]
+  encoder_passes: int
+
+
+def encode_once(
+    network: network_lib.T5Config,
+    params: dict,
+    inputs: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    length_multiple: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> EncodedOnce:
+  """`token_log_probs` where candidates share inputs.
+
+  Equal candidates are scored once. Where no two different ones share an input,
+  there is nothing to gain, and it is `token_log_probs`.
+
+  Args:
+    network: as for `token_log_probs`, and so are the others.
+    params: weights.
+    inputs: encoder tokens of each candidate.
+    targets: decoder tokens of each candidate.
+    batch_size: rows of encoder and decoder; a decoder row may hold several
+      targets.
+    length_multiple: lengths are padded to a multiple of this.
+    progress: called with a number of candidates that are done.
+
+  Returns:
+    The log-probabilities, and how often the encoder ran for them.
+
+  Raises:
+    ValueError: a number is below 1; the message names it.
+  """
+  _check_positive(batch_size=batch_size, length_multiple=length_multiple)
+  inputs = [tuple(map(int, tokens)) for tokens in inputs]
+  targets = [tuple(map(int, tokens)) for tokens in targets]
+  # Input -> target -> the candidates that have both.
+  shared = {}
+  for i, pair in enumerate(zip(inputs, targets, strict=True)):
+    shared.setdefault(pair[0], {}).setdefault(pair[1], []).append(i)
+  found = [None] * len(inputs)
+  done = progress or (lambda unused_number: None)
+  options = dict(batch_size=batch_size, length_multiple=length_multiple)
+  if all(len(of_input) == 1 for of_input in shared.values()):
+    equal = [where for v in shared.values() for where in v.values()]
+    values = token_log_probs(
+        network, params, list(shared), [t for v in shared.values() for t in v],
+        **options, progress=progress,
+    )
+    for where, value in zip(equal, values, strict=True):
+      for i in where:
+        found[i] = value
+    if len(inputs) > len(equal):
+      done(len(inputs) - len(equal))
+  else:
+    for source, target, value in _shared_log_probs(
+        network, params, shared, **options
+    ):
+      where = shared[source][target]
+      for i in where:
+        found[i] = value
+      done(len(where))
+  return EncodedOnce(found, len(shared))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """Targets of one input, side by side in a row of the decoder."""
+
+  source: tuple[int, ...]
+  targets: list[tuple[int, ...]]
+  length: int
+
+
+def _shared_log_probs(
+    network: network_lib.T5Config,
+    params: dict,
+    shared: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]],
+    batch_size: int,
+    length_multiple: int,
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], np.ndarray]]:
+  """Yields (input, target, float32[tokens of the target])."""
+  encode = compilation.jit(_encode, params, static_argnums=(0,))
+  decode = compilation.jit(_decode, params, static_argnums=(0,))
+  room = max(_ROOM, max(len(t) for v in shared.values() for t in v))
+  rows = {source: _rows(source, of, room) for source, of in shared.items()}
+
+  def padded(length):
+    return -(-length // length_multiple) * length_multiple
+
+  def lengths(source):
+    return padded(len(source)), [padded(row.length) for row in rows[source]]
+
+  # The longest first: what is shorter fills up their last batch.
+  sources = sorted(rows, key=lengths, reverse=True)
+  size = _num_rows(batch_size, len(sources))
+  for first in range(0, len(sources), size):
+    some = sources[first : first + size]
+    tokens = np.zeros((size, padded(max(map(len, some)))), np.int32)
+    for i, source in enumerate(some):
+      tokens[i, : len(source)] = source
+    encoded = encode(network, params, tokens)
+    # All rows of an input are in its batch.
+    waiting = sorted(
+        ((i, row) for i, source in enumerate(some) for row in rows[source]),
+        key=lambda pair: pair[1].length, reverse=True,
+    )
+    for start in range(0, len(waiting), size):
+      chosen = waiting[start : start + size]
+      length = padded(chosen[0][1].length)
+      values = np.asarray(decode(
+          network, params, encoded, tokens,
+          _decoder_arrays(chosen, size, length),
+      ))
+      for value, (_, row) in zip(values, chosen, strict=False):
+        end = 0
+        for target in row.targets:
+          end += len(target)
+          yield row.source, target, value[end - len(target) : end]
+
+
+def _rows(
+    source: tuple[int, ...], targets: Sequence[tuple[int, ...]], room: int
+) -> list[_Row]:
+  """Decoder rows of at most `room` tokens; like lengths side by side."""
+  rows = []
+  for target in sorted(targets, key=len, reverse=True):
+    if rows and rows[-1].length + len(target) <= room:
+      last = rows.pop()
+      rows.append(_Row(
+          source, [*last.targets, target], last.length + len(target)
+      ))
+    else:
+      rows.append(_Row(source, [target], len(target)))
+  return rows
+
+
+def _decoder_arrays(
+    chosen: Sequence[tuple[int, _Row]], size: int, length: int
+) -> dict[str, np.ndarray]:
+  """The arrays of `_decode` but for what was encoded."""
+  encoder_row = np.zeros(size, np.int32)
+  targets, segments = np.zeros((2, size, length), np.int32)
+  for i, (number, row) in enumerate(chosen):
+    encoder_row[i] = number
+    targets[i, : row.length] = np.concatenate(row.targets)
+    segments[i, : row.length] = np.repeat(
+        np.arange(len(row.targets)) + 1, list(map(len, row.targets))
+    )
+  return {
+      'encoder_row': encoder_row,
+      'inputs': batches.shift_right(targets, segments),
+      'targets': targets,
+      'segments': segments,
+  }
+
+
+def _encode(
+    config: network_lib.T5Config, params: dict, tokens: jax.Array
+) -> jax.Array:
+  return network_lib.Transformer(config).apply(
+      {'params': params}, tokens, enable_dropout=False, method='encode'
+  )
+
+
+def _decode(
+    config: network_lib.T5Config,
+    params: dict,
+    encoded: jax.Array,
+    tokens: jax.Array,
+    batch: Mapping[str, jax.Array],
+) -> jax.Array:
+  """Log-probabilities of targets that share rows.
+
+  Args:
+    config: sizes.
+    params: weights.
+    encoded: float[batch, source, embed].
+    tokens: int32[batch, source], what was encoded.
+    batch: `encoder_row` int32[rows], which of these each decoder row is of;
+      int32[rows, length] `targets`, `inputs`, these shifted right, and
+      `segments`, 1, 2, ... for each target of a row, 0 being padding.
+
+  Returns:
+    float32[rows, length].
+  """
+  segments = batch['segments']
+  real = segments > 0
+  mask = segments[:, None, :, None] == segments[:, None, None, :]
+  mask &= real[:, None, None, :]
+  mask &= np.tri(segments.shape[1], dtype=bool)
+  # Each target sees the whole input, which has no segments: that is what
+  # `Transformer.decode` has no arguments for.
+  source = tokens[batch['encoder_row']] > 0
+  cross_mask = real[:, None, :, None] & source[:, None, None, :]
+
+  def logits(module: network_lib.Transformer) -> jax.Array:
+    return module.logits(module.decoder(
+        module.token_embedder(batch['inputs']),
+        encoded[batch['encoder_row']], mask, cross_mask, True, False,
+    ))
+
+  return objectives.log_probs(
+      network_lib.Transformer(config).apply({'params': params}, method=logits),
+      batch['targets'],
+  )

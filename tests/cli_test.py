@@ -205,7 +205,8 @@ def test_eval_and_report(run, capsys):
   results = json.loads((run / 'results.json').read_text())
   assert set(results) == {
       'tasks', 'mixture', 'step', 'format', 'input_length', 'target_length',
-      'network', 'settings', 'versions', 'limit', 'left_out',
+      'network', 'settings', 'versions', 'limit', 'left_out', 'suite', 'split',
+      'missing', 'groups', 'checkpoint',
   }
   assert (results['step'], results['limit']) == (3, 5)
   assert (results['mixture'], results['left_out']) == (demo_data.MIXTURE, [])
@@ -222,7 +223,7 @@ def test_eval_and_report(run, capsys):
           'options', 'accuracy', 'macro_f1', 'majority_accuracy',
           'majority_macro_f1', 'random_accuracy', 'ties',
       } <= values.keys()
-    assert set(task['accuracy']) == {'mean', 'median', 'std'}
+    assert set(task['accuracy']) == {'mean', 'median', 'std', 'low', 'high'}
     data = task['data']
     assert (data['split'], data['source']) == ('test', 'local')
     assert data['rows'] == demo_data.ROWS[name]['test']

@@ -1,70 +1,313 @@
-"""Ranks the options of every held-out example in every template."""
+"""Ranks the options of every held-out example in every template.
 
-from collections.abc import Callable
+A task is evaluated in chunks of rows, each in all templates, since what the
+templates share is encoded once. Chunks are on disk as soon as they are done:
+see `chunks.py`. All numbers come from the files, never from memory, so that an
+evaluation that was stopped, and went on, has the same ones to the bit.
+"""
+
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import hashlib
 import importlib.metadata
+import pathlib
 import platform
+import re
+import shutil
+import sys
 from typing import Any
+from typing import Protocol
 
 from flipped_t5x import inference
 from flipped_t5x import ranking
+from flipped_t5x import scored_examples
+from flipped_t5x import scoring
+from flipped_t5x import statistics
+from flipped_t5x import suites
+from flipped_t5x import weights_digest
 from flipped_t5x.engine import batches
+from flipped_t5x.engine import checkpoints
+from flipped_t5x.engine import chunks as chunks_lib
+from flipped_t5x.engine import prompt_bar
+import jax
 import numpy as np
-import tqdm
+import pyarrow
 
-ReadCandidates = Callable[..., batches.Candidates]
+# The scores do not depend on it, but in their last bits.
+CHUNK_ROWS = 256
+_PROGRESS = '.progress'
+
+
+class Task(Protocol):
+  """Rows in templates, such as `tasks.batches.CandidateSource`.
+
+  Attributes:
+    cluster: which kind of task it is.
+    metric: 'accuracy' or 'macro-F1'.
+    numbers: numbers of the rows to evaluate.
+    templates: names of the templates, in order.
+    texts: JSON of what the candidates depend on, beside the rows.
+    origin: JSON that says which rows these are.
+  """
+
+  cluster: str
+  metric: str
+  numbers: Sequence[int]
+  templates: Mapping[str, Any]
+  texts: Mapping[str, Any]
+  origin: Mapping[str, Any]
+
+  def read(self, template: str, numbers: Sequence[int]) -> batches.Candidates:
+    """The candidates of some rows, with the texts of their options."""
+    ...
 
 
 def evaluate(
     model: inference.Model,
-    tasks: Mapping[str, Sequence[str]],
-    read_candidates: ReadCandidates,
-    batch_size: int = 256,
+    tasks: Mapping[str, Task],
+    path: pathlib.Path,
+    *,
+    checkpoint: str,
+    suite: str | None = None,
+    missing: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
 ) -> dict[str, Any]:
-  """Evaluates all templates of some tasks.
+  """Evaluates all templates of some tasks, or goes on with that.
 
   Args:
     model: the model.
-    tasks: task -> names of its templates.
-    read_candidates: (task, template) -> candidates.
-    batch_size: candidates a forward pass.
+    tasks: task -> its rows and templates.
+    path: the results to write, a `.json`; the scores of single examples go into
+      the folder of the same name without that, and into `.progress` there until
+      all is done.
+    checkpoint: what the model was loaded from.
+    suite: the suite that these tasks are, see `suites.py`.
+    missing: task of the suite -> why it is not there.
+    about: `mixture`, `limit`, `split`, as far as there are such.
+    batch_size: rows of a forward pass.
 
   Returns:
-    The content of `results.json`: for each task examples, options, accuracy and
-    macro-F1 with mean, median and standard deviation over templates and for
-    each template, baselines, ties, drops and where its data are from; and
-    every setting.
+    The content of the results: for each task examples, options, accuracy and
+    macro-F1 with mean, median and standard deviation over templates, intervals,
+    each template, baselines, ties, drops and where its data are from; groups of
+    tasks; what is missing; and every setting.
+
+  Raises:
+    ValueError: nothing to evaluate, or data or weights are damaged.
+    KeyboardInterrupt: with a message; the chunks that are done are there.
   """
+  sha256 = weights_digest.sha256(model.params)
+  same = _fingerprint(model, sha256, batch_size, about or {})
+  folder = path.with_suffix('')
+  files = _file_names(tasks)
+  chunks = {
+      name: chunks_lib.Chunks(
+          folder / _PROGRESS / files[name], {**same, **_identity(task)}
+      )
+      for name, task in tasks.items()
+  }
+  try:
+    total = sum(len(t.numbers) * len(t.templates) for t in tasks.values())
+    with prompt_bar.PromptBar(total) as bar:
+      for name, task in tasks.items():
+        _score(model, name, task, chunks[name], batch_size, bar)
+    # To their place when all is done: what is there is of one evaluation.
+    found = {
+        name: _finish(
+            task, chunks[name], folder / _PROGRESS / f'{files[name]}.parquet',
+            f'{folder.name}/{files[name]}.parquet',
+        )
+        for name, task in tasks.items()
+    }
+  except KeyboardInterrupt as e:
+    raise KeyboardInterrupt(
+        'interrupted; the same command goes on where it was, but for at most'
+        f' {CHUNK_ROWS} rows'
+    ) from e
+  missing, left_out = dict(missing or {}), list((missing or {}).values())
   results = {}
-  total = sum(map(len, tasks.values()))
-  with tqdm.tqdm(total=total, unit='template', dynamic_ncols=True) as bar:
-    for task, templates in tasks.items():
-      ranked, counts = {}, {}
-      for template in templates:
-        bar.set_postfix_str(f'{task}: {template}')
-        candidates = read_candidates(task, template)
-        if not len(candidates.example_id):
-          raise ValueError(
-              f'{task} "{template}": no row fits it'
-              f' ({dict(candidates.counts)})'
-          )
-        ranked[template] = rank(model, candidates, batch_size)
-        counts[template] = candidates.counts
-        bar.update()
-      results[task] = {
-          **summarize(ranked, counts), 'data': candidates.origin
-      }
-  return {
+  for name, task in found.items():
+    for template, reason in task['unfit'].items():
+      print(f'{name} "{template}" has no numbers: {reason}', file=sys.stderr)
+    if 'templates' in task:
+      results[name] = task
+    else:
+      missing[name] = 'no template has a row that fits it: ' + '; '.join(
+          f'"{t}": {reason}' for t, reason in task['unfit'].items()
+      )
+  if not results:
+    raise ValueError('; '.join(f'{n}: {why}' for n, why in missing.items()))
+  for task in results.values():
+    file = path.parent / task['scores']['file']
+    (folder / _PROGRESS / file.name).replace(file)
+  results = {
+      'suite': suite,
+      **(about or {}),
       'tasks': results,
+      'missing': missing,
+      'left_out': left_out,
+      'groups': suites.groups(
+          suites.get(suite), results, missing
+      ) if suite else [],
+      'checkpoint': {
+          'path': checkpoint, 'step': model.step, 'sha256': sha256
+      },
       'step': model.step,
-      'format': model.config.format,
-      'input_length': model.config.input_length,
-      'target_length': model.config.target_length,
-      'network': dataclasses.asdict(model.config.network),
-      'settings': dict(model.config.settings),
+      **_config(model),
       'versions': versions(),
+  }
+  checkpoints.write_json(path, results)
+  shutil.rmtree(folder / _PROGRESS)
+  return results
+
+
+def _config(model: inference.Model) -> dict[str, Any]:
+  config = dataclasses.asdict(model.config)
+  return {**config, 'settings': dict(model.config.settings)}
+
+
+def _fingerprint(
+    model: inference.Model, sha256: str, batch_size: int,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+  """What the scores of all tasks depend on, in their last bit."""
+  return {
+      'checkpoint': sha256,
+      **_config(model),
+      'vocabulary': _digest(pathlib.Path(model.vocabulary.path).read_bytes()),
+      'batch_size': batch_size,
+      'chunk_rows': CHUNK_ROWS,
+      'limit': about.get('limit'),
+      'split': about.get('split'),
+      'versions': {
+          **versions(), 'pyarrow': pyarrow.__version__,
+          'device': jax.devices()[0].device_kind,
+      },
+  }
+
+
+def _identity(task: Task) -> dict[str, Any]:
+  return {
+      'data': dict(task.origin),
+      'rows': _digest(repr(list(task.numbers)).encode()),
+      'templates': _digest(repr(sorted(task.texts.items())).encode()),
+      'order of templates': list(task.templates),
+  }
+
+
+def _digest(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
+
+
+def _file_names(tasks: Sequence[str]) -> dict[str, str]:
+  """Task -> its file's name; no two are the same, whatever the case."""
+  found = {}
+  for task in tasks:
+    name = stem = re.sub(r'[^\w.-]+', '_', task)
+    number = 2
+    while name.lower() in map(str.lower, found.values()):
+      name = f'{stem}-{number}'
+      number += 1
+    found[task] = name
+  return found
+
+
+def _score(
+    model: inference.Model,
+    name: str,
+    task: Task,
+    chunks: chunks_lib.Chunks,
+    batch_size: int,
+    bar: prompt_bar.PromptBar,
+) -> None:
+  """Makes the chunks of a task that are not there yet."""
+  bar.name(name)
+  for number, start in enumerate(range(0, len(task.numbers), CHUNK_ROWS)):
+    rows = task.numbers[start : start + CHUNK_ROWS]
+    prompts = len(rows) * len(task.templates)
+    if number in chunks.done:
+      bar.skip(prompts)
+      continue
+    found = {t: task.read(t, rows) for t in task.templates}
+    inputs = [tokens for c in found.values() for tokens in c.inputs]
+    scored = scoring.encode_once(
+        model.config.network, model.params, inputs,
+        [tokens for c in found.values() for tokens in c.targets],
+        batch_size=batch_size, progress=bar.counter(prompts, len(inputs)),
+    )
+    chunks.add(
+        number, _table(name, found, scored.log_probs),
+        {
+            'counts': {t: dict(c.counts) for t, c in found.items()},
+            'candidates': len(inputs),
+            'encoder_passes': scored.encoder_passes,
+        },
+    )
+
+
+def _table(
+    name: str,
+    found: Mapping[str, batches.Candidates],
+    log_probs: Sequence[np.ndarray],
+) -> pyarrow.Table:
+  """The scored examples; the templates' candidates follow each other."""
+  scores = iter([values.sum(dtype=np.float64) for values in log_probs])
+  try:
+    tables = [
+        scored_examples.table(
+            template, candidates, [next(scores) for _ in candidates.inputs]
+        )
+        for template, candidates in found.items()
+    ]
+  except ValueError as e:
+    raise ValueError(f'{name} {e}') from e
+  return scored_examples.join(tables, list(found))
+
+
+def _finish(
+    task: Task, chunks: chunks_lib.Chunks, path: pathlib.Path, file: str
+) -> dict[str, Any]:
+  """One task's results; without `templates` if no row fits any of them.
+
+  Args:
+    task: the task.
+    chunks: all of its chunks.
+    path: the file to write.
+    file: what the results are to call it.
+  """
+  tables, about = chunks.read()
+  counts = {name: {} for name in task.templates}
+  for chunk in about:
+    for name, of_chunk in chunk['counts'].items():
+      for reason, n in of_chunk.items():
+        counts[name][reason] = counts[name].get(reason, 0) + n
+  counts = {name: dict(sorted(of.items())) for name, of in counts.items()}
+  rows = scored_examples.join(tables, list(task.templates))
+  found, results = {}, {}
+  if rows.num_rows:
+    scored_examples.write(rows, path)
+    found = scored_examples.read(path)
+    results = summarize(
+        {name: examples.ranked for name, examples in found.items()}, counts,
+        {name: examples.scores for name, examples in found.items()},
+    ) | {'scores': {
+        'file': file,
+        'sha256': _digest(path.read_bytes()),
+    }}
+  return {
+      'cluster': task.cluster,
+      'metric': task.metric,
+      **results,
+      'unfit': {
+          name: 'no row fits it'
+          + ''.join(f', {n} {reason}' for reason, n in of.items())
+          for name, of in counts.items() if name not in found
+      },
+      'candidates': sum(chunk['candidates'] for chunk in about),
+      'encoder_passes': sum(chunk['encoder_passes'] for chunk in about),
+      'data': dict(task.origin),
   }
 
 
@@ -82,8 +325,19 @@ def rank(
 def summarize(
     ranked: Mapping[str, ranking.Ranked],
     counts: Mapping[str, Mapping[str, int]],
+    scores: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> dict[str, Any]:
-  """One task's results from those of its templates."""
+  """One task's results from those of its templates.
+
+  Args:
+    ranked: template -> predictions.
+    counts: template -> reason -> rows dropped, or candidates truncated.
+    scores: template -> float[options] of each example, where they are known;
+      without them there is no `calibration`.
+
+  Returns:
+    JSON, see `evaluate`.
+  """
   templates = {}
   for name, r in ranked.items():
     constant = ranking.majority(r.gold)
@@ -97,22 +351,34 @@ def summarize(
         'random_accuracy': ranking.random_accuracy(r.num_options),
         'ties': int(r.tied.sum()),
         'counts': dict(counts[name]),
+        'confusion': statistics.confusion(r),
     }
 
   def mean(key):
     return float(np.mean([t[key] for t in templates.values()]))
 
-  return {
+  def over_templates(metric):
+    low, high = statistics.bootstrap_interval(list(ranked.values()), metric)
+    values = [t[metric] for t in templates.values()]
+    return {**ranking.spread(values), 'low': low, 'high': high}
+
+  result = {
       'examples': max(t['examples'] for t in templates.values()),
       'options': sorted({n for t in templates.values() for n in t['options']}),
-      'accuracy': ranking.spread([t['accuracy'] for t in templates.values()]),
-      'macro_f1': ranking.spread([t['macro_f1'] for t in templates.values()]),
+      'accuracy': over_templates('accuracy'),
+      'macro_f1': over_templates('macro_f1'),
       'majority_accuracy': mean('majority_accuracy'),
       'majority_macro_f1': mean('majority_macro_f1'),
       'random_accuracy': mean('random_accuracy'),
       'ties': sum(t['ties'] for t in templates.values()),
       'templates': templates,
   }
+  if scores is not None:
+    result['calibration'] = statistics.calibration(
+        [s for name in ranked for s in scores[name]],
+        np.concatenate([r.gold for r in ranked.values()]),
+    )
+  return result
 
 
 def versions() -> dict[str, str]:

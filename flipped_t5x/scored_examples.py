@@ -1,0 +1,178 @@
+"""Scores of every option of every example, as Parquet: one file a task.
+
+    template: string, example_id: int32, options: list<string>,
+    scores: list<float32>, prediction: int32, gold: int32, tied: bool
+
+A row is an example in a template; rows are in the order of the templates, then
+of `example_id`. The same scores are the same bytes: a file holds no times.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from flipped_t5x import ranking
+from flipped_t5x.engine import batches
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema([
+    ('template', pa.string()),
+    ('example_id', pa.int32()),
+    ('options', pa.list_(pa.string())),
+    ('scores', pa.list_(pa.float32())),
+    ('prediction', pa.int32()),
+    ('gold', pa.int32()),
+    ('tied', pa.bool_()),
+])
+_ABOUT = b'about'
+_ROW_GROUP = 65_536
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """The examples of one template.
+
+  Attributes:
+    ranked: which options were predicted, and which are right.
+    scores: for each example float32[options], in the options' order.
+    options: for each example its options.
+  """
+
+  ranked: ranking.Ranked
+  scores: Sequence[np.ndarray]
+  options: Sequence[Sequence[str]]
+
+
+def table(
+    template: str, candidates: batches.Candidates, scores: np.ndarray
+) -> pa.Table:
+  """The rows of one template.
+
+  Args:
+    template: its name.
+    candidates: with `options`.
+    scores: float32[n], one for each candidate.
+
+  Returns:
+    A table of `SCHEMA`, by `example_id`.
+
+  Raises:
+    ValueError: see `ranking.rank`; the message begins with the template.
+  """
+  scores = np.asarray(scores, np.float32)
+  try:
+    ranked = ranking.rank(
+        scores, candidates.example_id, candidates.option_index,
+        candidates.is_correct,
+    )
+  except ValueError as e:
+    raise ValueError(f'"{template}": {e}') from e
+  order = np.lexsort((candidates.option_index, candidates.example_id))
+  ends = np.concatenate([[0], np.cumsum(ranked.num_options)]).astype(np.int32)
+  options = pa.array([candidates.options[i] for i in order], pa.string())
+  columns = [
+      [template] * len(ranked.gold),
+      ranked.example_id,
+      pa.ListArray.from_arrays(ends, options),
+      pa.ListArray.from_arrays(ends, pa.array(scores[order], pa.float32())),
+      ranked.prediction,
+      ranked.gold,
+      ranked.tied,
+  ]
+  return pa.table([
+      column if isinstance(column, pa.ListArray)
+      else pa.array(column, field.type)
+      for column, field in zip(columns, SCHEMA, strict=True)
+  ], SCHEMA)
+
+
+def join(tables: Sequence[pa.Table], templates: Sequence[str]) -> pa.Table:
+  """Tables of other examples each as one, in the order of these templates."""
+  joined = pa.concat_tables([SCHEMA.empty_table(), *tables])
+  numbers = {name: i for i, name in enumerate(templates)}
+  template = [numbers[name] for name in joined['template'].to_pylist()]
+  order = np.lexsort((joined['example_id'].to_numpy(), template))
+  return joined.take(pa.array(order, pa.int64())).combine_chunks()
+
+
+def write(
+    rows: pa.Table, path: pathlib.Path, about: Mapping[str, Any] | None = None
+) -> None:
+  """Writes a file, whole or not at all.
+
+  Args:
+    rows: of `SCHEMA`.
+    path: the file; its folder exists.
+    about: JSON that `read_about` gives back.
+  """
+  if about is not None:
+    rows = rows.replace_schema_metadata({_ABOUT: json.dumps(about)})
+  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
+  try:
+    pq.write_table(
+        rows, unfinished, compression='zstd', row_group_size=_ROW_GROUP
+    )
+    unfinished.replace(path)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Examples]:
+  """Template -> its examples, as `write` wrote them.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged, or not a file of scored examples.
+  """
+  rows = read_table(path)
+  found, start = {}, 0
+  names = rows['template'].to_pylist()
+  for name in dict.fromkeys(names):
+    number = names.count(name)
+    found[name] = _examples(rows.slice(start, number))
+    start += number
+  return found
+
+
+def read_table(path: str | os.PathLike[str]) -> pa.Table:
+  """All rows of a file as a table of `SCHEMA`; errors as of `read`."""
+  try:
+    rows = pq.read_table(path)
+  except pa.ArrowInvalid as e:
+    raise ValueError(f'{path} is damaged: {e}') from e
+  if not rows.schema.equals(SCHEMA):
+    raise ValueError(
+        f'{path} is no file of scored examples: its columns are'
+        f' {", ".join(f"{f.name}: {f.type}" for f in rows.schema)}'
+    )
+  return rows
+
+
+def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """What `write` got as `about`; errors as of `read`."""
+  try:
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata[_ABOUT])
+  except (pa.ArrowInvalid, KeyError) as e:
+    raise ValueError(f'{path} is damaged: {e}') from e
+
+
+def _examples(rows: pa.Table) -> Examples:
+  rows = rows.combine_chunks()
+  lengths = np.array(rows['options'].combine_chunks().value_lengths())
+  scores = rows['scores'].combine_chunks().flatten().to_numpy()
+  plain = {
+      name: np.array(rows[name])
+      for name in ('example_id', 'prediction', 'gold', 'tied')
+  }
+  return Examples(
+      ranking.Ranked(num_options=lengths, **plain),
+      np.split(scores, np.cumsum(lengths)[:-1]),
+      rows['options'].to_pylist(),
+  )

@@ -1,0 +1,526 @@
+"""Evaluation: interrupted and gone on with, gaps, mistakes, and the files."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import demo_data
+from flipped_t5x import hf_checkpoints
+from flipped_t5x import inference
+from flipped_t5x import ranking
+from flipped_t5x import scored_examples
+from flipped_t5x import templates
+from flipped_t5x import tensors
+from flipped_t5x import weights_digest
+from flipped_t5x.cli import main
+from flipped_t5x.engine import checkpoints
+from flipped_t5x.engine import evaluate
+from flipped_t5x.tasks import batches
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+NAME = 'results_tiny.json'
+
+# argv: data folder, the number of the write that never ends, arguments.
+_SCRIPT = """
+import os, pathlib, signal, sys
+import pytest
+import demo_data
+from flipped_t5x import scored_examples
+from flipped_t5x.cli import main
+from flipped_t5x.engine import evaluate
+
+demo_data.install(pathlib.Path(sys.argv[1]), pytest.MonkeyPatch())
+evaluate.CHUNK_ROWS = 5
+write, writes = scored_examples.pq.write_table, []
+
+def write_or_die(table, path, **kwargs):
+  writes.append(path)
+  if len(writes) == int(sys.argv[2]):
+    path.write_bytes(b'PAR1 half of it')
+    os.kill(os.getpid(), signal.SIGKILL)
+  write(table, path, **kwargs)
+
+scored_examples.pq.write_table = write_or_die
+sys.exit(main.main(sys.argv[3:]))
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('data')
+  with pytest.MonkeyPatch.context() as patch:
+    demo_data.install(folder, patch)
+    demo_data.cache_compilations(
+        tmp_path_factory.getbasetemp() / 'compiled', patch
+    )
+    patch.setattr(evaluate, 'CHUNK_ROWS', 5)
+    yield folder
+
+
+@pytest.fixture(scope='module')
+def run(folder, make_params):
+  """A run that says of itself what a trained one does."""
+  path = folder / 'run'
+  settings = {'MIXTURE': demo_data.MIXTURE, 'MAX_FIELD_CHARS': None}
+  checkpoints.prepare(
+      path,
+      checkpoints.RunConfig(demo_data.NETWORK, 'flipped', 32, 16, settings),
+      demo_data.vocabulary(),
+  )
+  saver = checkpoints.Checkpoints(path)
+  params = make_params(demo_data.NETWORK, 3)
+  saver.save(7, {'params': params, 'step': np.int32(7)}, b'')
+  saver.close()
+  return path
+
+
+@pytest.fixture(scope='module')
+def model(run):
+  return inference.load(run)
+
+
+def open_task(model, name):
+  return batches.open_candidates(name, model.vocabulary.path, 32, 16)
+
+
+@pytest.fixture(scope='module')
+def tasks(model):
+  return {name: open_task(model, name) for name in demo_data.ROWS}
+
+
+def evaluated(model, tasks, path, **kwargs):
+  path.parent.mkdir(exist_ok=True)
+  return evaluate.evaluate(
+      model, tasks, path, checkpoint='there', batch_size=16, **kwargs
+  )
+
+
+@pytest.fixture(scope='module')
+def whole(model, tasks, tmp_path_factory):
+  """Results that nothing interrupted, and their folder."""
+  path = tmp_path_factory.mktemp('whole') / NAME
+  return evaluated(model, tasks, path), path.parent
+
+
+def files(folder):
+  """Path -> content of all files below a folder."""
+  return {
+      str(p.relative_to(folder)): p.read_bytes()
+      for p in folder.rglob('*') if p.is_file()
+  }
+
+
+def test_files(whole):
+  results, folder = whole
+  written = files(folder)
+  assert set(written) == {
+      NAME, 'results_tiny/tiny_mood.parquet', 'results_tiny/tiny_kind.parquet',
+  }
+  assert json.loads(written[NAME]) == json.loads(json.dumps(results))
+  # 10 rows in 3 templates of 2 options; 12 rows in 2 templates of 4.
+  counted = {
+      name: (task['candidates'], task['encoder_passes'])
+      for name, task in results['tasks'].items()
+  }
+  assert counted == {'tiny_mood': (60, 60), 'tiny_kind': (96, 96)}
+  for name, task in results['tasks'].items():
+    path = folder / task['scores']['file']
+    assert path.name == f'{name}.parquet'
+    assert evaluate._digest(path.read_bytes()) == task['scores']['sha256']
+    table = pq.read_table(path)
+    assert table.schema.equals(scored_examples.SCHEMA)
+    assert list(dict.fromkeys(table['template'].to_pylist())) == list(
+        task['templates']
+    )
+
+
+def test_numbers_are_those_of_the_plain_way(whole, model, tasks):
+  results, folder = whole
+  for name, task in tasks.items():
+    examples = scored_examples.read(folder / f'results_tiny/{name}.parquet')
+    for template, of in examples.items():
+      found = batches.read_candidates(name, template, model.vocabulary.path,
+                                      32, 16)
+      scores = model.score(found.inputs, found.targets, batch_size=16)
+      np.testing.assert_allclose(
+          np.concatenate(of.scores), scores, atol=1e-5, rtol=1e-6
+      )
+      ranked = evaluate.rank(model, found, 16)
+      for field in dataclasses.fields(ranking.Ranked):
+        np.testing.assert_array_equal(
+            getattr(of.ranked, field.name), getattr(ranked, field.name)
+        )
+      shown = results['tasks'][name]['templates'][template]
+      assert shown['accuracy'] == np.mean(ranked.prediction == ranked.gold)
+      assert np.sum(shown['confusion']) == len(task.numbers)
+      assert found.options == [o for texts in of.options for o in texts]
+
+
+def test_settings_and_digest(whole, model, run):
+  results, _ = whole
+  assert results['checkpoint'] == {
+      'path': 'there', 'step': 7, 'sha256': weights_digest.sha256(model.params),
+  }
+  assert (results['suite'], results['groups'], results['missing']) == (
+      None, [], {}
+  )
+  assert results['format'] == 'flipped' and results['step'] == 7
+  assert results['settings']['MIXTURE'] == demo_data.MIXTURE
+  for task in results['tasks'].values():
+    for metric in ('accuracy', 'macro_f1'):
+      of = task[metric]
+      assert set(of) == {'mean', 'median', 'std', 'low', 'high'}
+      assert of['low'] <= of['mean'] <= of['high']
+    bins = task['calibration']['bins']
+    prompts = sum(t['examples'] for t in task['templates'].values())
+    assert sum(b['count'] for b in bins) == prompts
+
+
+class Stop(Exception):
+  pass
+
+
+@pytest.mark.parametrize('at, done', (
+    (1, 0),  # In the first chunk of 2.
+    (2, 1),
+    (4, 3),
+    (5, 4),  # In the last chunk of the last task, of 3.
+    (6, 5),  # In the files of whole tasks.
+    (7, 5),
+))
+def test_goes_on_where_it_was(
+    at, done, model, tasks, whole, tmp_path, monkeypatch
+):
+  write, writes = scored_examples.pq.write_table, []
+
+  def write_or_stop(table, path, **kwargs):
+    writes.append(path)
+    if len(writes) == at:
+      raise Stop
+    write(table, path, **kwargs)
+
+  monkeypatch.setattr(scored_examples.pq, 'write_table', write_or_stop)
+  with pytest.raises(Stop):
+    evaluated(model, tasks, tmp_path / NAME)
+  assert not (tmp_path / NAME).exists()
+  parts = (tmp_path / 'results_tiny/.progress').glob('*/*.parquet')
+  assert len([*parts]) == done
+
+  read = []
+  read_rows = batches.CandidateSource.read
+
+  def count(self, template, numbers):
+    read.append((template, *numbers))
+    return read_rows(self, template, numbers)
+
+  monkeypatch.setattr(batches.CandidateSource, 'read', count)
+  evaluated(model, tasks, tmp_path / NAME)
+  assert files(tmp_path) == files(whole[1])
+  # Nothing that was done is read again, and nothing twice.
+  assert len(read) == len(set(read)) == sum((3, 3, 2, 2, 2)[done:])
+
+
+def test_interrupted_by_hand(model, tasks, whole, tmp_path, monkeypatch):
+  score, calls = evaluate.scoring.encode_once, []
+
+  def interrupt(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+    return score(*args, **kwargs)
+
+  monkeypatch.setattr(evaluate.scoring, 'encode_once', interrupt)
+  with pytest.raises(KeyboardInterrupt, match='the same command goes on'):
+    evaluated(model, tasks, tmp_path / NAME)
+  evaluated(model, tasks, tmp_path / NAME)
+  assert len(calls) == 3 + 3
+  assert files(tmp_path) == files(whole[1])
+
+
+def test_other_settings_are_not_mixed(
+    model, tasks, whole, tmp_path, monkeypatch, capsys
+):
+  def stop(*args, **kwargs):
+    raise Stop
+
+  other = dataclasses.replace(
+      model, params={**model.params, 'token_embedder': {
+          'embedding': model.params['token_embedder']['embedding'] * 1.5,
+      }}
+  )
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluate, '_finish', stop)
+    with pytest.raises(Stop):
+      evaluated(other, tasks, tmp_path / NAME)
+  assert 'discarded' not in capsys.readouterr().err
+  evaluated(model, tasks, tmp_path / NAME)
+  said = capsys.readouterr().err
+  assert said.count('differs in checkpoint from this evaluation') == 2
+  assert files(tmp_path) == files(whole[1])
+
+
+def test_damaged_part_is_made_anew(
+    model, tasks, whole, tmp_path, monkeypatch, capsys
+):
+  def stop(*args, **kwargs):
+    raise Stop
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluate, '_finish', stop)
+    with pytest.raises(Stop):
+      evaluated(model, tasks, tmp_path / NAME)
+  part = tmp_path / 'results_tiny/.progress/tiny_kind/00001.parquet'
+  part.write_bytes(part.read_bytes()[:100])
+  evaluated(model, tasks, tmp_path / NAME)
+  assert f'{part} is damaged' in capsys.readouterr().err
+  assert files(tmp_path) == files(whole[1])
+
+
+def test_killed(folder, run, tmp_path, capsys):
+  arguments = [
+      'eval', str(run), '--batch_size', '16', '--output', str(tmp_path / NAME)
+  ]
+  assert main.main(arguments) == 0
+  expected = files(tmp_path)
+  for path in (tmp_path / NAME, *tmp_path.rglob('*.parquet')):
+    path.unlink()
+
+  killed = subprocess.run(
+      [sys.executable, '-c', _SCRIPT, str(folder), '4', *arguments],
+      env=dict(os.environ, PYTHONPATH=str(pathlib.Path(__file__).parent)),
+      capture_output=True, text=True, check=False,
+  )
+  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  there = files(tmp_path)
+  assert NAME not in there
+  assert len([n for n in there if n.endswith('.parquet')]) == 3
+  capsys.readouterr()
+  assert main.main(arguments) == 0
+  assert files(tmp_path) == expected
+  assert '156 encoder passes instead of 156' in capsys.readouterr().out
+
+
+def never(name):
+  return templates.Template(
+      name, 'never', '{% if text == "" %}{{text}} ||| {{answer_choices[label]}}'
+      '{% endif %}', 'a ||| b ||| c ||| d',
+  )
+
+
+def with_template(task, template, only=False):
+  templates_ = {} if only else dict(task.templates)
+  return dataclasses.replace(
+      task, templates={**templates_, template.name: template}
+  )
+
+
+def test_template_that_no_row_fits(model, tasks, whole, tmp_path, capsys):
+  task = with_template(tasks['tiny_mood'], never('tiny_mood'))
+  found = evaluated(
+      model, {'tiny_mood': task}, tmp_path / NAME
+  )['tasks']['tiny_mood']
+  reason = 'no row fits it, 10 template does not apply'
+  assert found['unfit'] == {'never': reason}
+  assert f'tiny_mood "never" has no numbers: {reason}' in (
+      capsys.readouterr().err
+  )
+  expected = whole[0]['tasks']['tiny_mood']
+  assert found['templates'] == expected['templates']
+  assert found['accuracy'] == expected['accuracy']
+  assert 'never' not in scored_examples.read(
+      tmp_path / 'results_tiny/tiny_mood.parquet'
+  )
+
+
+def test_task_that_no_row_fits(model, tasks, whole, tmp_path):
+  empty = with_template(tasks['tiny_kind'], never('tiny_kind'), only=True)
+  both = {'tiny_mood': tasks['tiny_mood'], 'tiny_kind': empty}
+  results = evaluated(model, both, tmp_path / NAME)
+  assert list(results['tasks']) == ['tiny_mood']
+  assert results['missing'] == {
+      'tiny_kind': 'no template has a row that fits it: "never": no row fits'
+      ' it, 12 template does not apply'
+  }
+  assert results['left_out'] == []
+  assert results['tasks']['tiny_mood'] == whole[0]['tasks']['tiny_mood']
+  with pytest.raises(ValueError, match='^tiny_kind: no template has a row'):
+    evaluated(model, {'tiny_kind': empty}, tmp_path / 'none' / NAME)
+
+
+def test_shared_texts_are_encoded_once(model, tasks, whole, tmp_path):
+  """Templates of the same places and options differ in their targets alone."""
+  task = tasks['tiny_mood']
+  twin = templates.Template(
+      'tiny_mood', 'Twin', '{{text}} The review of it is |||'
+      ' {{answer_choices[label]}}', 'negative ||| positive',
+  )
+  results = evaluated(
+      model, {'tiny_mood': with_template(task, twin)}, tmp_path / NAME
+  )
+  found = results['tasks']['tiny_mood']
+  assert (found['candidates'], found['encoder_passes']) == (80, 60)
+  for name, of in whole[0]['tasks']['tiny_mood']['templates'].items():
+    assert found['templates'][name] == of
+
+
+def test_weights_that_are_damaged(model, tasks, tmp_path):
+  scale = model.params['decoder']['decoder_norm']['scale'] * np.nan
+  decoder = {**model.params['decoder'], 'decoder_norm': {'scale': scale}}
+  damaged = dataclasses.replace(
+      model, params={**model.params, 'decoder': decoder}
+  )
+  with pytest.raises(
+      ValueError, match='^tiny_mood "Enjoy": example 0: a score is not finite'
+  ):
+    evaluated(damaged, tasks, tmp_path / NAME)
+
+
+def test_names_of_files():
+  names = evaluate._file_names(['a/b', 'a_b', 'A b', 'ARC-1.1'])
+  assert list(names.values()) == ['a_b', 'a_b-2', 'A_b-3', 'ARC-1.1']
+
+
+def fails(capsys, *argv):
+  """The one line on stderr of a command that must fail by itself."""
+  assert main.main(list(map(str, argv))) == 1
+  line, = capsys.readouterr().err.strip().splitlines()
+  return line
+
+
+def test_missing_tasks_of_a_suite(folder, run, capsys):
+  path = demo_data.local_file(folder, 'super_glue/cb', 'validation')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(''.join(
+      json.dumps({
+          'premise': f'The film of test {i} is warm.', 'label': i % 3,
+          'hypothesis': 'The film is good.', 'idx': i,
+      }) + '\n' for i in range(3)
+  ))
+  assert main.main(
+      ['eval', str(run), '--suite', 'nlp', '--input_length', '64']
+  ) == 0
+  captured = capsys.readouterr()
+  results = json.loads((run / 'results_nlp.json').read_text())
+  assert (results['suite'], results['mixture']) == ('nlp', 'flipped_nlp_eval')
+  assert list(results['tasks']) == ['super_glue/cb']
+  task = results['tasks']['super_glue/cb']
+  assert (task['metric'], task['cluster']) == (
+      'macro-F1', 'natural language inference'
+  )
+  assert task['scores']['file'] == 'results_nlp/super_glue_cb.parquet'
+  assert task['encoder_passes'] < task['candidates']
+  assert (
+      f'{task["encoder_passes"]:,} encoder passes instead of'
+      f' {task["candidates"]:,}'
+  ) in captured.out
+  missing = results['missing']
+  assert 'super_glue/rte' in missing and 'super_glue/cb' not in missing
+  for name, why in missing.items():
+    assert re.fullmatch(f"{name}: no source has the split '[a-z]+'", why)
+    assert f'left out: {name}: no source has' in captured.err
+  last = results['groups'][-1]
+  assert 'super_glue/rte' in last['missing']
+  assert last['tasks'] == ['super_glue/cb']
+
+
+def test_suite_of_which_nothing_is_there(run, capsys):
+  assert main.main(['eval', str(run), '--suite', 'bigbench']) == 1
+  assert 'bigbench/winowhy: no source has' in capsys.readouterr().err
+  assert not (run / 'results_bigbench.json').exists()
+
+
+def test_suite_seen_is_the_runs_own_mixture(run, capsys):
+  for argv in (['--suite', 'seen'], ['--mixture', demo_data.MIXTURE], []):
+    assert main.main(['eval', str(run), '--limit', '5', *argv]) == 0
+    results = (run / 'results.json').read_text()
+    assert json.loads(results)['suite'] == 'seen'
+    assert json.loads(results)['mixture'] == demo_data.MIXTURE
+    (run / 'results.json').unlink()
+  assert len(json.loads(results)['groups']) > 1
+
+
+def test_wrong_method(run, capsys):
+  error = fails(capsys, 'eval', run, '--method', 'channel')
+  assert 'trained with the method flipped, not channel' in error
+  error = fails(capsys, 'eval', run, '--mixture', 'direct_nlp_eval')
+  assert 'direct_nlp_eval is of the method direct' in error
+  assert f'{run} of flipped' in error
+
+
+def test_model_that_records_no_method(model, tmp_path, capsys):
+  (tmp_path / 'hf').mkdir()
+  hf_checkpoints.write(
+      tmp_path / 'hf', demo_data.NETWORK, tensors.of(model.params),
+      demo_data.vocabulary(),
+  )
+  argv = ['eval', str(tmp_path / 'hf'), '--limit', '5']
+  error = fails(capsys, *argv)
+  assert 'does not say what it was trained on: --suite or --mixture' in error
+  assert main.main(
+      [*argv, '--method', 'channel', '--mixture', 'tiny_mood']
+  ) == 0
+  results = json.loads((tmp_path / 'hf/results_tiny_mood.json').read_text())
+  assert (results['format'], results['suite']) == ('channel', None)
+  # The encoder reads the label words: as many as there are of 3 templates.
+  assert results['tasks']['tiny_mood']['encoder_passes'] == 6
+  assert results['tasks']['tiny_mood']['candidates'] == 30
+
+
+@pytest.mark.parametrize('argv, message', (
+    (['owner/name', '--suite', 'nlp'], 'owner/name: .*--output FILE'),
+    (['run', '--output', 'none/x.json'], 'none/x.json: there is no folder'),
+    (['run', '--output', 'results'], 'must end in .json'),
+    (['run', '--checkpoint', 'run'], 'one checkpoint is needed'),
+    ([], 'one checkpoint is needed: flipped-t5x eval CHECKPOINT'),
+    (['run', '--limit', '0'], '--limit is 0; at least 1'),
+    (['run', '--batch_size', '0'], '--batch_size is 0; at least 1'),
+    (['run', '--mixture', 'flipped_nlp_evl'], "nearest: .*'flipped_nlp_eval'"),
+))
+def test_wrong_flags(argv, message, run, capsys, monkeypatch):
+  monkeypatch.chdir(run.parent)
+  assert re.search(message, fails(capsys, 'eval', *argv))
+
+
+@pytest.mark.parametrize('argv, message', (
+    (['--suite', 'nlp', '--mixture', 'x'], 'not allowed with argument --suite'),
+    (['--suite', 'nlpp'], "invalid choice: 'nlpp'"),
+    (['--method', 'flip'], "invalid choice: 'flip'"),
+))
+def test_flags_that_argparse_refuses(argv, message, capsys):
+  with pytest.raises(SystemExit):
+    main.main(['eval', 'run', *argv])
+  assert message in capsys.readouterr().err
+
+
+def test_checkpoint_of_a_run_writes_into_the_run(run, tmp_path):
+  step = run / 'checkpoints' / '7'
+  argv = ['eval', '--checkpoint', str(step), '--limit', '5', '--mixture']
+  assert main.main([*argv, 'tiny_mood']) == 0
+  results = json.loads((run / 'results_tiny_mood.json').read_text())
+  assert results['checkpoint']['path'] == str(step)
+  assert (run / 'results_tiny_mood/tiny_mood.parquet').is_file()
+
+
+def test_candidates_in_pieces_are_those_of_the_whole(model):
+  task = batches.open_candidates(
+      'tiny_mood', model.vocabulary.path, 16, 32, split='train'
+  )
+  whole = task.read('Mood')
+  assert whole.counts == {'no label': 1, 'truncated': 118}
+  pieces = [
+      task.read('Mood', task.numbers[start : start + 7])
+      for start in range(0, 60, 7)
+  ]
+  for field in ('inputs', 'targets', 'options', 'example_id', 'is_correct'):
+    together = [value for p in pieces for value in getattr(p, field)]
+    assert together == list(getattr(whole, field))
+  assert set(whole.options) == {'negative', 'positive'}
+  for reason, number in whole.counts.items():
+    assert sum(p.counts.get(reason, 0) for p in pieces) == number
