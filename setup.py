@@ -24,6 +24,7 @@ setuptools.setup(
     # package, because a top-level `tasks` or `gin` would clash with others.
     package_dir={'flipped_t5x.gin': 'gin', 'flipped_t5x.tasks': 'tasks'},
     package_data={
+        'flipped_t5x': ['published_results.csv', 'report.html.jinja'],
         'flipped_t5x.gin': ['*/*.gin'],
         'flipped_t5x.tasks': ['*.csv', 'templates/*.yaml'],
     },

@@ -1,4 +1,4 @@
-"""A run's results for people: a table, `report.md` and plots."""
+"""A run's results for people: a table, Markdown, an HTML page and plots."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -7,258 +7,158 @@ import os
 from typing import Any
 
 from etils import epath
+from flipped_t5x import comparison_report
+from flipped_t5x import comparison_table
 from flipped_t5x import inspection_report
-from flipped_t5x import t5x_results
-import matplotlib
-from matplotlib import figure
+from flipped_t5x import report_html
+from flipped_t5x import report_markdown
+from flipped_t5x import report_parts as parts
+from flipped_t5x import report_run
+from flipped_t5x import report_sections
+from flipped_t5x import report_tables
 import rich.console
 import rich.table
-
-matplotlib.use('Agg')
+import rich.text
 
 # Columns of the terminal's table beside its names, and the least for those.
 _NUMBERS, _LEAST_NAME = 65, 15
-_RIGHT, _WRONG, _BASELINE = '#1b6ca8', '#d1495b', '#8a8a8a'
+_PAGES = ('.html', '.md')
 
 
 def write(
-    run: str | os.PathLike[str], console: rich.console.Console | None = None
-):
-  """Prints the table, and writes `report.md` and PNG plots.
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    console: rich.console.Console | None = None,
+) -> None:
+  """Prints a table, and writes a page, Markdown and PNG plots.
 
-  What is made of `results_NAME.json` is called `report_NAME.md` and so on.
+  Of `results_NAME.json` they are `report_NAME.html`, `report_NAME.md` and
+  `accuracy_NAME.png`, beside it; of several runs `report_comparison.html` and
+  so on, in the current folder.
 
   Args:
-    run: a run's folder with `metrics.jsonl` and `results.json`, or another file
-      of results in it; or a folder of T5X, see `t5x_results.py`, where
-      `results.json` is written, too.
+    runs: one or several: a run's folder with `results.json`, or another file
+      of results; or a folder of T5X, see `t5x_results.py`, where `results.json`
+      is written, too, if it is the only one.
+    output: another folder, or a file ending in .html or .md: the other files
+      are called after it, and stand beside it.
     console: where to print; standard output if None.
 
   Raises:
-    FileNotFoundError: the run has not been evaluated.
-    ValueError: see `t5x_results.read`.
+    FileNotFoundError: a run has not been evaluated.
+    ValueError: see `report_run.read_all`; results that cannot be compared, see
+      `comparison.check`; or `output` has another ending.
   """
-  run = epath.Path(run).expanduser()
-  path = run / 'results.json' if run.suffix != '.json' else run
-  if t5x_results.found_in(run):
-    results, log = t5x_results.read(run), None
-    path.write_text(json.dumps(results, indent=2) + '\n')
-  else:
-    run = path.parent
-    if not path.is_file():
-      raise FileNotFoundError(
-          f'{path}: there is none; evaluate the run first: flipped-t5x eval'
-          f' --checkpoint {run}'
-      )
-    results = json.loads(path.read_text())
-    log = [
-        json.loads(line)
-        for line in (run / 'metrics.jsonl').read_text().splitlines()
-    ]
-    _save(plot_losses(log), run / 'losses.png')
-    _save(plot_probabilities(log), run / 'probabilities.png')
-  suffix = path.stem.removeprefix('results')
-  _save(plot_accuracy(results), run / f'accuracy{suffix}.png')
-  (run / f'report{suffix}.md').write_text(
-      markdown(run.name, results, log, f'accuracy{suffix}.png')
-  )
+  if isinstance(runs, (str, os.PathLike)):
+    runs = [runs]
   console = console or rich.console.Console()
+  if len(runs) == 1:
+    _write_one(report_run.read(runs[0]), output, console)
+    return
+  found = report_run.read_all(runs)
+  report, tests = comparison_report.report(found)
+  folder, stem = _target(output, epath.Path(), 'report_comparison')
+  page = _write_files(report, folder, stem, f'_{stem.removeprefix("report_")}')
+  for shown in comparison_table.tables(found, tests, console.width):
+    console.print()
+    console.print(shown)
   console.print()
-  console.print(table(results, console.width))
-  console.print()
-  console.print(
-      f'step {results["step"]}, {_splits(results)} split; numbers in {path}'
-      f', report and plots beside it.', soft_wrap=True,
+  for line in comparison_table.notes(found, tests):
+    console.print(rich.text.Text(line))
+  _say_where(console, page, stem)
+
+
+def _write_one(run, output, console) -> None:
+  folder, stem = _target(output, run.path.parent, f'report{run.suffix}')
+  suffix = run.suffix if output is None else (
+      '' if stem == 'report' else f'_{stem.removeprefix("report_")}'
   )
+  if run.of_t5x:
+    run.path.write_text(json.dumps(run.results, indent=2) + '\n')
+  page = _write_files(report_sections.report(run), folder, stem, suffix)
+  console.print()
+  console.print(table(run.results, console.width))
+  console.print()
+  for line in notes(run.results):
+    console.print(rich.text.Text(line))
+  console.print(
+      f'step {run.results["step"]}, {report_run.splits(run.results)} split'
+  )
+  _say_where(console, page, stem, run.path)
 
 
-def _save(plot: figure.Figure, path: epath.Path) -> None:
-  with path.open('wb') as f:  # It may be in a bucket.
-    plot.savefig(f)
+def _say_where(console, page, stem, numbers=None) -> None:
+  """Paths are not broken, so that they can be copied."""
+  if numbers is not None:
+    console.print(rich.text.Text(f'numbers: {numbers}'), soft_wrap=True)
+  console.print(rich.text.Text(f'report:  {page}'), soft_wrap=True)
+  console.print(f'         {stem}.md and plots beside it', soft_wrap=True)
+
+
+def _target(output, folder, stem) -> tuple[epath.Path, str]:
+  """The folder and the stem of what is written."""
+  if output is None:
+    return folder, stem
+  output = epath.Path(output).expanduser()
+  if output.suffix in _PAGES:
+    folder, stem = output.parent, output.stem
+  elif output.suffix[1:].isalpha() and not output.is_dir():
+    raise ValueError(
+        f'--output {output}: a folder is needed, or a file ending in'
+        f' {" or ".join(_PAGES)}'
+    )
+  else:
+    folder = output
+  folder.mkdir(parents=True, exist_ok=True)
+  return folder, stem
+
+
+def _write_files(report, folder, stem, suffix) -> epath.Path:
+  """Writes page, Markdown and its plots; returns the page."""
+  for plot in report.plots:
+    if plot.file:
+      path = folder / report_markdown.file_name(plot, suffix)
+      with path.open('wb') as f:  # It may be in a bucket.
+        plot.draw().savefig(f)
+  (folder / f'{stem}.md').write_text(report_markdown.render(report, suffix))
+  page = folder / f'{stem}.html'
+  page.write_text(report_html.render(report))
+  return page
 
 
 def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
   """One row a task, for a terminal of `width` columns."""
   shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-  header, rows = _rows(results)
+  header, rows = report_tables.brief(results)
+  folder = inspection_report.common_folder([name for name, *_ in rows])
+  room = max(width - _NUMBERS, _LEAST_NAME)
+  header[0] += f'\n{inspection_report.fold(folder, room)}' if folder else ''
   for i, name in enumerate(header):
     shown.add_column(
         name, justify='left' if i == 0 else 'right', no_wrap=True,
         overflow='fold',
     )
-  room = max(width - _NUMBERS, _LEAST_NAME)
   for name, *cells in rows:
-    shown.add_row(inspection_report.fold(name, room), *cells)
+    shown.add_row(
+        rich.text.Text(
+            inspection_report.fold(name.removeprefix(folder), room)
+        ), *cells
+    )
   return shown
 
 
-def _rows(results) -> tuple[list[str], list[list[str]]]:
-  header = ['task', 'examples', 'options', 'accuracy', 'macro-F1', 'majority',
-            'random']
-  rows = []
-  for name, task in results['tasks'].items():
-    accuracy, f1 = task['accuracy'], task['macro_f1']
-    rows.append([
-        name, f'{task["examples"]:,}', _options(task['options']),
-        f'{accuracy["mean"]:.3f}±{accuracy["std"]:.3f}',
-        f'{f1["mean"]:.3f}±{f1["std"]:.3f}',
-        f'{task["majority_accuracy"]:.3f}', f'{task["random_accuracy"]:.3f}',
-    ])
-  return header, rows
-
-
-def markdown(
-    name: str,
-    results: Mapping[str, Any],
-    log: Sequence[Mapping[str, float]] | None,
-    accuracy_plot: str = 'accuracy.png',
-) -> str:
-  """The report, with the plots beside it; without a log, not of training."""
-  parts = [f'# {name}', '']
-  parts += _markdown_table(*_rows(results))
-  parts += [
-      '',
-      f'Step {results["step"]}, {_splits(results)} split. Accuracy and macro-F1'
-      ' are mean ± standard deviation over templates; majority and random are'
-      ' the accuracy of the most frequent label and of a uniform draw.',
-      '',
+def notes(results: Mapping[str, Any]) -> list[str]:
+  """What must be known of the table: averages, and what is missing in them."""
+  lines = []
+  if results.get('groups'):
+    average = results['groups'][-1]
+    lines.append(
+        f'{average["name"]}: accuracy {parts.number(average["accuracy"])},'
+        f' macro-F1 {parts.number(average["macro_f1"])}'
+        f' ({report_tables.coverage(average)})'
+    )
+  lines += [
+      f'not evaluated: {name}{f": {why}" if why else ""}'
+      for name, why in report_run.missing(results).items()
   ]
-  if log is not None:
-    parts += [
-        '![loss terms](losses.png)',
-        '',
-        '![probability of the instruction](probabilities.png)',
-        '',
-    ]
-  parts += [
-      f'![accuracy of each template]({accuracy_plot})',
-      '',
-      '## Templates',
-  ]
-  for task_name, task in results['tasks'].items():
-    header = ['template', 'examples', 'accuracy', 'macro-F1', 'ties',
-              'dropped or truncated']
-    rows = [
-        [
-            template, f'{t["examples"]:,}', f'{t["accuracy"]:.3f}',
-            f'{t["macro_f1"]:.3f}', str(t['ties']),
-            _dropped(t['counts']),
-        ]
-        for template, t in task['templates'].items()
-    ]
-    parts += ['', f'### {task_name}', '', *_markdown_table(header, rows)]
-  if log is not None:
-    parts += ['', '## Training', '']
-  if log:
-    shown = {k: f'{v:.4g}' for k, v in log[-1].items()}
-    parts += _markdown_table(list(shown), [list(shown.values())])
-  parts += ['', '## Settings', '']
-  settings = {
-      **results['settings'],
-      **{f'network: {k}': v for k, v in results['network'].items()},
-      **{f'version of {k}': v for k, v in results['versions'].items()},
-  }
-  parts += _markdown_table(
-      ['setting', 'value'], [[k, f'`{v}`'] for k, v in settings.items()]
-  )
-  return '\n'.join(parts) + '\n'
-
-
-def _dropped(counts: Mapping[str, int] | None) -> str:
-  if counts is None:
-    return '-'  # T5X does not say.
-  return ', '.join(f'{n} {reason}' for reason, n in counts.items()) or 'none'
-
-
-def _splits(results) -> str:
-  return ' or '.join(
-      sorted({t['data']['split'] for t in results['tasks'].values()})
-  )
-
-
-def _markdown_table(header, rows) -> list[str]:
-  lines = [header, ['---'] * len(header), *rows]
-  return [
-      f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |'
-      for line in lines
-  ]
-
-
-def plot_losses(log: Sequence[Mapping[str, float]]) -> figure.Figure:
-  """L_LM and L_UL over the steps."""
-  return _lines(
-      log,
-      {
-          'likelihood': ('$L_{LM}$, right label', _RIGHT),
-          'unlikelihood': ('$L_{UL}$, wrong label', _WRONG),
-      },
-      'Loss terms', 'nats per token', yscale='log',
-  )
-
-
-def plot_probabilities(log: Sequence[Mapping[str, float]]) -> figure.Figure:
-  """Mean probability of an instruction token given either label."""
-  return _lines(
-      log,
-      {
-          'prob_right': ('P(instruction | right label)', _RIGHT),
-          'prob_wrong': ('P(instruction | wrong label)', _WRONG),
-      },
-      'Probability of the instruction', 'mean over tokens', ylim=(0, 1),
-  )
-
-
-def _lines(log, series, title, ylabel, **axis) -> figure.Figure:
-  plot, axes = _figure(title, height=3.6)
-  steps = [line['step'] for line in log]
-  for key, (label, color) in series.items():
-    if key in log[0]:  # DIRECT has no wrong side.
-      axes.plot(steps, [line[key] for line in log], color=color, label=label)
-  axes.set(xlabel='step', ylabel=ylabel, **axis)
-  axes.legend(frameon=False)
-  return plot
-
-
-def plot_accuracy(results: Mapping[str, Any]) -> figure.Figure:
-  """Accuracy of each template, with each task's two baselines."""
-  number = sum(len(t['templates']) for t in results['tasks'].values())
-  rows = number + 1.4 * len(results['tasks'])
-  plot, axes = _figure('Accuracy of each template', height=1.2 + 0.26 * rows)
-  y, ticks, labels = 0.0, [], []
-  for name, task in results['tasks'].items():
-    axes.text(0.005, y, name, weight='bold', va='center')
-    start = y + 0.5
-    for template, values in task['templates'].items():
-      y += 1
-      axes.barh(y, values['accuracy'], color=_RIGHT, height=0.7)
-      axes.text(
-          max(values['accuracy'], 0.06) - 0.008, y,
-          f'{values["accuracy"]:.2f}', va='center', ha='right', fontsize=8,
-          color='white', weight='bold',
-      )
-      ticks.append(y)
-      labels.append(template)
-    for key, style in (('random_accuracy', ':'), ('majority_accuracy', '--')):
-      axes.plot(
-          [task[key]] * 2, [start, y + 0.5], style, color=_BASELINE,
-          label=key.split('_')[0] if not ticks[len(task['templates']):] else '',
-      )
-    y += 1.4
-  axes.set_yticks(ticks, labels, fontsize=8)
-  axes.set(xlim=(0, 1), ylim=(y - 0.4, -0.8), xlabel='accuracy')
-  axes.legend(frameon=False, loc='lower right', bbox_to_anchor=(1, 1), ncols=2)
-  return plot
-
-
-def _figure(title: str, height: float):
-  plot = figure.Figure(figsize=(7.5, height), dpi=150, layout='constrained')
-  axes = plot.add_subplot()
-  axes.set_title(title, loc='left')
-  axes.spines[['top', 'right']].set_visible(False)
-  return plot, axes
-
-
-def _options(options: Sequence[int]) -> str:
-  if len(options) == 1:
-    return str(options[0])
-  return f'{min(options)} to {max(options)}'
+  return lines

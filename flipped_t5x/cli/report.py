@@ -1,9 +1,13 @@
-"""Show the results of a run as a table, report.md and plots.
+"""Show the results of runs as a table, an HTML page, Markdown and plots.
+
+Of one run the files are written beside its results; of several, which are
+compared with the first of them, into the current folder.
 
 Example:
   flipped-t5x report output/demo
-  flipped-t5x report output/demo/results_flipped_nlp_eval.json
+  flipped-t5x report output/demo/results_nlp.json
   flipped-t5x report gs://BUCKET/flipped_xl/eval
+  flipped-t5x report output/flipped output/direct output/channel --output docs
 """
 
 import argparse
@@ -13,11 +17,16 @@ from flipped_t5x import report
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-      'run',
+      'runs', nargs='+', metavar='RUN',
       help='folder of a run that eval has evaluated, or a results file in it;'
       ' or the output folder of t5x.eval or t5x.infer',
+  )
+  parser.add_argument(
+      '--output', metavar='DIR_OR_FILE',
+      help='another folder for the files, or a name for the page, ending in'
+      ' .html',
   )
 
 
 def run(arguments: argparse.Namespace) -> None:
-  report.write(arguments.run)
+  report.write(arguments.runs, arguments.output)

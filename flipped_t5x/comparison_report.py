@@ -1,0 +1,312 @@
+"""The report of several runs, side by side."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from flipped_t5x import comparison
+from flipped_t5x import report_parts as parts
+from flipped_t5x import report_plots
+from flipped_t5x import report_run
+from flipped_t5x import report_sections
+from flipped_t5x import report_settings
+from flipped_t5x import report_tables
+from flipped_t5x import suites
+
+_METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
+BETTER, WORSE = '▲', '▼'
+
+Runs = Sequence[report_run.Run]
+Tests = Sequence[comparison.Test]
+
+
+def report(runs: Runs) -> tuple[parts.Report, Tests]:
+  """Compares runs with the first of them.
+
+  Returns:
+    The report, and the tests in it.
+
+  Raises:
+    ValueError: they cannot be compared; see `comparison`.
+  """
+  comparison.check(runs)
+  tests = comparison.tests(runs)
+  sections = [
+      _runs(runs), _metrics(runs, tests), _groups(runs), _tests(runs, tests),
+      _label_words(runs), _differences(runs), _same(runs),
+  ]
+  suite = runs[0].results.get('suite')
+  title = f'{len(runs)} runs compared'
+  return parts.Report(
+      f'{title}: {suites.get(suite).title}' if suite else title,
+      f'{report_run.splits(runs[0].results)} split',
+      [s for s in sections if s is not None],
+  ), tests
+
+
+def task_names(runs: Runs) -> list[str]:
+  """All tasks that any run has, or should have had."""
+  found = [n for run in runs for n in run.results['tasks']]
+  found += [n for run in runs for n in report_run.missing(run.results)]
+  return list(dict.fromkeys(found))
+
+
+def cells(
+    runs: Runs, task: str, metric: str, tests: Tests = ()
+) -> list[str]:
+  """Each run's mean over templates, and a mark where a test says so."""
+  found = []
+  for number, run in enumerate(runs):
+    values = run.results['tasks'].get(task)
+    mark = next((
+        BETTER if test.difference > 0 else WORSE for test in tests
+        if (test.run, test.task) == (number, task) and test.significant
+    ), '')
+    found.append(
+        f'{parts.number(values[metric]["mean"])}{mark}' if values
+        else parts.MISSING
+    )
+  return found
+
+
+def _runs(runs) -> parts.Section:
+  rows = []
+  for run in runs:
+    size = report_run.num_parameters(run.results['network'])
+    rows.append([
+        run.name, str(run.results.get('format') or parts.MISSING),
+        str(run.results['step']),
+        parts.MISSING if size is None else report_run.million(size),
+        str(run.path),
+    ])
+  content = [parts.Table(
+      'Runs', ['run', 'format', 'step', 'parameters', 'results'], rows,
+      left=(0, 1, 3, 4), code=(4,),
+  )]
+  return parts.Section('', content + warnings(runs))
+
+
+def warnings(runs) -> list[parts.Text]:
+  """What a reader must know before any number."""
+  texts = []
+  for name, values in comparison.differences(runs).items():
+    if name in ('input_length', 'target_length') or name.startswith('version'):
+      of = ', '.join(
+          f'{value} in {run.name}'
+          for value, run in zip(values, runs, strict=True)
+      )
+      texts.append(f'{name} is not the same: {of}.')
+  digests = {}
+  for run in runs:
+    digest = run.results.get('checkpoint', {}).get('sha256')
+    digests.setdefault(digest or run.path, []).append(run.name)
+  texts += [
+      f'{parts.listed(names)} are of the same weights.'
+      for names in digests.values() if len(names) > 1
+  ]
+  limit = report_run.limit(runs[0].results)
+  if limit is not None:
+    texts.append(
+        f'Over a sample of at most {limit:,} rows of each dataset, not all.'
+    )
+  return [parts.Text(text, warns=True) for text in texts]
+
+
+def _metrics(runs, tests) -> parts.Section:
+  content = []
+  for metric, name in _METRICS.items():
+    marked = tests if metric == 'accuracy' else ()
+    rows = []
+    for task in task_names(runs):
+      values = next(
+          (r.results['tasks'][task] for r in runs
+           if task in r.results['tasks']), {}
+      )
+      rows.append([
+          task, *cells(runs, task, metric, marked),
+          parts.number(values.get(f'majority_{metric}')),
+          *([parts.number(values.get('random_accuracy'))]
+            if metric == 'accuracy' else []),
+      ])
+    header = ['task', *(run.name for run in runs), 'majority']
+    header += ['random'] * (metric == 'accuracy')
+    content.append(parts.Table(
+        f'{name} by run', header, rows, heading=name.capitalize()
+        if metric == 'accuracy' else name,
+    ))
+  content.insert(1, parts.Text(_legend(runs, tests)))
+  content += missing(runs)
+  content.append(report_sections.accuracy_plot(
+      {run.name: run.results for run in runs}
+  ))
+  return parts.Section('Results by task', content)
+
+
+def _legend(runs, tests) -> str:
+  text = 'Means over templates.'
+  if tests:
+    text += (
+        f' {BETTER} and {WORSE}: significantly better or worse than'
+        f' {runs[0].name} by the paired test below; what has no mark may differ'
+        ' by chance.'
+    )
+  else:
+    text += ' There is no test: see below. Differences may be chance.'
+  return text
+
+
+def missing(runs) -> list[parts.Text | parts.Items]:
+  reasons = {}
+  for task in task_names(runs):
+    for run in runs:
+      if task not in run.results['tasks']:
+        why = report_run.missing(run.results).get(task, '')
+        reasons.setdefault((task, why), []).append(run.name)
+  items = [
+      f'{task} in {"all runs" if len(of) == len(runs) else parts.listed(of)}'
+      + (f': {why}' if why else '')
+      for (task, why), of in reasons.items()
+  ]
+  if not items:
+    return []
+  return [parts.Text('Not evaluated:', warns=True), parts.Items(items)]
+
+
+def _groups(runs) -> parts.Section | None:
+  if not all(run.results.get('groups') for run in runs):
+    return None
+  found = [{g['name']: g for g in run.results['groups']} for run in runs]
+  rows, apart = [], []
+  for name, group in found[0].items():
+    of = [groups.get(name) for groups in found]
+    there = {frozenset(_there(g)) if g else None for g in of}
+    if len(there) == 1:
+      values = [parts.number(g['metric']) for g in of]
+      rows.append([name, report_tables.coverage(group), *values])
+    else:
+      rows.append([name, 'not the same', *[parts.MISSING] * len(runs)])
+      apart.append(name)
+  content = [
+      parts.Text("Means of each task's own metric, accuracy or macro-F1."),
+      parts.Table(
+          'Groups and averages by run',
+          ['group', 'tasks', *(run.name for run in runs)], rows, left=(0, 1),
+      ),
+  ]
+  if any(g['missing'] for groups in found for g in groups.values()):
+    content.append(parts.Text(report_sections.FEWER, warns=True))
+  if apart:
+    content.append(parts.Text(
+        'No average where the runs lack different tasks: it would be over'
+        ' different tasks.', warns=True,
+    ))
+  return parts.Section('Groups and averages', content)
+
+
+def _there(group: Mapping[str, Any]) -> set[str]:
+  return set(group['tasks']) - set(group['missing'])
+
+
+def _tests(runs, tests) -> parts.Section:
+  content = []
+  if tests:
+    rows = [
+        [
+            test.task, runs[test.run].name, parts.signed(test.difference),
+            f'{parts.signed(test.low)} to {parts.signed(test.high)}',
+            p_value(test.p), p_value(test.adjusted),
+            'yes' if test.significant else 'no',
+        ]
+        for test in tests
+    ]
+    content += [
+        parts.Text(
+            f'Accuracy of each run minus that of {runs[0].name}, on the same'
+            ' rows and templates: difference, its 95 % bootstrap interval over'
+            ' rows, and p of a two-sided sign-flip test over rows, before and'
+            f' after Holm\'s correction for {len(tests)} tests. Significant:'
+            f' the corrected p is below {comparison.SIGNIFICANT}. The test is'
+            ' about these weights on other rows; what another seed of training'
+            ' would give it does not say.'
+        ),
+        parts.Table(
+            'Paired test',
+            ['task', 'run', 'difference', '95 % interval', 'p', 'p (Holm)',
+             'significant'],
+            rows, left=(0, 1, 6),
+        ),
+    ]
+  without = comparison.untested(runs)
+  if without:
+    content += [
+        parts.Text(
+            'There is no test where predictions of the single examples are not'
+            ' there; flipped-t5x eval writes them:', warns=True,
+        ),
+        parts.Items([f'{task}: {why}' for task, why in without.items()]),
+    ]
+  return parts.Section('Paired test', content)
+
+
+def p_value(p: float) -> str:
+  """With four digits, as small ones are multiples of 1 / 10,001."""
+  return f'{p:.4f}'
+
+
+def _label_words(runs) -> parts.Section | None:
+  by_metric = {}
+  for name in task_names(runs):
+    of = [run.results['tasks'].get(name) for run in runs]
+    metric = suites.metric_of(name, next(t for t in of if t) if any(of) else {})
+    found = [t and report_tables.label_words(t, metric) for t in of]
+    if any(found):
+      by_metric.setdefault(metric, {})[name] = found
+  if not by_metric:
+    return None
+  plots = []
+  for metric, tasks in by_metric.items():
+    baselines = {
+        name: report_sections.chance(
+            next(r.results['tasks'][name] for r in runs
+                 if name in r.results['tasks']), metric
+        )
+        for name in tasks
+    }
+    plots.append(parts.Plot(
+        f'labels_{metric}', f'{_METRICS[metric]} by label words',
+        f'Distribution of {_METRICS[metric]} over sets of label words for each'
+        " task and run, with the task's own words marked.",
+        lambda tasks=tasks, baselines=baselines, metric=metric:
+        report_plots.label_words(
+            [run.name for run in runs], tasks, baselines, _METRICS[metric]
+        ),
+    ))
+  return parts.Section('Label words', plots)
+
+
+def _differences(runs) -> parts.Section:
+  found = comparison.differences(runs)
+  if not found:
+    return parts.Section('What differs', [parts.Text('No setting differs.')])
+  columns = tuple(range(len(runs) + 1))
+  return parts.Section('What differs', [parts.Table(
+      'Settings that differ', ['setting', *(run.name for run in runs)],
+      [[name, *map(str, values)] for name, values in found.items()],
+      left=columns, code=columns[1:],
+  )])
+
+
+def _same(runs) -> parts.Section:
+  results = runs[0].results
+  items = []
+  if results.get('suite'):
+    items.append(f'suite: {results["suite"]}')
+  items += [
+      f'split: {report_run.splits(results)}',
+      f'most rows of a dataset: {report_run.limit(results) or "all"}',
+      'characters of a field: '
+      f'{results["settings"].get("MAX_FIELD_CHARS") or "all"}',
+  ]
+  return parts.Section('What is the same', [
+      parts.Items(items), report_settings.origins(results),
+  ])

@@ -1,0 +1,79 @@
+"""A report as one HTML page that needs nothing else: no network, no scripts."""
+
+import io
+import pathlib
+import re
+
+from flipped_t5x import report_parts as parts
+from flipped_t5x import report_plots
+import jinja2
+import markupsafe
+import matplotlib
+from matplotlib import figure
+
+_PAGE = pathlib.Path(__file__).parent / 'report.html.jinja'
+_LONG = 4  # Sections; from here on there is a table of contents.
+_PIXELS_PER_POINT = 96 / 72
+_IDS = re.compile(r'(?<=[ "(])(id="|url\(#|(?:xlink:)?href="#)')
+_SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
+_NO_METADATA = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
+
+
+def render(report: parts.Report) -> str:
+  """The text of the page; the same for the same report.
+
+  Names of tasks, templates and runs are others' text: Jinja escapes it.
+  """
+  environment = jinja2.Environment(
+      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+      lstrip_blocks=True, keep_trailing_newline=True,
+  )
+  environment.filters |= {'breakable': _breakable, 'svg': _svg}
+  template = environment.from_string(_PAGE.read_text(encoding='utf-8'))
+  titled = [s for s in report.sections if s.title]
+  return template.render(
+      report=report,
+      contents=titled if len(titled) >= _LONG else (),
+      light={n: c[0] for n, c in report_plots.COLOURS.items()},
+      dark={n: c[1] for n, c in report_plots.COLOURS.items()},
+  )
+
+
+def _breakable(text: str) -> markupsafe.Markup:
+  """A name that may go on in the next line after `/` and `_`."""
+  pieces = re.split(r'(?<=[/_])(?=\w)', text)
+  return markupsafe.Markup('<wbr>').join(pieces)
+
+
+def _svg(plot: parts.Plot) -> markupsafe.Markup:
+  return markupsafe.Markup(svg(plot.draw(), plot.name, plot.alt))
+
+
+def svg(drawn: figure.Figure, name: str, alt: str) -> str:
+  """A figure as an SVG element that goes with a light and a dark page.
+
+  Args:
+    drawn: the figure; its colours are of `report_plots.COLOURS`.
+    name: a prefix of its ids, unique in the page.
+    alt: what it shows.
+  """
+  # Its texts are texts, in the page's font; `hashsalt` names its parts.
+  with matplotlib.rc_context(
+      {'svg.fonttype': 'none', 'svg.hashsalt': 'flipped_t5x'}
+  ):
+    text = io.StringIO()
+    drawn.savefig(text, format='svg', transparent=True, metadata=_NO_METADATA)
+  text = text.getvalue()
+  text = text[text.index('<svg '):]
+  width = float(_SIZE.match(text)[1]) * _PIXELS_PER_POINT
+  opening, rest = text.split('>', 1)
+  view = re.search(r'viewBox="[^"]*"', opening)[0]
+  label = markupsafe.escape(alt)
+  rest = _IDS.sub(lambda match: f'{match[1]}{name}-', rest)
+  for key, (light, _) in report_plots.COLOURS.items():
+    rest = rest.replace(light, f'var(--{key})')
+  return (
+      f'<svg {view} role="img" aria-label="{label}"'
+      f' style="width: {width:.0f}px" xmlns="http://www.w3.org/2000/svg"'
+      f' xmlns:xlink="http://www.w3.org/1999/xlink">{rest.strip()}'
+  )

@@ -1,0 +1,82 @@
+"""A report as Markdown, with plots in files beside it."""
+
+from collections.abc import Iterator
+
+from flipped_t5x import report_parts as parts
+
+
+def render(report: parts.Report, suffix: str = '') -> str:
+  """The text of a file.
+
+  Args:
+    report: what it says.
+    suffix: of the plots' files: `NAME` of the plot, this, and `.png`.
+  """
+  lines = [f'# {_escape(report.title)}', '', _escape(report.facts), '']
+  for section in report.sections:
+    if section.title:
+      lines += [f'## {_escape(section.title)}', '']
+    for part in section.parts:
+      lines += [*_part(part, suffix)]
+  return '\n'.join(lines).rstrip() + '\n'
+
+
+def file_name(plot: parts.Plot, suffix: str) -> str:
+  """Of a plot's PNG, see `render`."""
+  return f'{plot.name}{suffix if plot.of_results else ""}.png'
+
+
+def _part(part, suffix: str) -> Iterator[str]:
+  if part.kind == 'text':
+    text = _escape(part.text)
+    yield from (f'**{text}**' if part.warns else text, '')
+  elif part.kind == 'items':
+    for i, item in enumerate(part.items, 1):
+      yield f'{i}. {_escape(item)}' if part.ordered else f'- {_escape(item)}'
+    yield ''
+  elif part.kind == 'table':
+    if part.heading:
+      yield from (f'### {_escape(part.heading)}', '')
+    yield from (*_table(part), '')
+  elif part.kind == 'plot':
+    if part.file:
+      yield from (f'![{_escape(part.title)}]({file_name(part, suffix)})', '')
+  else:
+    for one in part.parts:
+      yield from _part(one, suffix)
+
+
+def _table(table: parts.Table) -> Iterator[str]:
+  yield _row([_cell(name) for name in table.header])
+  yield _row([
+      '---' if i in table.left else '---:' for i in range(len(table.header))
+  ])
+  for row in table.rows:
+    yield _row([
+        _code(cell) if i in table.code else _cell(cell)
+        for i, cell in enumerate(row)
+    ])
+
+
+def _row(cells) -> str:
+  return f'| {" | ".join(cells)} |'
+
+
+def _cell(text: str) -> str:
+  return _escape(text).replace('|', '\\|')
+
+
+def _code(text: str) -> str:
+  """In as many backticks as the text does not hold."""
+  fence = '`'
+  while fence in text:
+    fence += '`'
+  room = ' ' if len(fence) > 1 else ''
+  text = ' '.join(text.split()).replace('|', '\\|')
+  return f'{fence}{room}{text}{room}{fence}'
+
+
+def _escape(text: str) -> str:
+  """One line, without HTML."""
+  text = ' '.join(text.split())
+  return text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')

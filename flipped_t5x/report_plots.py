@@ -1,0 +1,297 @@
+"""The plots of reports, small enough for a telephone.
+
+Each colour is used for one meaning only and stands in `COLOURS` for light and
+for dark pages; `report_html.py` exchanges them.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import math
+from typing import Any
+
+from flipped_t5x import inspection_report
+import matplotlib
+from matplotlib import figure
+from matplotlib import lines as lines_lib
+from matplotlib import text as text_lib
+from matplotlib import ticker
+import numpy as np
+
+# Name -> on white (and in PNG files), on black.
+COLOURS = {
+    'ink': ('#202428', '#e4e7ea'),
+    'faint': ('#6b7279', '#98a1aa'),
+    'line': ('#d3d7db', '#3d444b'),
+    'run-0': ('#1b6ca8', '#6cb4ea'),
+    'run-1': ('#c93a4e', '#f58a97'),
+    'run-2': ('#2a7d4f', '#6fce98'),
+    'run-3': ('#a8650f', '#e8ae55'),
+    'run-4': ('#7a4aa5', '#c09be8'),
+    'run-5': ('#0f7f86', '#58cdd4'),
+    'run-6': ('#8c5a3c', '#d3a384'),
+    'run-7': ('#5b6470', '#a9b4c2'),
+}
+_INK, _FAINT, _LINE = (COLOURS[n][0] for n in ('ink', 'faint', 'line'))
+_RUNS = [light for name, (light, _) in COLOURS.items() if 'run' in name]
+_MARKERS = 'oDs^vPX*'
+_BASELINES = {'random': ':', 'majority': (0, (4, 2))}  # Their lines.
+_LONGEST = 58  # Characters that fit beside each other.
+_WIDTH = 4.5  # Inches, at 96 pixels 432 of them.
+_STYLE = {
+    'axes.edgecolor': _FAINT,
+    'axes.labelcolor': _INK,
+    'axes.labelsize': 8.5,
+    'axes.spines.right': False,
+    'axes.spines.top': False,
+    'font.size': 8.5,
+    'grid.color': _LINE,
+    'grid.linewidth': 0.7,
+    'legend.fontsize': 8,
+    'legend.frameon': False,
+    'text.color': _INK,
+    'xtick.color': _FAINT,
+    'xtick.labelcolor': _INK,
+    'xtick.labelsize': 8,
+    'ytick.color': _FAINT,
+    'ytick.labelcolor': _INK,
+    'ytick.labelsize': 8,
+}
+
+
+def run_colour(number: int) -> str:
+  """The name in `COLOURS` of a run's colour."""
+  return f'run-{number % len(_RUNS)}'
+
+
+def _figure(width: float, height: float):
+  """A figure and its axes; every text in it is meant as it is written."""
+  drawn = figure.Figure(
+      figsize=(width, height), dpi=200, layout='constrained'
+  )
+  return drawn, drawn.add_subplot()
+
+
+def _finish(drawn: figure.Figure) -> figure.Figure:
+  for text in drawn.findobj(text_lib.Text):
+    text.set_parse_math(False)  # A dollar sign is a dollar sign.
+  return drawn
+
+
+def accuracy(runs: Mapping[str, Mapping[str, Any]]) -> figure.Figure:
+  """Accuracy by task: each template, their mean, its interval, baselines.
+
+  Args:
+    runs: name -> results.
+  """
+  names = list(dict.fromkeys(n for r in runs.values() for n in r['tasks']))
+  rows = {
+      name: [_accuracies(r['tasks'].get(name)) for r in runs.values()]
+      for name in names
+  }
+  first = {
+      name: next(r['tasks'][name] for r in runs.values() if name in r['tasks'])
+      for name in names
+  }
+  baselines = {
+      name: {
+          'random': first[name]['random_accuracy'],
+          'majority': first[name]['majority_accuracy'],
+      }
+      for name in names
+  }
+  return _strips(list(runs), rows, baselines, 'accuracy', 'template')
+
+
+def _accuracies(task) -> tuple[Mapping[str, float], list[float]] | None:
+  if task is None:
+    return None
+  return task['accuracy'], [t['accuracy'] for t in task['templates'].values()]
+
+
+def label_words(
+    runs: Sequence[str],
+    tasks: Mapping[str, Sequence[tuple[str, Mapping[str, float]] | None]],
+    baselines: Mapping[str, Mapping[str, float]],
+    metric: str,
+) -> figure.Figure:
+  """The score of each set of label words, by task.
+
+  Args:
+    runs: their names.
+    tasks: task -> for each run what `report_tables.label_words` gives.
+    baselines: task -> name -> score.
+    metric: what the scores are.
+  """
+  rows = {}
+  for name, found in tasks.items():
+    rows[name] = []
+    for one in found:
+      if one is None:
+        rows[name].append(None)
+        continue
+      own, scores = one
+      others = [v for words, v in scores.items() if words != own]
+      rows[name].append(({'mean': scores[own]}, others))
+  return _strips(
+      runs, rows, baselines, metric, 'set of other words', "the task's own",
+      boxes=True,
+  )
+
+
+def _strips(
+    runs, rows, baselines, xlabel, dots, marked='mean over templates',
+    boxes=False,
+) -> figure.Figure:
+  """Rows of dots below the name of each task, a row for each run."""
+  step = 0.55 if len(runs) == 1 else 0.42
+  height = sum(0.75 + step * len(of) for of in rows.values())
+  legend = _legend_rows(runs)
+  with matplotlib.rc_context(_STYLE):
+    drawn, axes = _figure(_WIDTH, 0.55 + 0.17 * legend + 0.36 * height)
+    y, low = 0.0, 0.0
+    folder = inspection_report.common_folder(list(rows))
+    for name, of in rows.items():
+      # It may be longer than the axes are wide, which it must not shrink.
+      axes.text(0, y, _short(name.removeprefix(folder)), weight='bold',
+                va='center', fontsize=8, in_layout=False,
+                transform=axes.get_yaxis_transform())
+      top = y + 0.36
+      for number, found in enumerate(of):
+        y += step
+        if found is None:
+          axes.text(0, y, 'not evaluated', color=_FAINT, va='center',
+                    fontsize=7.5, transform=axes.get_yaxis_transform())
+          continue
+        low = min(low, *found[1])
+        _strip(axes, y, number, *found, boxes)
+      for baseline, value in baselines[name].items():
+        axes.plot([value] * 2, [top, y + 0.24], color=_INK, linewidth=1.2,
+                  linestyle=_BASELINES[baseline], zorder=1)
+      y += 0.75
+    axes.set(xlim=(low, 1), ylim=(y - 0.35, -0.45), xlabel=xlabel)
+    axes.yaxis.set_visible(False)
+    axes.spines['left'].set_visible(False)
+    axes.grid(axis='x')
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(ticker.MultipleLocator(0.2))
+    _legend(drawn, runs, baselines, dots, marked)
+  return _finish(drawn)
+
+
+def _short(name: str) -> str:
+  """At most `_LONGEST` characters, its ends."""
+  half = _LONGEST // 2
+  return name if len(name) <= _LONGEST else f'{name[:half]}…{name[1 - half:]}'
+
+
+def _strip(axes, y, number, marked, values, boxes) -> None:
+  colour = _RUNS[number % len(_RUNS)]
+  if boxes and len(values) > 1:
+    axes.boxplot(
+        [values], positions=[y], orientation='horizontal', widths=0.34,
+        showfliers=False, manage_ticks=False, zorder=2,
+        **{f'{part}props': {'color': colour, 'linewidth': 0.9}
+           for part in ('box', 'whisker', 'cap', 'median')},
+    )
+  if marked.get('low') is not None:
+    axes.plot([marked['low'], marked['high']], [y, y], color=colour,
+              linewidth=2.4, solid_capstyle='butt', zorder=3)
+  axes.plot(values, [y] * len(values), '.', color=colour, alpha=0.45,
+            markersize=6, markeredgewidth=0, zorder=4)
+  axes.plot([marked['mean']], [y], _MARKERS[number % len(_MARKERS)],
+            color=colour, markersize=5.5, markeredgecolor=colour, zorder=5)
+
+
+def _legend_rows(runs) -> int:
+  return 2 + (math.ceil(len(runs) / 2) if len(runs) > 1 else 0)
+
+
+def _legend(drawn, runs, baselines, dots, marked) -> None:
+  colour = _RUNS[0] if len(runs) == 1 else _FAINT
+  handles = [
+      _line(marker=_MARKERS[0], color=colour, linestyle='none', markersize=5.5,
+            label=marked),
+      _line(marker='.', color=colour, linestyle='none', alpha=0.45,
+            markersize=6, markeredgewidth=0, label=dots),
+  ]
+  handles += [
+      _line(color=_INK, linestyle=style, linewidth=1.2, label=name)
+      for name, style in _BASELINES.items()
+      if any(name in of for of in baselines.values())
+  ]
+  if len(runs) > 1:
+    if len(handles) % 2:
+      handles.append(_line(linestyle='none', label=' '))
+    handles += [
+        _line(marker=_MARKERS[i % len(_MARKERS)], linestyle='none',
+              color=_RUNS[i % len(_RUNS)], markersize=5.5, label=name)
+        for i, name in enumerate(runs)
+    ]
+    # Column by column is how a legend is filled, row by row how it is read.
+    handles = handles[::2] + handles[1::2]
+  drawn.legend(
+      handles=handles, loc='outside upper left', ncols=2, columnspacing=1.2,
+      handletextpad=0.5, borderaxespad=0.1, labelspacing=0.3,
+  )
+
+
+def _line(**style):
+  return lines_lib.Line2D([], [], **style)
+
+
+def losses(log: Sequence[Mapping[str, float]]) -> figure.Figure:
+  """L_LM and L_UL over the steps."""
+  series = {
+      'likelihood': 'L_LM, right label', 'unlikelihood': 'L_UL, wrong label'
+  }
+  return _lines(log, series, 'nats per token', yscale='log')
+
+
+def probabilities(log: Sequence[Mapping[str, float]]) -> figure.Figure:
+  """Mean probability of an instruction token given either label."""
+  series = {
+      'prob_right': 'P(instruction | right label)',
+      'prob_wrong': 'P(instruction | wrong label)',
+  }
+  return _lines(log, series, 'mean over tokens', ylim=(0, 1))
+
+
+def _lines(log, series, ylabel, **axis) -> figure.Figure:
+  with matplotlib.rc_context(_STYLE):
+    drawn, axes = _figure(_WIDTH, 2.7)
+    for number, (key, label) in enumerate(series.items()):
+      found = [(line['step'], line[key]) for line in log if key in line]
+      if found:  # DIRECT has no wrong side.
+        steps, values = zip(*found, strict=True)
+        if axis.get('yscale') == 'log':  # With eps, L_UL begins below 0.
+          values = [v if v > 0 else math.nan for v in values]
+        axes.plot(steps, values, color=_RUNS[number], label=label,
+                  linewidth=1.3)
+    axes.set(xlabel='step', ylabel=ylabel, **axis)
+    axes.grid()
+    axes.set_axisbelow(True)
+    if axis.get('yscale') == 'log':
+      axes.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+      axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+    drawn.legend(loc='outside upper left', ncols=2, borderaxespad=0.1)
+  return _finish(drawn)
+
+
+def reliability(calibration: Mapping[str, Any]) -> figure.Figure:
+  """Share that is right by confidence; the diagonal is what it should be."""
+  bins = [b for b in calibration['bins'] if b['count']]
+  counts = np.array([b['count'] for b in bins])
+  confidence = [b['confidence'] for b in bins]
+  right = [b['accuracy'] for b in bins]
+  with matplotlib.rc_context(_STYLE):
+    drawn, axes = _figure(2.1, 2.1)
+    axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1)
+    axes.plot(confidence, right, color=_RUNS[0], linewidth=1.1, alpha=0.6)
+    axes.scatter(confidence, right, s=6 + 60 * counts / counts.max(),
+                 color=_RUNS[0], linewidths=0, alpha=0.85, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel='confidence', ylabel='right',
+             xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    axes.grid()
+    axes.set_axisbelow(True)
+  return _finish(drawn)

@@ -1,0 +1,161 @@
+"""Ours beside published numbers, with no more claimed than was measured."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import re
+from typing import Any
+
+from flipped_t5x import published
+from flipped_t5x import report_parts as parts
+from flipped_t5x import report_run
+
+_NAMES = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
+_BILLIONS = re.compile(r'-(\d+(?:\.\d+)?)B\b')
+
+
+def section(results: Mapping[str, Any]) -> parts.Section | None:
+  """A table of ours and theirs; None where nothing is published."""
+  benchmark = results.get('suite')
+  figures = {
+      key: published.lookup(benchmark, *key) for key in _asked(results)
+  }
+  figures = {key: found for key, found in figures.items() if found}
+  claims = published.claims(benchmark)
+  if not figures and not claims:
+    return None
+  content = []
+  if figures:
+    columns = [
+        c for c in published.columns(benchmark)
+        if any(c in found for found in figures.values())
+    ]
+    sources = list(dict.fromkeys(
+        f.source for c in columns for found in figures.values()
+        if (f := found.get(c))
+    ))
+    content += [
+        parts.Text(_sizes(results, columns), warns=True),
+        _table(results, figures, columns, sources),
+        parts.Text(
+            'In percent. In brackets ours − published. Ours is the mean over'
+            ' templates, with the 95 % interval over other rows; the published'
+            ' figures come without one.' + _rows_differ(results)
+        ),
+        parts.Text('Sources:'),
+        parts.Items(sources, ordered=True),
+    ]
+  if claims:
+    content += [
+        parts.Text(
+            'Published as differences between two models, which no number'
+            ' above stands for, in points:'
+        ),
+        parts.Items([
+            f'{c.column}: {parts.signed(100 * c.value, 2)} in {c.measured},'
+            f' {c.task} ({c.source})'
+            for c in claims
+        ]),
+    ]
+  return parts.Section('Beside published numbers', content)
+
+
+def _asked(results) -> Iterator[tuple[str, str]]:
+  """(task or group, metric) that something may be published of."""
+  groups = [g['name'] for g in results.get('groups', ())]
+  names = [
+      n for n in (*results['tasks'], *report_run.missing(results))
+      if n.removeprefix('bigbench/') not in groups
+  ] + groups
+  for name in dict.fromkeys(names):
+    for metric in _NAMES:
+      yield name, metric
+
+
+def _table(results, figures, columns, sources) -> parts.Table:
+  header = ['task', 'metric', 'ours', '95 % interval']
+  for column in columns:
+    marks = sorted({
+        sources.index(f.source) + 1
+        for found in figures.values() if (f := found.get(column))
+    })
+    header.append(f'{column} [{", ".join(map(str, marks))}]')
+  rows, whole = [], []
+  for (name, metric), found in figures.items():
+    value, interval, note, lacking = _ours(results, name, metric)
+    theirs = [found[c].value if c in found else None for c in columns]
+    rows.append(_row(name, _NAMES[metric], value, interval, note, theirs))
+    if None not in (value, *theirs) and not lacking:
+      whole.append([value, *theirs])
+  if len(whole) > 1 and len({metric for _, metric in figures}) == 1:
+    value, *theirs = (sum(v) / len(v) for v in zip(*whole, strict=True))
+    name = f'mean of {len(whole)} of these {len(rows)}'
+    rows.append(
+        _row(name, rows[0][1], value, parts.MISSING, '', theirs)
+    )
+  return parts.Table('Beside published numbers', header, rows, left=(0, 1))
+
+
+def _row(name, metric, ours, interval, note, theirs) -> list[str]:
+  row = [
+      name, metric, note if ours is None else f'{100 * ours:.2f}{note}',
+      interval,
+  ]
+  for value in theirs:
+    cell = parts.MISSING if value is None else f'{100 * value:.2f}'
+    if None not in (value, ours):
+      cell += f' ({parts.signed(100 * (ours - value), 2)})'
+    row.append(cell)
+  return row
+
+
+def _ours(results, name, metric) -> tuple[float | None, str, str, bool]:
+  """Our value, its interval, a note on it, and whether subtasks are missing."""
+  task = results['tasks'].get(name)
+  if task is None:
+    group = next(
+        (g for g in results.get('groups', ()) if g['name'] == name), None
+    )
+    if group is None or group[metric] is None:
+      return None, parts.MISSING, 'not evaluated', True
+    missing = set(group['missing'])
+    there = [n for n in group['tasks'] if n not in missing]
+    if len(there) != 1 or missing:
+      number = len(there) + len(missing)
+      note = (
+          f' ({len(there)} of {number})' if missing else f' (mean of {number})'
+      )
+      return group[metric], parts.MISSING, note, bool(missing)
+    task = results['tasks'][there[0]]
+  return task[metric]['mean'], parts.interval(task[metric], 100), '', False
+
+
+def _sizes(results, columns) -> str:
+  """Whose sizes are compared; the first thing to know of the table."""
+  theirs = sorted({
+      float(match[1]) for c in columns if (match := _BILLIONS.search(c))
+  })
+  text = 'The published numbers are of models'
+  if theirs:
+    least, most = theirs[0], theirs[-1]
+    of = f'{least:g}' if least == most else f'{least:g} to {most:g}'
+    text += f' of {of} billion parameters'
+  ours = report_run.num_parameters(results['network'])
+  if ours is None:
+    return text + '; how many this one has, its results do not say.'
+  text += f'; this one has {report_run.million(ours)}'
+  if theirs and not 0.8 <= ours / (1e9 * theirs[0]) <= 1.25:
+    return text + (
+        '. A difference between models of different sizes and training says'
+        ' nothing about the method.'
+    )
+  return text + '.'
+
+
+def _rows_differ(results) -> str:
+  limit = report_run.limit(results)
+  if limit is None:
+    return ''
+  return (
+      f' Ours is over at most {limit:,} rows of each dataset, theirs over all:'
+      ' that alone makes a difference.'
+  )

@@ -1,0 +1,192 @@
+"""An evaluated run as reports need it: its results and its training log."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import re
+from typing import Any
+
+from etils import epath
+from flipped_t5x import ranked_files
+from flipped_t5x import t5x_results
+
+_ALL_IN_ONE = 'results.json'
+_LEFT_OUT = re.compile(r'(.+?): (.*)', re.DOTALL)
+_RELATIVE_BUCKETS = 32  # `num_buckets` of T5's relative positions.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """An evaluated run.
+
+  Attributes:
+    name: what reports call it.
+    path: the file of results; of T5X's folders the one that is yet to write.
+    results: see `engine/evaluate.py`.
+    log: the lines of `metrics.jsonl`, or None: trained elsewhere.
+    of_t5x: whether the results are made of T5X's files.
+  """
+
+  name: str
+  path: epath.Path
+  results: Mapping[str, Any]
+  log: Sequence[Mapping[str, float]] | None
+  of_t5x: bool = False
+
+  @property
+  def suffix(self) -> str:
+    """`_nlp` of `results_nlp.json`, `_mine` of `mine.json`."""
+    stem = self.path.stem
+    if stem.startswith('results'):
+      return stem.removeprefix('results')
+    return f'_{stem}'
+
+
+def read(run: str | os.PathLike[str]) -> Run:
+  """Reads the results of a run.
+
+  Args:
+    run: a run's folder with `results.json`, or a file of results; or a folder
+      of T5X, see `t5x_results.py`.
+
+  Raises:
+    FileNotFoundError: it has not been evaluated; names results that are there.
+    ValueError: no file of results, or a damaged one; see `t5x_results.read`.
+  """
+  run = epath.Path(run).expanduser()
+  if t5x_results.found_in(run):
+    results = t5x_results.read(run)
+    return Run(_name(run), run / _ALL_IN_ONE, results, None, of_t5x=True)
+  path = run / _ALL_IN_ONE if run.suffix != '.json' else run
+  folder = path.parent
+  if not path.is_file():
+    others = sorted(folder.glob('results*.json')) if folder.is_dir() else ()
+    there = ' or '.join(str(p) for p in others)
+    raise FileNotFoundError(
+        f'{path}: there is none; '
+        + (f'there is {there}' if there else (
+            'evaluate the run first: flipped-t5x eval --checkpoint'
+            f' {folder}'
+        ))
+    )
+  try:
+    results = json.loads(path.read_text())
+  except json.JSONDecodeError as e:
+    raise ValueError(f'{path}: not JSON: {e}') from e
+  if not isinstance(results, dict) or not results.get('tasks'):
+    raise ValueError(
+        f'{path}: no tasks in it: it is no file of results; flipped-t5x eval'
+        ' writes one'
+    )
+  log = folder / 'metrics.jsonl'
+  lines = list(ranked_files.read_lines(log)) if log.is_file() else None
+  return Run(_name(folder), path, results, lines)
+
+
+def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[Run]:
+  """Reads several runs and gives them names that differ.
+
+  Raises:
+    ValueError: a file of results is there twice; and see `read`.
+    FileNotFoundError: see `read`.
+  """
+  found = [read(run) for run in runs]
+  paths = [_absolute(run.path) for run in found]
+  for i, path in enumerate(paths):
+    if path in paths[:i]:
+      raise ValueError(f'{path} stands twice: there is nothing to compare')
+  names = unique_names(paths)
+  return [
+      dataclasses.replace(run, name=name)
+      for run, name in zip(found, names, strict=True)
+  ]
+
+
+def unique_names(paths: Sequence[epath.Path]) -> list[str]:
+  """The folders' names, longer where they are alike.
+
+  Args:
+    paths: files of results, all different.
+
+  Returns:
+    The last part of each folder that no other ends in; where only the files
+    differ, their names too.
+  """
+  names = []
+  for path in paths:
+    parts = path.parent.parts
+    others = {p.parent.parts for p in paths} - {parts}
+    enough = next(
+        n for n in range(1, len(parts) + 1)
+        if all(other[-n:] != parts[-n:] for other in others)
+    )
+    name = '/'.join(parts[-enough:])
+    if sum(p.parent == path.parent for p in paths) > 1:
+      name += f'/{path.stem}'
+    names.append(name)
+  return names
+
+
+def _name(folder: epath.Path) -> str:
+  return _absolute(folder).name or str(folder)
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+  """Without `..` and `.`; paths of buckets are absolute already."""
+  return path if '://' in str(path) else path.resolve()
+
+
+def missing(results: Mapping[str, Any]) -> dict[str, str]:
+  """Task -> why it was not evaluated."""
+  if 'missing' in results:
+    return {
+        # The first line of an error, which may announce others.
+        name: why.removeprefix(f'{name}: ').rstrip(':')
+        for name, why in results['missing'].items()
+    }
+  found = {}
+  for line in results.get('left_out', ()):
+    match = _LEFT_OUT.fullmatch(line)
+    found[match[1] if match else line] = match[2] if match else ''
+  return found
+
+
+def limit(results: Mapping[str, Any]) -> int | None:
+  """At most so many rows of each dataset were ranked; None for all."""
+  return results.get('limit')
+
+
+def splits(results: Mapping[str, Any]) -> str:
+  """The splits of all tasks: `test`, `test or validation`."""
+  return ' or '.join(
+      sorted({t['data']['split'] for t in results['tasks'].values()})
+  )
+
+
+def num_parameters(network: Mapping[str, Any]) -> int | None:
+  """The number of weights of a T5, by its sizes; None if they are not known.
+
+  Args:
+    network: the fields of `network.T5Config`, or nothing, as of T5X.
+  """
+  if not network:
+    return None
+  width, emb = network['num_heads'] * network['head_dim'], network['emb_dim']
+  attention = 4 * emb * width
+  mlp = (len(network['mlp_activations']) + 1) * emb * network['mlp_dim']
+  encoder = network['num_encoder_layers'] * (attention + mlp + 2 * emb)
+  decoder = network['num_decoder_layers'] * (2 * attention + mlp + 3 * emb)
+  stacks = 2 * (emb + _RELATIVE_BUCKETS * network['num_heads'])
+  embeddings = 1 if network.get('logits_via_embedding') else 2
+  return (
+      embeddings * network['vocab_size'] * emb + encoder + decoder + stacks
+  )
+
+
+def million(parameters: int) -> str:
+  """`1.5 million`, `2.8 billion`."""
+  if parameters >= 1e9:
+    return f'{parameters / 1e9:.3g} billion'
+  return f'{parameters / 1e6:.3g} million'

@@ -1,0 +1,274 @@
+"""The sections of one run's report."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from flipped_t5x import ranking
+from flipped_t5x import report_parts as parts
+from flipped_t5x import report_plots
+from flipped_t5x import report_published
+from flipped_t5x import report_run
+from flipped_t5x import report_settings
+from flipped_t5x import report_tables
+from flipped_t5x import suites
+
+FEWER = (
+    'Where tasks are missing, the numbers are over fewer tasks than the name'
+    ' says, and not comparable with those of all.'
+)
+_METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
+
+
+def report(run: report_run.Run) -> parts.Report:
+  """The report of one run."""
+  results = run.results
+  sections = [
+      _tasks(results), _groups(results), report_published.section(results),
+      _label_words(results), _confusions(results), _calibration(results),
+      _training(run.log),
+      parts.Section('Templates', [report_tables.templates(results)]),
+      _data(results),
+      parts.Section('Settings', [report_settings.table(results)]),
+  ]
+  return parts.Report(
+      _title(run), _facts(results), [s for s in sections if s is not None]
+  )
+
+
+def _title(run) -> str:
+  suite = run.results.get('suite')
+  return f'{run.name}: {suites.get(suite).title}' if suite else run.name
+
+
+def _facts(results) -> str:
+  facts = [f'step {results["step"]}', f'{report_run.splits(results)} split']
+  if results.get('mixture'):
+    facts.insert(0, results['mixture'])
+  if results.get('format'):
+    facts.append(f'format {results["format"]}')
+  size = report_run.num_parameters(results['network'])
+  if size is not None:
+    facts.append(f'{report_run.million(size)} parameters')
+  return ', '.join(facts)
+
+
+def _tasks(results) -> parts.Section:
+  content = [report_tables.tasks(results)]
+  limit = report_run.limit(results)
+  if limit is not None:
+    content.append(parts.Text(
+        f'Over a sample of at most {limit:,} rows of each dataset, not all.',
+        warns=True,
+    ))
+  content += missing_parts(report_run.missing(results))
+  text = (
+      'Accuracy and macro-F1 are mean ± standard deviation over templates;'
+      ' majority and random are the accuracy of the most frequent label and of'
+      ' a uniform draw.'
+  )
+  known = [t for t in results['tasks'].values() if 'low' in t['accuracy']]
+  if known:
+    above = sum(
+        t['accuracy']['low'] > max(t['majority_accuracy'], t['random_accuracy'])
+        for t in known
+    )
+    text += (
+        ' 95 % is the bootstrap interval of the mean over templates for other'
+        f' rows. In {above} of {len(known)} tasks all of the interval of'
+        ' accuracy lies above both majority and random.'
+    )
+  content += [parts.Text(text), accuracy_plot({'': results})]
+  return parts.Section('Results', content)
+
+
+def missing_parts(missing: Mapping[str, str]) -> list[parts.Text | parts.Items]:
+  """What was not evaluated, and why."""
+  if not missing:
+    return []
+  number = len(missing)
+  return [
+      parts.Text(
+          f'{number} task{"s were" if number > 1 else " was"} not evaluated,'
+          ' and no average has them:', warns=True,
+      ),
+      parts.Items([f'{n}: {why}' if why else n for n, why in missing.items()]),
+  ]
+
+
+def accuracy_plot(runs: Mapping[str, Mapping[str, Any]]) -> parts.Plot:
+  """Accuracy by task of one or several runs."""
+  number = len({n for r in runs.values() for n in r['tasks']})
+  of = f' and {len(runs)} runs' if len(runs) > 1 else ''
+  return parts.Plot(
+      'accuracy', 'Accuracy by task',
+      f'Accuracy of each template, their mean and its 95 % interval, majority'
+      f' and random, for {number} tasks{of}; the numbers are in the tables.',
+      lambda: report_plots.accuracy(runs),
+  )
+
+
+def _groups(results) -> parts.Section | None:
+  if not results.get('groups'):
+    return None
+  content = []
+  lacking = [g for g in results['groups'] if g['missing']]
+  if lacking:
+    content.append(parts.Text(FEWER, warns=True))
+  content.append(report_tables.groups(results))
+  if lacking:
+    content.append(parts.Items([
+        f'{g["name"]} lacks {parts.listed(g["missing"])}' for g in lacking
+    ]))
+  return parts.Section('Groups and averages', content)
+
+
+def _label_words(results) -> parts.Section | None:
+  rows, plotted, baselines = [], {}, {}
+  for name, task in results['tasks'].items():
+    metric = suites.metric_of(name, task)
+    found = report_tables.label_words(task, metric)
+    if found is None:
+      continue
+    own, scores = found
+    others = {words: v for words, v in scores.items() if words != own}
+    spread = ranking.spread(list(others.values()))
+    best, worst = max(others, key=others.get), min(others, key=others.get)
+    rows.append([
+        name, _METRICS[metric], parts.number(scores[own]),
+        f'{spread["mean"]:.3f}±{spread["std"]:.3f}',
+        f'{others[worst]:.3f} ({worst})', f'{others[best]:.3f} ({best})',
+        str(len(others)),
+    ])
+    plotted.setdefault(metric, {})[name] = [found]
+    baselines[name] = chance(task, metric)
+  if not rows:
+    return None
+  header = ['task', 'metric', 'own words', 'other words', 'worst', 'best',
+            'sets of words']
+  return parts.Section('Label words', [
+      parts.Text(
+          'The same template and rows, with the words of the options exchanged'
+          ' for others: mean ± standard deviation over the sets of words. Boxes'
+          ' are their quartiles.'
+      ),
+      parts.Table('Label words', header, rows, left=(0, 1)),
+      *(
+          parts.Plot(
+              f'labels_{metric}', f'{_METRICS[metric]} by label words',
+              f'Distribution of {_METRICS[metric]} over sets of label words,'
+              " with the task's own words marked, and baselines; the numbers"
+              ' are in the tables.',
+              lambda tasks=tasks, metric=metric: report_plots.label_words(
+                  [''], tasks, baselines, _METRICS[metric]
+              ),
+          )
+          for metric, tasks in plotted.items()
+      ),
+  ])
+
+
+def chance(task, metric) -> dict[str, float]:
+  """Baselines of a metric: constant, and a uniform draw where it is known."""
+  if metric == 'accuracy':
+    return {'majority': task['majority_accuracy'],
+            'random': task['random_accuracy']}
+  found = {'majority': task['majority_macro_f1']}
+  matrix = report_tables.confusion(task)
+  if matrix is not None and len(task['options']) == 1:
+    found['random'] = random_macro_f1(matrix)
+  return found
+
+
+def random_macro_f1(matrix: Sequence[Sequence[int]]) -> float:
+  """Macro-F1 of a uniform draw, from expected counts.
+
+  Args:
+    matrix: counts, rows gold; every example has as many options as rows.
+  """
+  size, gold = len(matrix), [sum(row) for row in matrix]
+  predicted = sum(gold) / size
+  f1 = [2 * n / size / (n + predicted) for n in gold if n]
+  return sum(f1) / len(f1)
+
+
+def _confusions(results) -> parts.Section | None:
+  tables = list(report_tables.confusions(results))
+  left_out = report_tables.without_confusion(results)
+  if not tables and not left_out:
+    return None
+  content = [parts.Text(
+      'Rows are the gold option, columns the prediction, by option number,'
+      ' summed over templates, whose words and their order may differ. The'
+      ' darker, the larger the share of the row.'
+  )]
+  if tables:
+    content.append(parts.Group(tables))
+  if left_out:
+    content.append(parts.Text(
+        f'Not shown, for they have too many options: {parts.listed(left_out)}.'
+    ))
+  return parts.Section('Confusion matrices', content)
+
+
+def _calibration(results) -> parts.Section | None:
+  table = report_tables.calibration(results)
+  if table is None:
+    return None
+  return parts.Section('Calibration', [
+      parts.Text(
+          'Confidence is the softmax over the options of their scores, over all'
+          ' templates. On the diagonal a ranking is right as often as it is'
+          ' confident; the larger a dot, the more rankings. ECE is the mean'
+          ' distance from it.'
+      ),
+      table,
+      parts.Group([
+          parts.Plot(
+              f'calibration-{i}', name,
+              f'Share of right rankings by confidence of {name}; ECE'
+              f' {parts.number(task["calibration"]["ece"])}.',
+              lambda task=task: report_plots.reliability(task['calibration']),
+              file=False,
+          )
+          for i, (name, task) in enumerate(results['tasks'].items())
+          if 'calibration' in task
+      ]),
+  ])
+
+
+def _training(log) -> parts.Section | None:
+  if not log:
+    return None
+  plots = (
+      ('losses', 'Loss terms', report_plots.losses,
+       ('likelihood', 'unlikelihood')),
+      ('probabilities', 'Probability of the instruction',
+       report_plots.probabilities, ('prob_right', 'prob_wrong')),
+  )
+  return parts.Section('Training', [
+      parts.Group([
+          parts.Plot(
+              name, title,
+              f'{title} over {log[-1]["step"]:,} steps; the last values are in'
+              ' the table.',
+              lambda draw=draw: draw(log), of_results=False,
+          )
+          for name, title, draw, keys in plots
+          if any(key in line for line in log for key in keys)
+      ]),
+      report_tables.last_step(log),
+  ])
+
+
+def _data(results) -> parts.Section:
+  content = [report_settings.origins(results)]
+  passes = report_settings.passes(results)
+  if passes is not None:
+    content += [
+        parts.Text(
+            'Candidates of the same encoder text share one pass of the encoder:'
+        ),
+        passes,
+    ]
+  return parts.Section('Data', content)

@@ -1,0 +1,171 @@
+"""Folders of runs with results as `flipped-t5x eval` writes them."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from flipped_t5x import network as network_lib
+from flipped_t5x import scored_examples
+from flipped_t5x import suites
+from flipped_t5x.engine import batches
+from flipped_t5x.engine import evaluate
+import numpy as np
+
+NETWORK = network_lib.T5Config(
+    vocab_size=32, emb_dim=8, num_heads=2, num_encoder_layers=3,
+    num_decoder_layers=1, head_dim=4, mlp_dim=16,
+)
+SETTINGS = {'LAMBDA': 3.0, 'EPS': 0.01, 'SEED': 42, 'MAX_FIELD_CHARS': None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What a run says of a task.
+
+  Attributes:
+    right: template -> bool[n], which rows it ranks right.
+    gold: int[n].
+    num_options: of each row.
+    first: number of the first row.
+    cluster: which kind of task it is.
+    metric: what it is judged by.
+  """
+
+  right: Mapping[str, Sequence[bool]]
+  gold: Sequence[int]
+  num_options: int = 2
+  first: int = 0
+  cluster: str = 'sentiment'
+  metric: str = 'accuracy'
+
+
+def share(right: int, of: int = 40) -> list[bool]:
+  """Right on the first rows, and wrong on the others."""
+  return [i < right for i in range(of)]
+
+
+def task(
+    rights: Mapping[str, int], rows: int = 40, num_options: int = 2, **more
+) -> Task:
+  """A task whose templates are right on their first so many rows."""
+  return Task(
+      {name: share(n, rows) for name, n in rights.items()},
+      [i % num_options for i in range(rows)], num_options, **more,
+  )
+
+
+def write(
+    folder: pathlib.Path,
+    tasks: Mapping[str, Task],
+    suite: str = 'seen',
+    examples: bool = True,
+    missing: Mapping[str, str] | None = None,
+    **more: Any,
+) -> pathlib.Path:
+  """Writes results, and files of examples; returns the file of results.
+
+  Args:
+    folder: the run's.
+    tasks: what it says of them.
+    suite: the suite.
+    examples: whether there are files of examples.
+    missing: task -> why it is not there.
+    **more: keys of the results to add or to change.
+  """
+  suffix = '' if suite == 'seen' else f'_{suite}'
+  path = folder / f'results{suffix}.json'
+  path.with_suffix('').mkdir(parents=True, exist_ok=True)
+  found = {
+      name: _task(name, values, path, examples)
+      for name, values in tasks.items()
+  }
+  results = {
+      'suite': suite,
+      'mixture': 'flipped_demo',
+      'limit': None,
+      'split': None,
+      'tasks': found,
+      'missing': dict(missing or {}),
+      'groups': suites.groups(suites.get(suite), found, missing or {}),
+      'checkpoint': {'path': 'output/x', 'step': 7, 'sha256': folder.name},
+      'step': 7,
+      'format': 'flipped',
+      'input_length': 48,
+      'target_length': 32,
+      'network': dataclasses.asdict(NETWORK),
+      'settings': SETTINGS,
+      'versions': {'python': '3.11.7', 'jax': '0.10.2'},
+  } | more
+  path.write_text(json.dumps(results))
+  return path
+
+
+def _task(name, values, path, examples) -> dict[str, Any]:
+  tables = {t: _table(t, right, values) for t, right in values.right.items()}
+  file = path.with_suffix('') / f'{name.replace("/", "_")}.parquet'
+  rows = scored_examples.join(list(tables.values()), list(tables))
+  scored_examples.write(rows, file)
+  found = scored_examples.read(file)
+  results = {
+      'cluster': values.cluster,
+      'metric': values.metric,
+      **evaluate.summarize(
+          {t: of.ranked for t, of in found.items()},
+          {t: {'truncated': 1} for t in found},
+          {t: of.scores for t, of in found.items()},
+      ),
+      'unfit': {},
+      'candidates': 200,
+      'encoder_passes': 50,
+      'data': {
+          'split': 'test', 'source': 'pypi', 'rows': len(values.gold),
+          'sha256': hashlib.sha256(name.encode()).hexdigest(),
+      },
+  }
+  if examples:
+    results['scores'] = {
+        'file': f'{path.stem}/{file.name}',
+        'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+  else:
+    file.unlink()
+  return results
+
+
+def _table(template, right, values):
+  """The right option, or the next one, scores 0, the others -1."""
+  gold, options = np.array(values.gold), values.num_options
+  prediction = np.where(right, gold, (gold + 1) % options)
+  number = np.tile(np.arange(options), len(gold))
+  scores = np.where(number == np.repeat(prediction, options), 0.0, -1.0)
+  candidates = batches.Candidates(
+      inputs=[], targets=[],
+      example_id=np.repeat(np.arange(len(gold)) + values.first, options),
+      option_index=number,
+      is_correct=number == np.repeat(gold, options),
+      counts={}, options=[f'option {i}' for i in number],
+  )
+  return scored_examples.table(template, candidates, scores)
+
+
+def change(path: pathlib.Path, *keys: str, value: Any) -> None:
+  """Sets a value deep in a file of results."""
+  results = json.loads(path.read_text())
+  inner = results
+  for key in keys[:-1]:
+    inner = inner[key]
+  inner[keys[-1]] = value
+  path.write_text(json.dumps(results))
+
+
+def drop(path: pathlib.Path, *keys: str) -> None:
+  """Takes keys out of results and out of their tasks, as in older files."""
+  results = json.loads(path.read_text())
+  for of in (results, *results['tasks'].values()):
+    for key in keys:
+      of.pop(key, None)
+  path.write_text(json.dumps(results))
