@@ -8,12 +8,18 @@ INSTALLED := .venv/.installed
 RUN := output/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
 OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
 
-.PHONY: demo test lint extras clean
+.PHONY: demo experiment test lint extras clean
 
 demo: $(INSTALLED)
 	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
 	$(BIN)/flipped-t5x eval --checkpoint $(RUN)
 	$(BIN)/flipped-t5x report $(RUN)
+
+# 21 runs, see docs/experiment.md; `make experiment SEEDS=0 METHODS=flipped` is
+# one of them. Stopped, the same command goes on.
+experiment: $(INSTALLED)
+	$(BIN)/python -m flipped_t5x.experiment $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(METHODS),--methods $(METHODS))
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q

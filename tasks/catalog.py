@@ -24,8 +24,8 @@ from flipped_t5x.tasks.sources import store
 
 CATALOG = pathlib.Path(__file__).parent / 'catalog.csv'
 ROLES = (
-    'demo', 'train', 'nlp_eval', 'bigbench_eval', 'label_generalization',
-    'extra',
+    'demo', 'experiment', 'experiment_eval', 'train', 'nlp_eval',
+    'bigbench_eval', 'label_generalization', 'extra',
 )
 METRICS = ('accuracy', 'macro-F1')
 

@@ -9,17 +9,21 @@ FOUR = {'paws/labeled_final', 'ag_news', 'imdb', 'cos_e/v1.11'}
 EIGHT = FOUR | {'glue/qqp', 'dbpedia_14', 'rotten_tomatoes', 'social_i_qa'}
 KEYS = {
     'demo': 2, 'demo_eval': 2,
+    'experiment': 2, 'experiment_eval': 7, 'experiment_all': 9,
     'train_4': 4, 'train_8': 8, 'train': 20, 'nlp_eval': 14,
     'bigbench_eval': 21, 'label_generalization': 5,
 }
-EVALUATION = ('demo_eval', 'nlp_eval', 'bigbench_eval', 'label_generalization')
+EVALUATION = (
+    'demo_eval', 'experiment_all', 'experiment_eval', 'nlp_eval',
+    'bigbench_eval', 'label_generalization',
+)
 
 
 def test_names():
   assert set(mixtures.names()) == {
       f'{form}_{key}' for form in formats.FORMATS for key in KEYS
   }
-  assert len(mixtures.names()) == 4 * 8
+  assert len(mixtures.names()) == 4 * 11
 
 
 @pytest.mark.parametrize('key', KEYS)
@@ -41,8 +45,11 @@ def test_datasets_of_the_role(key):
       catalog.dataset(name).role
       for name in mixtures.mixture(f'flipped_{key}').datasets
   }
-  expected = {'demo_eval': 'demo', 'train_4': 'train', 'train_8': 'train'}
-  assert roles == {expected.get(key, key)}
+  expected = {
+      'demo_eval': {'demo'}, 'train_4': {'train'}, 'train_8': {'train'},
+      'experiment_all': {'experiment', 'experiment_eval'},
+  }
+  assert roles == expected.get(key, {key})
 
 
 def test_ablations():
@@ -70,6 +77,19 @@ def test_shares_of_the_demo():
   }
   assert mixtures.mixture('channel_demo').rates() == mixture.rates()
   assert mixtures.mixture('flipped_train').cap == catalog.CAP == 500_000
+
+
+def test_shares_of_the_experiment():
+  assert mixtures.mixture('flipped_experiment').rates() == {
+      'vader_feeling': 6_000.0, 'vader_kind': 6_000.0
+  }
+  every = mixtures.mixture('channel_experiment_all').datasets
+  trained = mixtures.mixture('channel_experiment').datasets
+  others = mixtures.mixture('channel_experiment_eval').datasets
+  assert set(every) == {*trained, *others}
+  for name in others:  # Held-out rows of what is trained on.
+    assert catalog.dataset(name).rows_of in trained
+    assert catalog.dataset(name).eval_split == 'test'
 
 
 @pytest.mark.parametrize('form', formats.FORMATS)

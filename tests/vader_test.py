@@ -1,4 +1,4 @@
-"""The two tasks of vaderSentiment: rows, labels, splits, strange archives."""
+"""The tasks of vaderSentiment: rows, labels, splits, strange archives."""
 
 import hashlib
 
@@ -44,6 +44,33 @@ def test_rows_and_labels(archive):
   assert labels['The kettle 7 boils fast.'] == 1
   assert labels['The mayor 7 resigns at noon.'] == 2
   assert labels['Breakfast 7 <3 caf\u00e9'] == 3
+
+
+def test_tasks_of_the_experiment(archive):
+  so = ' '.join(['so'] * 20)
+  lines = {
+      'movieReviewSnippets': [
+          ('1.5', 'Warm.'), ('-1.5', 'Cold.'), ('1.49', 'Some of it.'),
+          ('3', f'{so} long'), ('-2', so),
+      ],
+      'tweets': [('0.5', 'Lunch.'), ('-1.4', 'Rain.'), ('2', 'Yes!')],
+  }
+  path = archive(**{
+      stem: ''.join(f'1\t{v}\t{text}\r\n' for v, text in rows)
+      for stem, rows in lines.items()
+  }, amazonReviewSnippets='', nytEditorialSnippets='')
+  feeling, kind = (
+      {
+          r['text']: r['label']
+          for rows in read(path, task).values() for r in rows
+      }
+      for task in ('vader_feeling', 'vader_kind')
+  )
+  assert feeling == {'Warm.': 1, 'Cold.': 0, so: 0, 'Yes!': 1}
+  assert kind == {
+      'Warm.': 0, 'Cold.': 0, 'Some of it.': 0, so: 0, 'Lunch.': 3,
+      'Rain.': 3, 'Yes!': 3,
+  }
 
 
 def test_splits_are_by_hash_and_disjoint(archive):

@@ -1,4 +1,4 @@
-"""Two tasks from the rated corpora in vaderSentiment's source distribution.
+"""Tasks from the rated corpora in vaderSentiment's source distribution.
 
 Hutto and Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment
 Analysis of Social Media Text" (ICWSM): film review snippets, product review
@@ -21,30 +21,70 @@ _KINDS = (
 )
 _NEUTRAL = 0.5  # A review of smaller absolute valence has no sentiment.
 
+# Of the experiment: texts that fit small networks, with clear labels.
+_MOST_WORDS = 20
+_FEELING = 1.5  # A text of smaller absolute valence is left out.
+
 
 def read(
     path: pathlib.Path, dataset: str, split: str
 ) -> Iterator[readers.Row]:
-  """The rows of a split of `vader_sentiment` or `vader_source`.
+  """The rows of a split of one of the tasks.
 
   Args:
     path: the archive `MEMBER`.
-    dataset: which of the two.
+    dataset: which task, one of `_LABELS`.
     split: the split, see `split_of`.
 
   Yields:
-    `text` and `label`: positive or not, or which of the four kinds it is.
+    `text` and `label`.
 
   Raises:
     ValueError: the archive is not what it was.
   """
+  label_of = _LABELS[dataset]
   for kind, text, valence in _texts(path):
     if split_of(text) != split:
       continue
-    if dataset == 'vader_source':
-      yield {'text': text, 'label': kind}
-    elif kind == 0 and abs(valence) >= _NEUTRAL:
-      yield {'text': text, 'label': int(valence > 0)}
+    label = label_of(kind, text, valence)
+    if label is not None:
+      yield {'text': text, 'label': label}
+
+
+def _sentiment(kind: int, unused_text: str, valence: float) -> int | None:
+  """Whether a film review is positive."""
+  return int(valence > 0) if kind == 0 and abs(valence) >= _NEUTRAL else None
+
+
+def _source(kind: int, unused_text: str, unused_valence: float) -> int:
+  """Which of the four kinds it is."""
+  return kind
+
+
+def _feeling(unused_kind: int, text: str, valence: float) -> int | None:
+  """Whether a short text of any kind is positive."""
+  if _is_short(text) and abs(valence) >= _FEELING:
+    return int(valence > 0)
+  return None
+
+
+def _kind(kind: int, text: str, unused_valence: float) -> int | None:
+  """Which of the four kinds a short text is."""
+  return kind if _is_short(text) else None
+
+
+def _is_short(text: str) -> bool:
+  return len(text.split()) <= _MOST_WORDS
+
+
+# Dataset -> (kind, text, valence) -> label, or None where the task has no such
+# text.
+_LABELS = {
+    'vader_sentiment': _sentiment,
+    'vader_source': _source,
+    'vader_feeling': _feeling,
+    'vader_kind': _kind,
+}
 
 
 def split_of(text: str) -> str:

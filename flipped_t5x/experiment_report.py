@@ -1,0 +1,182 @@
+"""The runs of `make experiment` for people: tables, a plot, `results.json`."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+from flipped_t5x import experiment_results
+from flipped_t5x.engine import checkpoints
+import matplotlib
+from matplotlib import figure
+import numpy as np
+
+matplotlib.use('Agg')
+
+COLUMNS = experiment_results.COLUMNS
+_LAMBDAS = {
+    'no_unlikelihood': '0', 'flipped_lambda_1': '1', 'flipped': '3',
+    'flipped_lambda_10': '10',
+}
+_TITLES = {
+    'flipped': 'FLIPPED', 'no_unlikelihood': 'FLIPPED without unlikelihood',
+    'direct': 'DIRECT', 'direct_unlikelihood': 'DIRECT with unlikelihood',
+    'channel': 'CHANNEL', 'flipped_lambda_1': 'FLIPPED, lambda 1',
+    'flipped_lambda_10': 'FLIPPED, lambda 10',
+}
+_COLORS = ('#1b6ca8', '#7fb2d6', '#d1495b', '#eda3ac', '#66a182')
+_PLOTTED = tuple(_TITLES)[: len(_COLORS)]
+
+
+def write(output: pathlib.Path, methods: Sequence[str]) -> None:
+  """Writes `tables.md`, `results.json` and `accuracy.png` into a folder.
+
+  Args:
+    output: the folder, with METHOD/SEED/results_*_experiment_all.json.
+    methods: names of methods, in the order of the tables.
+
+  Raises:
+    FileNotFoundError: no run has been evaluated.
+    ValueError: runs were evaluated on other rows or templates, or trained for
+      other numbers of steps or examples.
+  """
+  paths = experiment_results.find(output, methods)
+  runs = {
+      method: {s: json.loads(path.read_text()) for s, path in seeds.items()}
+      for method, seeds in paths.items()
+  }
+  experiment_results.check_alike(runs)
+  examples = {
+      (method, seed): experiment_results.predictions(path, runs[method][seed])
+      for method, seeds in paths.items() for seed, path in seeds.items()
+  }
+  summary = experiment_results.summarize(runs)
+  summary['tests'] = experiment_results.paired_tests(examples)
+  checkpoints.write_json(output / 'results.json', summary)
+  (output / 'tables.md').write_text(markdown(summary))
+  plot_columns(summary).savefig(output / 'accuracy.png')
+  print(f'{output}: tables.md, results.json and accuracy.png written')
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+  """The tables.
+
+  Args:
+    summary: what `experiment_results.summarize` gives, and `tests`.
+  """
+  methods, settings = summary['methods'], summary['settings']
+  compared = [m for m in methods if m in _PLOTTED]
+  seeds = [
+      f'{_TITLES[m]} {" ".join(values["runs"])}'
+      for m, values in methods.items()
+  ]
+  parts = [
+      '# Experiment', '',
+      f'{settings.get("TRAIN_STEPS")} steps of {settings.get("BATCH_SIZE")}'
+      ' examples from random weights. Accuracy, mean ± sample standard'
+      f' deviation over seeds (none with one seed). Seeds: {"; ".join(seeds)}.',
+      '', '![accuracy](accuracy.png)', '', '## Methods', '',
+      *_of_columns(summary, {m: _TITLES[m] for m in compared}, COLUMNS),
+      '', '## Lambda', '',
+      *_of_columns(
+          summary, {m: t for m, t in _LAMBDAS.items() if m in methods}, COLUMNS
+      ),
+      '', '## Tasks', '',
+  ]
+  for column, tasks in COLUMNS.items():
+    parts += [
+        f'{column.capitalize()}:', '',
+        *_of_columns(summary, {m: _TITLES[m] for m in compared}, tasks), '',
+    ]
+  parts += ['## Label words', '']
+  for key, title in (
+      ('words', 'The prompt does not name the words'),
+      ('named', 'The prompt names the words'),
+  ):
+    parts += [f'{title}:', '', *_of_words(methods, compared, key), '']
+  return '\n'.join([*parts, *_tests(summary['tests'])]) + '\n'
+
+
+def _of_columns(
+    summary: Mapping[str, Any],
+    titles: Mapping[str, str],
+    columns: Sequence[str],
+) -> list[str]:
+  """Methods, with titles, by columns or tasks, and the baselines."""
+  rows = []
+  for method, title in titles.items():
+    found = summary['methods'][method]
+    values = {**found['columns'], **found['tasks']}
+    rows.append([title, *(_cell(values[c]) for c in columns)])
+  for name, values in summary['baselines'].items():
+    rows.append([name, *(f'{values[c]:.3f}' for c in columns)])
+  return _table(['', *columns], rows)
+
+
+def _of_words(methods, compared: Sequence[str], key: str) -> list[str]:
+  """Sets of words by methods."""
+  rows = []
+  for task in experiment_results.OF_WORDS:
+    found = [methods[m][key][task] for m in compared]
+    for words in found[0] if found else ():
+      rows.append([task, words, *(_cell(of[words]) for of in found)])
+  return _table(['task', 'words', *(_TITLES[m] for m in compared)], rows)
+
+
+def _tests(tests: Sequence[Mapping[str, Any]]) -> list[str]:
+  rows = [
+      [
+          t['task'], _TITLES[t['method']], str(t['seed']),
+          f'{t["difference"]:+.3f}', f'{t["low"]:+.3f} to {t["high"]:+.3f}',
+          f'{t["holm"]:.2g}',
+      ]
+      for t in tests
+  ]
+  return [
+      '## FLIPPED against the others, on the same rows', '',
+      'Difference in accuracy, its 95 % bootstrap interval over rows, and the p'
+      ' of a sign-flip test, adjusted for all of these tests (Holm).', '',
+      *_table(
+          ['task', 'against', 'seed', 'difference', 'interval', 'p adjusted'],
+          rows,
+      ),
+  ]
+
+
+def _cell(value: Mapping[str, float | None]) -> str:
+  std = '' if value['std'] is None else f' ± {value["std"]:.3f}'
+  return f'{value["mean"]:.3f}{std}'
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  lines = [header, ['---'] * len(header), *rows]
+  return [f'| {" | ".join(line)} |' for line in lines]
+
+
+def plot_columns(summary: Mapping[str, Any]) -> figure.Figure:
+  """Accuracy by column and method: mean, every seed, the two baselines."""
+  plot = figure.Figure(figsize=(9, 4), dpi=150, layout='constrained')
+  axes = plot.add_subplot()
+  axes.spines[['top', 'right']].set_visible(False)
+  methods = [m for m in _PLOTTED if m in summary['methods']]
+  width = 0.8 / max(len(methods), 1)
+  for number, method in enumerate(methods):
+    values = summary['methods'][method]
+    x = np.arange(len(COLUMNS)) + (number - (len(methods) - 1) / 2) * width
+    axes.bar(
+        x, [values['columns'][c]['mean'] for c in COLUMNS], 0.92 * width,
+        color=_COLORS[_PLOTTED.index(method)], label=_TITLES[method],
+    )
+    for run in values['runs'].values():
+      axes.plot(x, [run[c] for c in COLUMNS], '.', color='black', markersize=4)
+  for name, style in (('majority', '--'), ('random', ':')):
+    for i, column in enumerate(COLUMNS):
+      axes.plot(
+          [i - 0.45, i + 0.45], [summary['baselines'][name][column]] * 2, style,
+          color='#555555', label=name if not i else None,
+      )
+  axes.set_xticks(range(len(COLUMNS)), COLUMNS)
+  axes.set(ylim=(0, 1), ylabel='accuracy')
+  plot.legend(loc='outside lower center', frameon=False, ncols=4, fontsize=9)
+  return plot

@@ -1,0 +1,214 @@
+"""What the runs of `make experiment` say together: means, spreads, tests.
+
+Accuracy throughout. A column is a mean over tasks, each the mean over its
+templates; then mean and sample standard deviation over seeds. All numbers come
+from the files of the evaluations.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+from flipped_t5x import ranking
+from flipped_t5x import scored_examples
+from flipped_t5x import statistics
+import numpy as np
+
+# Column -> its tasks. The last three differ in their label words alone.
+COLUMNS = {
+    'held-out rows': ('vader_feeling', 'vader_kind'),
+    'held-out templates': ('vader_feeling_reworded', 'vader_kind_reworded'),
+    'known words': ('vader_feeling_known', 'vader_kind_known'),
+    'held-out words': ('vader_feeling_new', 'vader_kind_new'),
+    'invented words': ('vader_feeling_invented',),
+}
+# Tasks whose templates are one set of label words each.
+OF_WORDS = (
+    *COLUMNS['known words'], *COLUMNS['held-out words'],
+    *COLUMNS['invented words'],
+)
+TESTED = ('held-out rows', 'held-out templates', 'held-out words')
+_NAMED = ' (named)'
+_BASELINES = {'majority': 'majority_accuracy', 'random': 'random_accuracy'}
+
+Results = Mapping[str, Any]  # The content of one evaluation's file.
+Runs = Mapping[str, Mapping[int, Results]]  # method -> seed -> results
+
+
+def find(
+    output: pathlib.Path, methods: Sequence[str]
+) -> dict[str, dict[int, pathlib.Path]]:
+  """method -> seed -> file of results, of the runs that are complete."""
+  found = {}
+  for method in methods:
+    seeds = {
+        int(path.parent.name): path
+        for path in (output / method).glob('*/results_*_experiment_all.json')
+        if path.parent.name.isdigit()
+    }
+    if seeds:
+      found[method] = dict(sorted(seeds.items()))
+  if not found:
+    raise FileNotFoundError(f'{output}: no run is complete; make experiment')
+  return found
+
+
+def check_alike(runs: Runs) -> None:
+  """ValueError unless all runs had the same training and the same questions."""
+  first, expected = None, None
+  for method, seeds in runs.items():
+    for seed, results in seeds.items():
+      facts = {
+          name: results['settings'].get(name)
+          for name in ('TRAIN_STEPS', 'BATCH_SIZE', 'PACK', 'MIXTURE')
+      }
+      facts |= {'step': results['step'], 'network': results['network']}
+      facts |= {
+          f'{task} "{name}"': (t['examples'], t['majority_accuracy'])
+          for task, values in results['tasks'].items()
+          for name, t in values['templates'].items()
+      }
+      if expected is None:
+        first, expected = f'{method}/{seed}', facts
+      for name in sorted(expected.keys() | facts.keys()):
+        if expected.get(name) != facts.get(name):
+          raise ValueError(
+              f'{method}/{seed} and {first} cannot be compared: {name} is'
+              f' {facts.get(name)} and {expected.get(name)}'
+          )
+
+
+def summarize(runs: Runs) -> dict[str, Any]:
+  """What the tables say, as JSON.
+
+  Args:
+    runs: method -> seed -> results.
+
+  Returns:
+    `methods`: for each `runs` (seed -> column -> accuracy), `columns`, `tasks`,
+    `words` and `named` (see below), each value as `statistics.over_seeds` has
+    it; `baselines`: majority and random for columns and tasks; `settings`.
+
+    `words` is task -> set of words -> mean over the wordings that do not name
+    the words; `named` is the same for those that do.
+  """
+  any_run = next(iter(next(iter(runs.values())).values()))
+  methods = {}
+  for method, seeds in runs.items():
+    methods[method] = {
+        'runs': {
+            str(seed): {
+                column: _mean(results, tasks)
+                for column, tasks in COLUMNS.items()
+            }
+            for seed, results in seeds.items()
+        },
+        'columns': {
+            column: _over_seeds(_mean(r, tasks) for r in seeds.values())
+            for column, tasks in COLUMNS.items()
+        },
+        'tasks': {
+            task: _over_seeds(_mean(r, [task]) for r in seeds.values())
+            for task in any_run['tasks']
+        },
+        'checkpoints': {
+            str(seed): r['checkpoint']['sha256'] for seed, r in seeds.items()
+        },
+    }
+    for key, named in (('words', False), ('named', True)):
+      methods[method][key] = {
+          task: _of_words([r['tasks'][task] for r in seeds.values()], named)
+          for task in OF_WORDS
+      }
+  baselines = {
+      name: {
+          **{c: _mean(any_run, tasks, key) for c, tasks in COLUMNS.items()},
+          **{task: _mean(any_run, [task], key) for task in any_run['tasks']},
+      }
+      for name, key in _BASELINES.items()
+  }
+  settings = {
+      k: v for k, v in any_run['settings'].items()
+      if all(
+          r['settings'].get(k) == v for s in runs.values() for r in s.values()
+      )
+  }
+  return {
+      'methods': methods, 'baselines': baselines, 'settings': settings,
+      'network': any_run['network'], 'versions': any_run['versions'],
+  }
+
+
+def _over_seeds(values) -> dict[str, float | None]:
+  return statistics.over_seeds(list(values))
+
+
+def _mean(
+    results: Results, tasks: Sequence[str], key: str = 'accuracy'
+) -> float:
+  """Mean over tasks, each the mean over its templates."""
+  values = [results['tasks'][task][key] for task in tasks]
+  return float(np.mean([
+      v['mean'] if isinstance(v, Mapping) else v for v in values
+  ]))
+
+
+def _of_words(
+    runs: Sequence[Mapping[str, Any]], named: bool
+) -> dict[str, dict[str, float | None]]:
+  """Set of words -> accuracy over seeds, of one task."""
+  return {
+      name.removesuffix(_NAMED): _over_seeds(
+          run['templates'][name]['accuracy'] for run in runs
+      )
+      for name in runs[0]['templates'] if name.endswith(_NAMED) == named
+  }
+
+
+def predictions(
+    path: pathlib.Path, results: Results
+) -> dict[str, dict[str, ranking.Ranked]]:
+  """task -> template -> predictions, of the tasks that are tested.
+
+  Args:
+    path: the file of the results; those of examples lie in a folder beside it.
+    results: its content.
+  """
+  return {
+      task: {
+          name: examples.ranked
+          for name, examples in scored_examples.read(
+              path.parent / results['tasks'][task]['examples']['file']
+          ).items()
+      }
+      for column in TESTED for task in COLUMNS[column]
+  }
+
+
+def paired_tests(
+    examples: Mapping[tuple[str, int], Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+  """FLIPPED against the other methods on the same rows, seed by seed.
+
+  Args:
+    examples: (method, seed) -> task -> template -> predictions.
+
+  Returns:
+    For each pair `task`, `method`, `seed`, what `statistics.paired_test` gives,
+    and `holm`, p adjusted for all of these tests.
+  """
+  tests = []
+  for column in TESTED:
+    for task in COLUMNS[column]:
+      for (method, seed), found in examples.items():
+        if method == 'flipped' or ('flipped', seed) not in examples:
+          continue
+        tests.append({
+            'column': column, 'task': task, 'method': method, 'seed': seed,
+            **statistics.paired_test(
+                examples['flipped', seed][task], found[task]
+            ),
+        })
+  adjusted = statistics.holm([test['p'] for test in tests])
+  return [t | {'holm': p} for t, p in zip(tests, adjusted, strict=True)]
