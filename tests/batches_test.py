@@ -23,7 +23,7 @@ def candidates(n, seed=0):
 @pytest.mark.parametrize('multiple', (1, 16, 64))
 def test_score_batches_hold_every_candidate_once(n, batch_size, multiple):
   inputs, targets = candidates(n)
-  seen, shapes, padded = [], [], 0
+  seen, full = [], []
   for chosen, batch in batches.score_batches(
       inputs, targets, batch_size, multiple
   ):
@@ -32,12 +32,12 @@ def test_score_batches_hold_every_candidate_once(n, batch_size, multiple):
     target = batch['decoder_target_tokens']
     for arrays, sequences in ((encoder, inputs), (target, targets)):
       assert len(arrays) == batch_size
-      assert arrays.shape[1] % multiple == 0
+      longest = max(len(sequences[i]) for i in chosen)
+      assert arrays.shape[1] == -(-longest // multiple) * multiple
       for row, i in enumerate(chosen):
         tokens = arrays[row][arrays[row] != 0]
         np.testing.assert_array_equal(tokens, sequences[i])
         np.testing.assert_array_equal(arrays[row, : len(tokens)], tokens)
-        assert arrays.shape[1] - len(tokens) < multiple
       assert not arrays[len(chosen) :].any()
     np.testing.assert_array_equal(
         batch['decoder_input_tokens'][:, 1:], target[:, :-1]
@@ -45,11 +45,22 @@ def test_score_batches_hold_every_candidate_once(n, batch_size, multiple):
     assert not batch['decoder_input_tokens'][:, 0].any()
     np.testing.assert_array_equal(batch['decoder_loss_weights'], target != 0)
     seen.extend(chosen)
-    shapes.append((encoder.shape, target.shape))
-    padded += len(chosen) < batch_size
+    full.append(len(chosen) == batch_size)
   assert sorted(seen) == list(range(n))
-  # One batch at most of each shape is not full.
-  assert padded <= len(set(shapes))
+  assert all(full[:-1])
+
+
+@pytest.mark.parametrize('n, most', ((96, 2), (3000, 1.3)))
+def test_score_batches_hold_like_lengths(n, most):
+  inputs, targets = candidates(n)
+  computed = real = 0
+  for chosen, batch in batches.score_batches(inputs, targets, 32):
+    for name, sequences in (
+        ('encoder_input_tokens', inputs), ('decoder_target_tokens', targets)
+    ):
+      computed += batch[name].size
+      real += sum(len(sequences[i]) for i in chosen)
+  assert computed < most * real
 
 
 def test_score_batches_names_and_types():

@@ -106,8 +106,9 @@ def score_batches(
 ) -> Iterator[tuple[np.ndarray, Batch]]:
   """Batches of like lengths, so that little is spent on padding.
 
-  Every batch has `batch_size` rows and lengths that are multiples of
-  `multiple`: few shapes to compile. Rows that fill up the last batch are empty.
+  Every batch has `batch_size` rows, and the lengths of its longest candidate as
+  multiples of `multiple`: few shapes to compile. Only the last one is not full:
+  rows that fill it up are empty.
 
   Args:
     inputs: encoder tokens of each candidate.
@@ -120,28 +121,28 @@ def score_batches(
     batch: the arrays of `Batches` but those of the wrong side.
   """
   def pad_to(sequences):
-    return [-(-len(s) // multiple) * multiple for s in sequences]
+    return np.array([-(-len(s) // multiple) * multiple for s in sequences])
 
-  lengths = np.stack([pad_to(inputs), pad_to(targets)], axis=1)
-  order = np.lexsort((lengths[:, 0], lengths[:, 1]))
-  starts = np.flatnonzero(np.any(np.diff(lengths[order], axis=0), axis=1)) + 1
-  for bucket in np.split(order, starts):
-    input_length, target_length = lengths[bucket[0]]
-    for start in range(0, len(bucket), batch_size):
-      chosen = bucket[start : start + batch_size]
-      encoder = np.zeros((batch_size, input_length), np.int32)
-      target = np.zeros((batch_size, target_length), np.int32)
-      for row, i in enumerate(chosen):
-        encoder[row, : len(inputs[i])] = inputs[i]
-        target[row, : len(targets[i])] = targets[i]
-      yield chosen, {
-          'encoder_input_tokens': encoder,
-          'decoder_input_tokens': shift_right(target),
-          'decoder_target_tokens': target,
-          'decoder_loss_weights': (target != features.PAD_ID).astype(
-              np.float32
-          ),
-      }
+  input_lengths, target_lengths = pad_to(inputs), pad_to(targets)
+  # By target, the longest first, and by input, up and down in turn: a batch
+  # that holds two lengths of targets has like inputs.
+  _, turn = np.unique(-target_lengths, return_inverse=True)
+  order = np.lexsort((input_lengths * (-1) ** (turn + 1), turn))
+  for start in range(0, len(order), batch_size):
+    chosen = order[start : start + batch_size]
+    encoder = np.zeros((batch_size, input_lengths[chosen].max()), np.int32)
+    target = np.zeros((batch_size, target_lengths[chosen].max()), np.int32)
+    for row, i in enumerate(chosen):
+      encoder[row, : len(inputs[i])] = inputs[i]
+      target[row, : len(targets[i])] = targets[i]
+    yield chosen, {
+        'encoder_input_tokens': encoder,
+        'decoder_input_tokens': shift_right(target),
+        'decoder_target_tokens': target,
+        'decoder_loss_weights': (target != features.PAD_ID).astype(
+            np.float32
+        ),
+    }
 
 
 AVERAGINGS = ('example', 'token')
