@@ -1,4 +1,4 @@
-"""Both sides of train_step.py and rank_step.py compute the same."""
+"""The sides of train_step.py, rank_step.py, encode_once.py agree."""
 
 import argparse
 import dataclasses
@@ -203,6 +203,21 @@ def test_rank_step_end_to_end(load, recipe, monkeypatch, capsys):
   result = results['rounds'][0]['tiny_kind']['ours']
   assert result['examples'] == 4
   assert 0 < result['needed'] <= result['computed']
+
+
+def test_encode_once_end_to_end(load, recipe, monkeypatch):
+  monkeypatch.setattr(load('rows'), 'recipe', lambda size: recipe)
+  results = load('encode_once').measure(argparse.Namespace(
+      size='tiny', dataset='tiny_kind', vocabulary=demo_data.vocabulary(),
+      rows=3, templates=2, methods='flipped,direct', dtype='float32',
+      batch_size=4, rounds=1,
+  ))
+  flipped, direct = results['methods'].values()
+  assert flipped['candidates'] == direct['candidates'] >= 3 * 4
+  assert flipped['encoder_passes'] <= flipped['candidates']
+  # One prompt for the four options.
+  assert direct['encoder_passes'] == direct['candidates'] / 4
+  assert direct['faster_by']['median'] > 0
 
 
 def test_sides_that_differ_or_fail(load):
