@@ -1,6 +1,7 @@
 """What several tests need: a tiny vocabulary, a tiny network, a tiny run."""
 
 import importlib.util
+import os
 import pathlib
 import random
 
@@ -30,6 +31,17 @@ NEEDED = {
         'nbclient', "pip install -c constraints.txt -e '.[notebook]'"
     ),
 }
+
+
+def pytest_configure():
+  """Has XLA optimize less in this process: tests compile more than they run.
+
+  Processes that tests start compile as always.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    flags = os.environ.get('XLA_FLAGS', '')
+    patch.setenv('XLA_FLAGS', f'{flags} --xla_backend_optimization_level=0')
+    jax.devices()  # Flags are read here, once.
 
 
 def pytest_collection_modifyitems(items):

@@ -567,5 +567,6 @@ def test_one_tensor_in_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
   finally:
     tracemalloc.stop()
-  assert peak < 2.5 * largest  # One, and its transpose.
+  # One, its transpose, and what other threads do meanwhile.
+  assert peak < 4 * largest
   assert_same(read(destination), read(source))
