@@ -1,7 +1,6 @@
 """What several tests need: a tiny vocabulary, a tiny network, a tiny run."""
 
 import importlib.util
-import os
 import pathlib
 import random
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla_flags
 
 WORDS = (
     'a the old red small dog cat river film music house review question answer'
@@ -34,13 +34,9 @@ NEEDED = {
 
 
 def pytest_configure():
-  """Has XLA optimize less in this process: tests compile more than they run.
-
-  Processes that tests start compile as always.
-  """
+  """Compiles faster in this process; those that tests start are as always."""
   with pytest.MonkeyPatch.context() as patch:
-    flags = os.environ.get('XLA_FLAGS', '')
-    patch.setenv('XLA_FLAGS', f'{flags} --xla_backend_optimization_level=0')
+    patch.setenv('XLA_FLAGS', xla_flags.QUICK)
     jax.devices()  # Flags are read here, once.
 
 

@@ -18,6 +18,7 @@ from flipped_t5x import network
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks.sources import store
 import jax
+import xla_flags
 
 MIXTURE = 'flipped_tiny_mixture'  # Its twins, `direct_` and so on, exist too.
 VOCAB_SIZE = 205
@@ -173,7 +174,11 @@ def start(
   """
   return subprocess.Popen(
       [sys.executable, '-c', _SCRIPT, str(folder), after_20, *arguments],
-      env=dict(os.environ, PYTHONPATH=str(pathlib.Path(__file__).parent)),
+      env={
+          **os.environ,
+          'PYTHONPATH': str(pathlib.Path(__file__).parent),
+          'XLA_FLAGS': xla_flags.QUICK,  # Compared with this process.
+      },
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
   )
 

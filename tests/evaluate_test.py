@@ -24,6 +24,7 @@ from flipped_t5x.tasks import batches
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import xla_flags
 
 NAME = 'results_tiny.json'
 
@@ -294,7 +295,11 @@ def test_killed(folder, run, tmp_path, capsys):
 
   killed = subprocess.run(
       [sys.executable, '-c', _SCRIPT, str(folder), '4', *arguments],
-      env=dict(os.environ, PYTHONPATH=str(pathlib.Path(__file__).parent)),
+      env={
+          **os.environ,
+          'PYTHONPATH': str(pathlib.Path(__file__).parent),
+          'XLA_FLAGS': xla_flags.QUICK,  # Compared with this process.
+      },
       capture_output=True, text=True, check=False,
   )
   assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -1,0 +1,10 @@
+"""Flags that make XLA compile faster, for tests that compile more than they run.
+
+What is compared bit by bit must be compiled with the same.
+"""
+
+import os
+
+QUICK = ' '.join(filter(None, (
+    os.environ.get('XLA_FLAGS'), '--xla_backend_optimization_level=0'
+)))
