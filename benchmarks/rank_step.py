@@ -38,7 +38,7 @@ def main() -> None:
   )
   parser.add_argument('--rows', type=int, default=48, help='of a dataset')
   parser.add_argument(
-      '--batch_size', type=int, default=64, help='candidates a batch, of ours'
+      '--batch_size', type=int, default=16, help='candidates a batch, of ours'
   )
   parser.add_argument(
       '--peer_rows', default='1,16', help='rows a batch; a side for each number'

@@ -1,4 +1,4 @@
-"""Flags that make XLA compile faster, for tests that compile more than they run.
+"""Makes XLA compile faster, for tests that compile much and run little.
 
 What is compared bit by bit must be compiled with the same.
 """
