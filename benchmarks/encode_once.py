@@ -25,7 +25,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import statistics
 import sys
 import time
 from typing import Any
@@ -97,9 +96,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         'candidates': candidates,
         'encoder_passes': passes,
         'seconds': {
-            side: _spread([r[side] for r in rounds]) for side in rounds[0]
+            side: sides.spread([r[side] for r in rounds]) for side in rounds[0]
         },
-        'faster_by': _spread([r['plain'] / r['once'] for r in rounds]),
+        'faster_by': sides.spread([r['plain'] / r['once'] for r in rounds]),
     }
   return {
       'dataset': dataset,
@@ -171,14 +170,6 @@ class _Scorer:
       getattr(self, side)(templates)
       seconds[side] = time.perf_counter() - start
     return seconds
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-  return {
-      'median': statistics.median(values),
-      'min': min(values),
-      'max': max(values),
-  }
 
 
 def report(results: Mapping[str, Any], path: pathlib.Path | None) -> None:

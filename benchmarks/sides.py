@@ -291,11 +291,11 @@ def summary(
   ours, *_ = rounds[0]
   sides = {
       name: {
-          'examples_per_second': _spread(
+          'examples_per_second': spread(
               [r[name]['examples'] / r[name]['seconds'] for r in rounds]
           ),
           **{
-              utilization: _spread([
+              utilization: spread([
                   r[name][operations] / r[name]['seconds'] / r[name]['peak']
                   for r in rounds
               ])
@@ -304,7 +304,7 @@ def summary(
                   ('hardware_utilization', 'computed'),
               )
           },
-          'peak_operations_per_second': _spread(
+          'peak_operations_per_second': spread(
               [r[name]['peak'] for r in rounds]
           ),
           'memory_bytes': max(r[name]['memory'] for r in rounds),
@@ -314,7 +314,7 @@ def summary(
   return {
       'sides': sides,
       'ours_is_faster_by': {
-          name: _spread([
+          name: spread([
               r[ours]['examples'] / r[ours]['seconds']
               / (r[name]['examples'] / r[name]['seconds'])
               for r in rounds
@@ -324,7 +324,8 @@ def summary(
   }
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+  """Median, least and greatest."""
   return {
       'median': statistics.median(values),
       'min': min(values),

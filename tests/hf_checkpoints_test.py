@@ -561,12 +561,13 @@ def test_one_tensor_in_memory(tmp_path):
   }, None, max_shard_bytes=10 * largest)
   total = sum(p.stat().st_size for p in source.glob('*.safetensors'))
   assert total > 60 * largest
-  tracemalloc.start()
-  try:
-    hf_checkpoints.write(destination, *hf_checkpoints.open(source), None)
-    peak = tracemalloc.get_traced_memory()[1]
-  finally:
-    tracemalloc.stop()
-  # One, its transpose, and what other threads do meanwhile.
-  assert peak < 4 * largest
+  peaks = []
+  for _ in range(3):  # Other threads allocate now and then.
+    tracemalloc.start()
+    try:
+      hf_checkpoints.write(destination, *hf_checkpoints.open(source), None)
+      peaks.append(tracemalloc.get_traced_memory()[1])
+    finally:
+      tracemalloc.stop()
+  assert min(peaks) < 2.5 * largest  # One, and its transpose.
   assert_same(read(destination), read(source))
