@@ -153,7 +153,9 @@ def test_numbers_are_those_of_the_plain_way(whole, model, tasks):
       np.testing.assert_allclose(
           np.concatenate(of.scores), scores, atol=1e-5, rtol=1e-6
       )
-      ranked = evaluate.rank(model, found, 16)
+      ranked = ranking.rank(
+          scores, found.example_id, found.option_index, found.is_correct
+      )
       for field in dataclasses.fields(ranking.Ranked):
         np.testing.assert_array_equal(
             getattr(of.ranked, field.name), getattr(ranked, field.name)

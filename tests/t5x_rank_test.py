@@ -11,6 +11,7 @@ import demo_data
 from flipped_t5x import features
 from flipped_t5x import inference
 from flipped_t5x import ranked_files
+from flipped_t5x import ranking
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import t5x_results
 from flipped_t5x.cli import config
@@ -164,7 +165,9 @@ def expected(data, params):
         task, template, demo_data.vocabulary(), *LENGTHS.values()
     )
     scores = model.score(found.inputs, found.targets)
-    ranked = evaluate.rank(model, found, 256)
+    ranked = ranking.rank(
+        scores, found.example_id, found.option_index, found.is_correct
+    )
     results.setdefault(task, {})[template] = found, scores, ranked
   return results
 

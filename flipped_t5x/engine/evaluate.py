@@ -311,17 +311,6 @@ def _finish(
   }
 
 
-def rank(
-    model: inference.Model, candidates: batches.Candidates, batch_size: int
-) -> ranking.Ranked:
-  """Scores candidates and takes the best option of each example."""
-  scores = model.score(candidates.inputs, candidates.targets, batch_size)
-  return ranking.rank(
-      scores, candidates.example_id, candidates.option_index,
-      candidates.is_correct,
-  )
-
-
 def summarize(
     ranked: Mapping[str, ranking.Ranked],
     counts: Mapping[str, Mapping[str, int]],
