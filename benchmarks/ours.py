@@ -22,7 +22,8 @@ import jax
 import numpy as np
 import optax
 
-Shape = tuple[int, int, int]  # Rows, input length, target length; padded.
+# Rows of encoder and decoder, lengths of inputs and targets; padded.
+Shape = tuple[int, int, int, int]
 _SEED = 42
 Task = Mapping[str, Sequence[Any]]  # See rows.py.
 
@@ -191,45 +192,44 @@ class T5xTrainer(Trainer):
 
 
 class Ranker(Network):
-  """Scores candidates as `Model.score` does, in batches of like lengths."""
+  """Scores candidates as the evaluator does, encoding equal inputs once."""
 
-  def __init__(self, folder: pathlib.Path, dtype: str, *, batch_size: int):
+  def __init__(
+      self, folder: pathlib.Path, dtype: str, *, batch_size: int,
+      length_multiple: int = 16,
+  ):
     """Reads the weights.
 
     Args:
       folder: see `Network`.
       dtype: see `Network`.
-      batch_size: candidates a forward pass.
+      batch_size: rows a forward pass.
+      length_multiple: lengths are padded to a multiple of this.
     """
     super().__init__(folder, dtype)
-    self._batch_size = batch_size
+    self._batching = {
+        'batch_size': batch_size, 'length_multiple': length_multiple,
+    }
 
   def scores(self, tasks: Sequence[Task]) -> list[float]:
     """Log-probability of each candidate's target given its input."""
     return [
-        float(values.sum())
-        for task in tasks for values in self._log_probs(task)
+        float(values.sum()) for task in tasks for values in self._score(task)[0]
     ]
 
   def run(self, tasks: Sequence[Task]) -> tuple[float, list[Shape]]:
     """Scores all candidates; seconds, and the shapes of the batches."""
     start = time.perf_counter()
-    for task in tasks:
-      self._log_probs(task)
-    seconds = time.perf_counter() - start
-    return seconds, [shape for task in tasks for shape in self._shapes(task)]
+    shapes = [shape for task in tasks for shape in self._score(task)[1]]
+    return time.perf_counter() - start, shapes
 
-  def _log_probs(self, task: Task) -> list[np.ndarray]:
-    return scoring.token_log_probs(
+  def _score(self, task: Task) -> tuple[list[np.ndarray], list[Shape]]:
+    """Log-probabilities of the targets' tokens, and the shapes of batches."""
+    scored = scoring.encode_once(
         self._network, self._params, task['inputs'], task['targets'],
-        batch_size=self._batch_size,
+        **self._batching,
     )
-
-  def _shapes(self, task: Task) -> list[Shape]:
-    few = 2 ** (len(task['inputs']) - 1).bit_length()  # As `scoring` has it.
-    return [_shape(batch) for _, batch in batches_lib.score_batches(
-        task['inputs'], task['targets'], min(self._batch_size, few)
-    )]
+    return scored.log_probs, scored.shapes
 
 
 class T5xRanker(Ranker):
@@ -252,16 +252,14 @@ class T5xRanker(Ranker):
     super().__init__(folder, dtype, batch_size=self._ROWS)
     self._lengths = {'inputs': input_length, 'targets': target_length}
     self._model = _t5x_model(self._network)
-    self._score = jax.jit(self._model.score_batch)
+    self._score_batch = jax.jit(self._model.score_batch)
 
-  def _log_probs(self, task: Task) -> list[np.ndarray]:
-    found = []
+  def _score(self, task: Task) -> tuple[list[np.ndarray], list[Shape]]:
+    found, shapes = [], []
     for batch in self._batches(task):
-      found += [*np.asarray(self._score(self._params, batch))]
-    return found[: len(task['inputs'])]
-
-  def _shapes(self, task: Task) -> list[Shape]:
-    return [_shape(batch) for batch in self._batches(task)]
+      found += [*np.asarray(self._score_batch(self._params, batch))]
+      shapes.append(_shape(batch))
+    return found[: len(task['inputs'])], shapes
 
   def _batches(self, task: Task) -> Iterator[batches_lib.Batch]:
     for start in range(0, len(task['inputs']), self._ROWS):
@@ -292,7 +290,5 @@ def _t5x_model(network: network_lib.T5Config, **objective: Any) -> Any:
 
 def _shape(batch: batches_lib.Batch, sides: int = 1) -> Shape:
   inputs = batch['encoder_input_tokens']
-  return (
-      sides * len(inputs), inputs.shape[1],
-      batch['decoder_input_tokens'].shape[1],
-  )
+  rows = sides * len(inputs)
+  return rows, rows, inputs.shape[1], batch['decoder_input_tokens'].shape[1]

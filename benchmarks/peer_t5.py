@@ -21,7 +21,8 @@ from torch.nn import functional
 from torch.nn.utils import rnn
 import transformers
 
-Shape = tuple[int, int, int]  # Rows, input length, target length; padded.
+# Rows of encoder and decoder, lengths of inputs and targets; padded.
+Shape = tuple[int, int, int, int]
 Tokens = Sequence[int]
 Pair = Mapping[str, Tokens]  # See rows.py, and there also for tasks.
 Task = Mapping[str, Sequence[Any]]
@@ -186,7 +187,7 @@ class Trainer(Peer):
 
 
 class Ranker(Peer):
-  """Scores the labels of rows, each label in a forward pass of its own."""
+  """Scores the labels of prompts, each label in a pass of its own."""
 
   def __init__(
       self, folder: pathlib.Path, dtype: str, threads: int, *, rows: int
@@ -197,7 +198,7 @@ class Ranker(Peer):
       folder: see `Peer`.
       dtype: see `Peer`.
       threads: see `Peer`.
-      rows: rows a batch.
+      rows: prompts a batch.
     """
     super().__init__(folder, dtype, threads)
     self._model.eval()
@@ -237,15 +238,15 @@ class Ranker(Peer):
     return scores
 
   def _batches(self, task: Task) -> Iterator[list[int]]:
-    """Numbers of candidates: the first labels of some rows, the second, ..."""
-    rows = [*dict.fromkeys(task['rows'])]
-    for start in range(0, len(rows), self._rows):
-      chosen = set(rows[start : start + self._rows])
+    """Numbers of candidates: the first labels of some prompts, the second..."""
+    prompts = [*dict.fromkeys(task['prompts'])]
+    for start in range(0, len(prompts), self._rows):
+      chosen = set(prompts[start : start + self._rows])
       labels = {}
-      for i, (row, label) in enumerate(
-          zip(task['rows'], task['options'], strict=True)
+      for i, (prompt, label) in enumerate(
+          zip(task['prompts'], task['options'], strict=True)
       ):
-        if row in chosen:
+        if prompt in chosen:
           labels.setdefault(label, []).append(i)
       yield from labels.values()
 
@@ -262,4 +263,5 @@ def _parts(pairs: Sequence[Pair], number: int) -> list[Sequence[Pair]]:
 
 
 def _shape(inputs: Sequence[Tokens], targets: Sequence[Tokens]) -> Shape:
-  return len(inputs), max(map(len, inputs)), max(map(len, targets))
+  rows = len(inputs)
+  return rows, rows, max(map(len, inputs)), max(map(len, targets))

@@ -1,5 +1,6 @@
 """What the sides of a benchmark get: weights, pairs and candidates."""
 
+import collections
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from flipped_t5x.cli import config
 from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import partitioning
 from flipped_t5x.tasks import batches as task_batches
-from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks import vocabularies
 import gin
@@ -38,8 +38,8 @@ RANKED = (
 MAX_FIELD_CHARS = 2048  # As promptsource cuts them.
 _VOCAB_SIZE, _DEMO_VOCAB_SIZE = 32_000, 2048
 
-# Candidates: their `inputs` and `targets`, and the numbers of their `rows` and
-# `options`.
+# Candidates: their `inputs` and `targets`, and the numbers of their `rows`, of
+# their `prompts`, a row in one template each, and of their `options`.
 Task = dict[str, list[Any]]
 
 
@@ -165,39 +165,51 @@ def unpacked(batch: batches_lib.Batch) -> list[dict[str, list[int]]]:
 
 
 def candidates(
-    datasets: str, vocabulary_path: pathlib.Path, setting: Recipe, rows: int
+    datasets: str, vocabulary_path: pathlib.Path, setting: Recipe, rows: int,
+    templates: int | None = None,
 ) -> dict[str, Task]:
-  """Options of rows in the first template that has use for them.
+  """Options of rows in the templates that have use for them.
 
   Args:
     datasets: names in the catalog or of a mixture, separated by commas.
     vocabulary_path: file of the SentencePiece model.
     setting: has the lengths.
     rows: the most rows of a dataset.
+    templates: the most templates of it; None for all.
 
   Returns:
-    Dataset -> its candidates.
+    Dataset -> its candidates, template by template.
   """
   found = {}
   for name in mixtures.mixture(datasets).datasets:
-    for template in catalog.dataset(name).load_templates(MAX_FIELD_CHARS):
-      some = task_batches.read_candidates(
-          name, template, vocabulary_path, setting.input_length,
-          setting.target_length, max_field_chars=MAX_FIELD_CHARS, limit=rows,
-      )
-      if len(some.inputs):
-        found[name] = {
-            'inputs': [np.asarray(t).tolist() for t in some.inputs],
-            'targets': [np.asarray(t).tolist() for t in some.targets],
-            'rows': some.example_id.tolist(),
-            'options': some.option_index.tolist(),
-        }
-        break
+    source = task_batches.open_candidates(
+        name, vocabulary_path, setting.input_length, setting.target_length,
+        max_field_chars=MAX_FIELD_CHARS, limit=rows,
+    )
+    some = [c for c in map(source.read, source.templates) if c.inputs]
+    if some[:templates]:
+      found[name] = _task(some[:templates])
   return found
 
 
+def _task(templates: Sequence[batches_lib.Candidates]) -> Task:
+  numbers = itertools.count()
+  prompts = collections.defaultdict(lambda: next(numbers))
+  task = {
+      'inputs': [], 'targets': [], 'rows': [], 'prompts': [], 'options': [],
+  }
+  for template, some in enumerate(templates):
+    rows = some.example_id.tolist()
+    task['inputs'] += [np.asarray(t).tolist() for t in some.inputs]
+    task['targets'] += [np.asarray(t).tolist() for t in some.targets]
+    task['rows'] += rows
+    task['prompts'] += [prompts[template, row] for row in rows]
+    task['options'] += some.option_index.tolist()
+  return task
+
+
 def first(task: Task, number: int) -> Task:
-  """The candidates of the first so many rows."""
+  """The candidates of the first so many rows, in all templates."""
   rows = [*dict.fromkeys(task['rows'])][:number]
   kept = [i for i, row in enumerate(task['rows']) if row in rows]
   return {name: [values[i] for i in kept] for name, values in task.items()}
@@ -206,8 +218,15 @@ def first(task: Task, number: int) -> Task:
 def forward(
     network: network_lib.T5Config, shapes: Iterable[Sequence[int]]
 ) -> float:
-  """Operations of one pass of rows, input and target lengths each."""
+  """Operations of passes.
+
+  Args:
+    network: sizes.
+    shapes: of each pass the rows of the encoder and of the decoder, and the
+      lengths of inputs and targets.
+  """
   return sum(
-      rows * flops.forward(network, source, target).total
-      for rows, source, target in shapes
+      encoder_rows * flops.encoder(network, source).total
+      + decoder_rows * flops.decoder(network, source, target).total
+      for encoder_rows, decoder_rows, source, target in shapes
   )

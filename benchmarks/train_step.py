@@ -115,7 +115,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         })
         trained = [pair for batch in pairs[chosen] for pair in batch]
         lengths = [
-            (1, len(pair[side]), len(pair['targets']))
+            (1, 1, len(pair[side]), len(pair['targets']))
             for pair in trained for side in ('inputs', 'wrong_inputs')
         ]
         for result in rounds[-1].values():

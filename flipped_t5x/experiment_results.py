@@ -179,7 +179,7 @@ def predictions(
       task: {
           name: examples.ranked
           for name, examples in scored_examples.read(
-              path.parent / results['tasks'][task]['examples']['file']
+              path.parent / results['tasks'][task]['scores']['file']
           ).items()
       }
       for column in TESTED for task in COLUMNS[column]

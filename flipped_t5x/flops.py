@@ -31,29 +31,54 @@ class Forward:
     return self.weights + self.last_weights + self.attention + self.logits
 
 
+  def __add__(self, other: 'Forward') -> 'Forward':
+    return Forward(**{
+        field.name: getattr(self, field.name) + getattr(other, field.name)
+        for field in dataclasses.fields(self)
+    })
+
+
 def forward(
     network: network_lib.T5Config, input_length: int, target_length: int
 ) -> Forward:
   """One row of `input_length` and `target_length` tokens, padding included."""
-  cfg = network
-  source, target = input_length, target_length
-  width = cfg.num_heads * cfg.head_dim
-  projection = cfg.emb_dim * width
-  mlp = cfg.emb_dim * cfg.mlp_dim
-  gates = len(cfg.mlp_activations)
-  encoder, decoder = cfg.num_encoder_layers, cfg.num_decoder_layers
+  return encoder(network, input_length) + decoder(
+      network, input_length, target_length
+  )
+
+
+def encoder(network: network_lib.T5Config, length: int) -> Forward:
+  """One row of the encoder."""
+  width = network.num_heads * network.head_dim
+  tokens = network.num_encoder_layers * length
+  mlp = network.emb_dim * network.mlp_dim
+  gates = len(network.mlp_activations)
+  return Forward(
+      weights=2 * tokens * (4 * network.emb_dim * width + gates * mlp),
+      last_weights=2 * tokens * mlp,
+      attention=4 * tokens * width * length,
+      logits=0,
+  )
+
+
+def decoder(
+    network: network_lib.T5Config, input_length: int, target_length: int
+) -> Forward:
+  """One row of the decoder, keys and values of the encoder's row included."""
+  width = network.num_heads * network.head_dim
+  projection = network.emb_dim * width
+  tokens = network.num_decoder_layers * target_length
+  mlp = network.emb_dim * network.mlp_dim
+  gates = len(network.mlp_activations)
   return Forward(
       weights=2 * (
-          encoder * source * (4 * projection + gates * mlp)
           # Two attentions: of the second, keys and values are the encoder's.
-          + decoder * target * (6 * projection + gates * mlp)
-          + decoder * source * 2 * projection
+          tokens * (6 * projection + gates * mlp)
+          + network.num_decoder_layers * input_length * 2 * projection
       ),
-      last_weights=2 * mlp * (encoder * source + decoder * target),
-      attention=4 * width * (
-          encoder * source**2 + decoder * target * (target + source)
-      ),
-      logits=2 * target * cfg.emb_dim * cfg.vocab_size,
+      last_weights=2 * tokens * mlp,
+      attention=4 * tokens * width * (target_length + input_length),
+      logits=2 * target_length * network.emb_dim * network.vocab_size,
   )
 
 

@@ -7,6 +7,7 @@ apart by masks: the scores are the same, up to rounding.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -102,10 +103,14 @@ class EncodedOnce:
     log_probs: for each candidate float32[tokens of its target].
     encoder_passes: inputs that the encoder read; one at a time it would have
       been as many as there are candidates.
+    shapes: for each batch of the decoder the encoder's rows, 0 if it is not the
+      first of these inputs, the decoder's, and the lengths of inputs and
+      targets; padding included.
   """
 
   log_probs: list[np.ndarray]
   encoder_passes: int
+  shapes: list[tuple[int, int, int, int]]
 
 
 def encode_once(
@@ -118,10 +123,7 @@ def encode_once(
     length_multiple: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> EncodedOnce:
-  """`token_log_probs` where candidates share inputs.
-
-  Equal candidates are scored once. Where no two different ones share an input,
-  there is nothing to gain, and it is `token_log_probs`.
+  """`token_log_probs` where candidates share inputs; equal ones count once.
 
   Args:
     network: as for `token_log_probs`, and so are the others.
@@ -134,7 +136,7 @@ def encode_once(
     progress: called with a number of candidates that are done.
 
   Returns:
-    The log-probabilities, and how often the encoder ran for them.
+    The log-probabilities, and what ran for them.
 
   Raises:
     ValueError: a number is below 1; the message names it.
@@ -146,29 +148,28 @@ def encode_once(
   shared = {}
   for i, pair in enumerate(zip(inputs, targets, strict=True)):
     shared.setdefault(pair[0], {}).setdefault(pair[1], []).append(i)
-  found = [None] * len(inputs)
-  done = progress or (lambda unused_number: None)
-  options = dict(batch_size=batch_size, length_multiple=length_multiple)
-  if all(len(of_input) == 1 for of_input in shared.values()):
-    equal = [where for v in shared.values() for where in v.values()]
-    values = token_log_probs(
-        network, params, list(shared), [t for v in shared.values() for t in v],
-        **options, progress=progress,
-    )
-    for where, value in zip(equal, values, strict=True):
-      for i in where:
-        found[i] = value
-    if len(inputs) > len(equal):
-      done(len(inputs) - len(equal))
-  else:
-    for source, target, value in _shared_log_probs(
-        network, params, shared, **options
-    ):
-      where = shared[source][target]
-      for i in where:
-        found[i] = value
-      done(len(where))
-  return EncodedOnce(found, len(shared))
+  found, shapes = [None] * len(inputs), []
+  encode = compilation.jit(_encode, params, static_argnums=(0,))
+  decode = compilation.jit(_decode, params, static_argnums=(0,))
+  for some in _batches(shared, batch_size, length_multiple):
+    encoded = encode(network, params, some.tokens)
+    encoder_rows = len(some.tokens)
+    for rows, arrays in some.decoder:
+      values = np.asarray(decode(network, params, encoded, some.tokens, arrays))
+      shapes.append((
+          encoder_rows, len(values), some.tokens.shape[1], values.shape[1]
+      ))
+      encoder_rows, number = 0, 0
+      for value, row in zip(values, rows, strict=False):
+        end = 0
+        for target in row.targets:
+          end += len(target)
+          for i in shared[row.source][target]:
+            found[i] = value[end - len(target) : end]
+            number += 1
+      if progress is not None:
+        progress(number)
+  return EncodedOnce(found, len(shared), shapes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,26 +181,39 @@ class _Row:
   length: int
 
 
-def _shared_log_probs(
-    network: network_lib.T5Config,
-    params: dict,
-    shared: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]],
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """Inputs, and all of their targets in batches of as many rows.
+
+  Attributes:
+    tokens: int32[rows, length] of the encoder.
+    decoder: the rows of each batch, and the arrays of `_decode` for them.
+  """
+
+  tokens: np.ndarray
+  decoder: list[tuple[list[_Row], dict[str, np.ndarray]]]
+
+
+def _batches(
+    shared: Mapping[tuple[int, ...], Iterable[tuple[int, ...]]],
     batch_size: int,
     length_multiple: int,
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], np.ndarray]]:
-  """Yields (input, target, float32[tokens of the target])."""
-  encode = compilation.jit(_encode, params, static_argnums=(0,))
-  decode = compilation.jit(_decode, params, static_argnums=(0,))
-  room = max(_ROOM, max(len(t) for v in shared.values() for t in v))
-  rows = {source: _rows(source, of, room) for source, of in shared.items()}
+) -> Iterator[_Batch]:
+  """Packs input -> its targets."""
+  room = max((len(t) for of in shared.values() for t in of), default=0)
+  rows = {
+      source: _rows(source, targets, max(_ROOM, room))
+      for source, targets in shared.items()
+  }
 
   def padded(length):
     return -(-length // length_multiple) * length_multiple
 
   def lengths(source):
-    return padded(len(source)), [padded(row.length) for row in rows[source]]
+    return [padded(row.length) for row in rows[source]], padded(len(source))
 
-  # The longest first: what is shorter fills up their last batch.
+  # Like targets together, the longest first, and of these like inputs: what is
+  # shorter fills up their last batch. A token of a target costs the most.
   sources = sorted(rows, key=lengths, reverse=True)
   size = _num_rows(batch_size, len(sources))
   for first in range(0, len(sources), size):
@@ -207,24 +221,18 @@ def _shared_log_probs(
     tokens = np.zeros((size, padded(max(map(len, some)))), np.int32)
     for i, source in enumerate(some):
       tokens[i, : len(source)] = source
-    encoded = encode(network, params, tokens)
-    # All rows of an input are in its batch.
     waiting = sorted(
         ((i, row) for i, source in enumerate(some) for row in rows[source]),
         key=lambda pair: pair[1].length, reverse=True,
     )
-    for start in range(0, len(waiting), size):
-      chosen = waiting[start : start + size]
-      length = padded(chosen[0][1].length)
-      values = np.asarray(decode(
-          network, params, encoded, tokens,
-          _decoder_arrays(chosen, size, length),
-      ))
-      for value, (_, row) in zip(values, chosen, strict=False):
-        end = 0
-        for target in row.targets:
-          end += len(target)
-          yield row.source, target, value[end - len(target) : end]
+    chosen = [waiting[i : i + size] for i in range(0, len(waiting), size)]
+    yield _Batch(tokens, [
+        (
+            [row for _, row in pairs],
+            _decoder_arrays(pairs, size, padded(pairs[0][1].length)),
+        )
+        for pairs in chosen
+    ])
 
 
 def _rows(

@@ -7,8 +7,10 @@ import json
 import pathlib
 
 import demo_data
+from flipped_t5x import flops
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import tensors
+from flipped_t5x.engine import batches as batches_lib
 import numpy as np
 import pytest
 
@@ -94,7 +96,7 @@ def test_losses_and_updates_are_the_same(load, folder, batches):
   # Three updates, so that clipping and both of Adafactor's moments show.
   for batch, some in zip(batches, pairs, strict=True):
     _, shapes = ours.run([batch])
-    assert shapes == [(8, 112, 64)]
+    assert shapes == [(8, 8, 112, 64)]
     after, = ours.loss(batches[0])
     for microbatches, peer in peers.items():
       _, shapes = peer.run([some])
@@ -107,7 +109,7 @@ def test_losses_and_updates_are_the_same(load, folder, batches):
 def test_scores_are_the_same(load, folder, recipe):
   ours, peer_t5 = load('ours'), load('peer_t5')
   tasks = load('rows').candidates(
-      ','.join(demo_data.ROWS), demo_data.vocabulary(), recipe, 5
+      ','.join(demo_data.ROWS), demo_data.vocabulary(), recipe, 5, 1
   )
   assert [len(task['inputs']) for task in tasks.values()] == [10, 20]
   expected = ours.Ranker(folder, 'float32', batch_size=4)
@@ -136,7 +138,7 @@ def test_t5x_sides(load, folder, recipe, batches):
       for side in (ours.Trainer, ours.T5xTrainer)
   ]
   tasks = [*rows.candidates(
-      'tiny_kind', demo_data.vocabulary(), recipe, 5
+      'tiny_kind', demo_data.vocabulary(), recipe, 5, 1
   ).values()]
   np.testing.assert_allclose(*(t.loss(batches[0]) for t in trainers), rtol=1e-5)
   losses = []
@@ -195,14 +197,40 @@ def test_rank_step_end_to_end(load, recipe, monkeypatch, capsys):
   monkeypatch.setenv('OMP_NUM_THREADS', '1')
   results = rank_step.measure(argparse.Namespace(
       size='tiny', datasets='tiny_kind', vocabulary=demo_data.vocabulary(),
-      rows=4, dtype='float32', batch_size=4, peer_rows='2', threads=1,
-      rounds=1, sides='ours,peer',
+      rows=4, templates=None, dtype='float32', batch_size=4,
+      length_multiple=8, peer_prompts='2', threads=1, rounds=1,
+      sides='ours,peer',
   ))
-  assert [*results['sides']] == ['ours', 'peer, 2 rows']
+  assert [*results['sides']] == ['ours', 'peer, 2 prompts']
   assert results['datasets'].keys() == {'tiny_kind'}
-  result = results['rounds'][0]['tiny_kind']['ours']
-  assert result['examples'] == 4
-  assert 0 < result['needed'] <= result['computed']
+  ours, peer = results['rounds'][0]['tiny_kind'].values()
+  assert ours['examples'] == peer['examples'] == 4 * 2  # In two templates.
+  assert 0 < ours['needed'] <= ours['computed']
+  assert ours['needed'] <= peer['needed'] <= peer['computed']
+
+
+def test_prompts_share_inputs(load, recipe):
+  """By hand: a row in two templates, in one of them beside another."""
+  rows, rank_step = load('rows'), load('rank_step')
+  task = rows._task([
+      batches_lib.Candidates(
+          inputs, targets, np.array(example, np.int32),
+          np.array(option, np.int32), np.zeros(len(inputs), bool), {},
+      )
+      for inputs, targets, example, option in (
+          ([[5, 1], [6, 1]], [[7, 8, 1]] * 2, [3, 3], [0, 1]),
+          ([[5, 1], [6, 1], [9, 1]], [[4, 1]] * 3, [3, 3, 4], [0, 1, 0]),
+      )
+  ])
+  assert task['rows'] == [3, 3, 3, 3, 4]
+  assert task['prompts'] == [0, 0, 1, 1, 2]
+  assert rows.first(task, 1)['prompts'] == [0, 0, 1, 1]
+  once, plain = (
+      rows.forward(recipe.network, rank_step._lengths(task, once=o))
+      for o in (True, False)
+  )
+  # Two of five inputs need not be read again.
+  assert plain - once == 2 * flops.encoder(recipe.network, 2).total
 
 
 def test_encode_once_end_to_end(load, recipe, monkeypatch):

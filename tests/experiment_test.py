@@ -395,7 +395,7 @@ def test_files_that_are_written(tmp_path):
     (folder / 'results').mkdir(parents=True)
     content = results(accuracies(base))
     for task, values in content['tasks'].items():
-      values['examples'] = {'file': f'results/{task}.parquet'}
+      values['scores'] = {'file': f'results/{task}.parquet'}
       write_scores(folder / 'results' / f'{task}.parquet', right=base > 0.5)
     name = f'results_{method}_experiment_all.json'
     (folder / name).write_text(json.dumps(content))
