@@ -77,19 +77,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
       ' examples from random weights. Accuracy, mean ± sample standard'
       f' deviation over seeds (none with one seed). Seeds: {"; ".join(seeds)}.',
       '', '![accuracy](accuracy.png)', '', '## Methods', '',
-      *_of_columns(summary, {m: _TITLES[m] for m in compared}, COLUMNS),
+      *_of_columns(summary, {m: _TITLES[m] for m in compared}),
       '', '## Lambda', '',
       *_of_columns(
-          summary, {m: t for m, t in _LAMBDAS.items() if m in methods}, COLUMNS
+          summary, {m: t for m, t in _LAMBDAS.items() if m in methods}
       ),
-      '', '## Tasks', '',
+      '', '## Label words', '',
   ]
-  for column, tasks in COLUMNS.items():
-    parts += [
-        f'{column.capitalize()}:', '',
-        *_of_columns(summary, {m: _TITLES[m] for m in compared}, tasks), '',
-    ]
-  parts += ['## Label words', '']
   for key, title in (
       ('words', 'The prompt does not name the words'),
       ('named', 'The prompt names the words'),
@@ -99,35 +93,34 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def _of_columns(
-    summary: Mapping[str, Any],
-    titles: Mapping[str, str],
-    columns: Sequence[str],
+    summary: Mapping[str, Any], titles: Mapping[str, str]
 ) -> list[str]:
-  """Methods, with titles, by columns or tasks, and the baselines."""
-  rows = []
-  for method, title in titles.items():
-    found = summary['methods'][method]
-    values = {**found['columns'], **found['tasks']}
-    rows.append([title, *(_cell(values[c]) for c in columns)])
-  for name, values in summary['baselines'].items():
-    rows.append([name, *(f'{values[c]:.3f}' for c in columns)])
-  return _table(['', *columns], rows)
+  """Methods, with titles, by columns, and the baselines."""
+  rows = [
+      [title, *(_cell(summary['methods'][m]['columns'][c]) for c in COLUMNS)]
+      for m, title in titles.items()
+  ]
+  rows += [
+      [name, *(f'{values[c]:.3f}' for c in COLUMNS)]
+      for name, values in summary['baselines'].items()
+  ]
+  return _table(['', *COLUMNS], rows)
 
 
 def _of_words(methods, compared: Sequence[str], key: str) -> list[str]:
   """Sets of words by methods."""
   rows = []
-  for task in experiment_results.OF_WORDS:
-    found = [methods[m][key][task] for m in compared]
+  for column in experiment_results.OF_WORDS:
+    found = [methods[m][key][column] for m in compared]
     for words in found[0] if found else ():
-      rows.append([task, words, *(_cell(of[words]) for of in found)])
-  return _table(['task', 'words', *(_TITLES[m] for m in compared)], rows)
+      rows.append([column, words, *(_cell(of[words]) for of in found)])
+  return _table(['', 'words', *(_TITLES[m] for m in compared)], rows)
 
 
 def _tests(tests: Sequence[Mapping[str, Any]]) -> list[str]:
   rows = [
       [
-          t['task'], _TITLES[t['method']], str(t['seed']),
+          t['column'], _TITLES[t['method']], str(t['seed']),
           f'{t["difference"]:+.3f}', f'{t["low"]:+.3f} to {t["high"]:+.3f}',
           f'{t["holm"]:.2g}',
       ]
@@ -138,7 +131,7 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> list[str]:
       'Difference in accuracy, its 95 % bootstrap interval over rows, and the p'
       ' of a sign-flip test, adjusted for all of these tests (Holm).', '',
       *_table(
-          ['task', 'against', 'seed', 'difference', 'interval', 'p adjusted'],
+          ['', 'against', 'seed', 'difference', 'interval', 'p adjusted'],
           rows,
       ),
   ]

@@ -1,8 +1,8 @@
 """What the runs of `make experiment` say together: means, spreads, tests.
 
-Accuracy throughout. A column is a mean over tasks, each the mean over its
-templates; then mean and sample standard deviation over seeds. All numbers come
-from the files of the evaluations.
+Accuracy throughout. A column is a task, the mean over its templates; then mean
+and sample standard deviation over seeds. All numbers come from the files of the
+evaluations.
 """
 
 from collections.abc import Mapping
@@ -13,21 +13,17 @@ from typing import Any
 from flipped_t5x import ranking
 from flipped_t5x import scored_examples
 from flipped_t5x import statistics
-import numpy as np
 
-# Column -> its tasks. The last three differ in their label words alone.
+# The last three differ in their label words alone.
 COLUMNS = {
-    'held-out rows': ('vader_feeling', 'vader_kind'),
-    'held-out templates': ('vader_feeling_reworded', 'vader_kind_reworded'),
-    'known words': ('vader_feeling_known', 'vader_kind_known'),
-    'held-out words': ('vader_feeling_new', 'vader_kind_new'),
-    'invented words': ('vader_feeling_invented',),
+    'held-out rows': 'vader_kind',
+    'held-out templates': 'vader_kind_reworded',
+    'known words': 'vader_kind_known',
+    'held-out words': 'vader_kind_new',
+    'invented words': 'vader_kind_invented',
 }
-# Tasks whose templates are one set of label words each.
-OF_WORDS = (
-    *COLUMNS['known words'], *COLUMNS['held-out words'],
-    *COLUMNS['invented words'],
-)
+# Those whose templates are one set of label words each.
+OF_WORDS = ('known words', 'held-out words', 'invented words')
 TESTED = ('held-out rows', 'held-out templates', 'held-out words')
 _NAMED = ' (named)'
 _BASELINES = {'majority': 'majority_accuracy', 'random': 'random_accuracy'}
@@ -86,11 +82,11 @@ def summarize(runs: Runs) -> dict[str, Any]:
     runs: method -> seed -> results.
 
   Returns:
-    `methods`: for each `runs` (seed -> column -> accuracy), `columns`, `tasks`,
-    `words` and `named` (see below), each value as `statistics.over_seeds` has
-    it; `baselines`: majority and random for columns and tasks; `settings`.
+    `methods`: for each `runs` (seed -> column -> accuracy), `columns`, `words`
+    and `named` (see below), each value as `statistics.over_seeds` has it;
+    `baselines`: majority and random of each column; `settings`.
 
-    `words` is task -> set of words -> mean over the wordings that do not name
+    `words` is column -> set of words -> mean over the wordings that do not name
     the words; `named` is the same for those that do.
   """
   any_run = next(iter(next(iter(runs.values())).values()))
@@ -99,18 +95,16 @@ def summarize(runs: Runs) -> dict[str, Any]:
     methods[method] = {
         'runs': {
             str(seed): {
-                column: _mean(results, tasks)
-                for column, tasks in COLUMNS.items()
+                column: results['tasks'][task]['accuracy']['mean']
+                for column, task in COLUMNS.items()
             }
             for seed, results in seeds.items()
         },
         'columns': {
-            column: _over_seeds(_mean(r, tasks) for r in seeds.values())
-            for column, tasks in COLUMNS.items()
-        },
-        'tasks': {
-            task: _over_seeds(_mean(r, [task]) for r in seeds.values())
-            for task in any_run['tasks']
+            column: _over_seeds(
+                r['tasks'][task]['accuracy']['mean'] for r in seeds.values()
+            )
+            for column, task in COLUMNS.items()
         },
         'checkpoints': {
             str(seed): r['checkpoint']['sha256'] for seed, r in seeds.items()
@@ -118,14 +112,13 @@ def summarize(runs: Runs) -> dict[str, Any]:
     }
     for key, named in (('words', False), ('named', True)):
       methods[method][key] = {
-          task: _of_words([r['tasks'][task] for r in seeds.values()], named)
-          for task in OF_WORDS
+          column: _of_words(
+              [r['tasks'][COLUMNS[column]] for r in seeds.values()], named
+          )
+          for column in OF_WORDS
       }
   baselines = {
-      name: {
-          **{c: _mean(any_run, tasks, key) for c, tasks in COLUMNS.items()},
-          **{task: _mean(any_run, [task], key) for task in any_run['tasks']},
-      }
+      name: {c: any_run['tasks'][task][key] for c, task in COLUMNS.items()}
       for name, key in _BASELINES.items()
   }
   settings = {
@@ -144,16 +137,6 @@ def _over_seeds(values) -> dict[str, float | None]:
   return statistics.over_seeds(list(values))
 
 
-def _mean(
-    results: Results, tasks: Sequence[str], key: str = 'accuracy'
-) -> float:
-  """Mean over tasks, each the mean over its templates."""
-  values = [results['tasks'][task][key] for task in tasks]
-  return float(np.mean([
-      v['mean'] if isinstance(v, Mapping) else v for v in values
-  ]))
-
-
 def _of_words(
     runs: Sequence[Mapping[str, Any]], named: bool
 ) -> dict[str, dict[str, float | None]]:
@@ -169,20 +152,20 @@ def _of_words(
 def predictions(
     path: pathlib.Path, results: Results
 ) -> dict[str, dict[str, ranking.Ranked]]:
-  """task -> template -> predictions, of the tasks that are tested.
+  """column -> template -> predictions, of those that are tested.
 
   Args:
     path: the file of the results; those of examples lie in a folder beside it.
     results: its content.
   """
   return {
-      task: {
+      column: {
           name: examples.ranked
           for name, examples in scored_examples.read(
-              path.parent / results['tasks'][task]['scores']['file']
+              path.parent / results['tasks'][COLUMNS[column]]['scores']['file']
           ).items()
       }
-      for column in TESTED for task in COLUMNS[column]
+      for column in TESTED
   }
 
 
@@ -192,23 +175,22 @@ def paired_tests(
   """FLIPPED against the other methods on the same rows, seed by seed.
 
   Args:
-    examples: (method, seed) -> task -> template -> predictions.
+    examples: (method, seed) -> column -> template -> predictions.
 
   Returns:
-    For each pair `task`, `method`, `seed`, what `statistics.paired_test` gives,
-    and `holm`, p adjusted for all of these tests.
+    For each pair `column`, `method`, `seed`, what `statistics.paired_test`
+    gives, and `holm`, p adjusted for all of these tests.
   """
   tests = []
   for column in TESTED:
-    for task in COLUMNS[column]:
-      for (method, seed), found in examples.items():
-        if method == 'flipped' or ('flipped', seed) not in examples:
-          continue
-        tests.append({
-            'column': column, 'task': task, 'method': method, 'seed': seed,
-            **statistics.paired_test(
-                examples['flipped', seed][task], found[task]
-            ),
-        })
+    for (method, seed), found in examples.items():
+      if method == 'flipped' or ('flipped', seed) not in examples:
+        continue
+      tests.append({
+          'column': column, 'method': method, 'seed': seed,
+          **statistics.paired_test(
+              examples['flipped', seed][column], found[column]
+          ),
+      })
   adjusted = statistics.holm([test['p'] for test in tests])
   return [t | {'holm': p} for t, p in zip(tests, adjusted, strict=True)]

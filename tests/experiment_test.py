@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-TRAINED = mixtures.mixture('flipped_experiment').datasets
-NEW = ('vader_feeling_new', 'vader_kind_new', 'vader_feeling_invented')
+TRAINED = 'vader_kind'
+NEW = ('vader_kind_new', 'vader_kind_invented')
 ROW = {'text': 'Zzz.', 'label': 0}
 
 
@@ -44,14 +44,13 @@ def sets_of(name):
 
 def test_held_out_words_are_in_nothing_that_is_trained_on():
   trained = set()
-  for name in TRAINED:
-    for rendered in drawn(name):
-      trained |= words(rendered.prompt) | words(' '.join(rendered.options))
-      for make_text in formats.FORMATS.values():
-        for option in rendered.options:
-          text = make_text(rendered, option)
-          trained |= words(text.inputs) | words(text.targets)
-  assert {'negative', 'positive', 'film', 'feeling', 'zzz'} <= trained
+  for rendered in drawn(TRAINED):
+    trained |= words(rendered.prompt) | words(' '.join(rendered.options))
+    for make_text in formats.FORMATS.values():
+      for option in rendered.options:
+        text = make_text(rendered, option)
+        trained |= words(text.inputs) | words(text.targets)
+  assert {'film', 'night', 'kind', 'zzz'} <= trained
   for name in NEW:
     held_out = {w for options in sets_of(name) for w in options}
     assert len(held_out) >= 6
@@ -59,17 +58,15 @@ def test_held_out_words_are_in_nothing_that_is_trained_on():
 
 
 def test_known_words_are_those_that_are_trained_on():
-  for name, number in zip(TRAINED, (24, 8), strict=True):
-    assert len(sets_of(name)) == number
-    assert sets_of(f'{name}_reworded') == sets_of(name)
-    assert sets_of(f'{name}_known') < sets_of(name)
+  assert len(sets_of(TRAINED)) == 16
+  assert sets_of('vader_kind_reworded') == sets_of(TRAINED)
+  assert sets_of('vader_kind_known') < sets_of(TRAINED)
 
 
 def test_words_are_drawn_alike_for_all_wordings():
-  for name in TRAINED:
-    loaded = catalog.dataset(name).load_templates().values()
-    for seed in range(20):
-      assert len({t.render(ROW, seed).options for t in loaded}) == 1
+  loaded = catalog.dataset(TRAINED).load_templates().values()
+  for seed in range(20):
+    assert len({t.render(ROW, seed).options for t in loaded}) == 1
 
 
 def wordings(name):
@@ -78,18 +75,17 @@ def wordings(name):
 
 
 def test_held_out_wordings_are_other_ones():
-  for name in TRAINED:
-    trained, held_out = wordings(name), wordings(f'{name}_reworded')
-    assert not trained & held_out and len(held_out) >= 2
-    assert len(trained) == len(catalog.dataset(name).load_templates())
+  trained, held_out = wordings(TRAINED), wordings('vader_kind_reworded')
+  assert not trained & held_out and len(held_out) >= 2
+  assert len(trained) == len(catalog.dataset(TRAINED).load_templates())
   for name in NEW:  # Nothing but the words is new.
-    rows_of = catalog.dataset(name).rows_of
-    assert wordings(name) == wordings(f'{rows_of}_known') < wordings(rows_of)
+    assert wordings(name) == wordings('vader_kind_known') < trained
 
 
 def test_templates_of_words_are_called_by_them():
-  for name in experiment_results.OF_WORDS:
-    for title, template in catalog.dataset(name).load_templates().items():
+  for column in experiment_results.OF_WORDS:
+    dataset = catalog.dataset(experiment_results.COLUMNS[column])
+    for title, template in dataset.load_templates().items():
       rendered = template.render(ROW)
       assert title.removesuffix(' (named)') == '/'.join(rendered.options)
       named = all(o in rendered.prompt for o in rendered.options)
@@ -110,13 +106,12 @@ def data(tmp_path_factory):
     patch.setenv('FLIPPED_T5X_DATA', str(folder))
     patch.setenv('FLIPPED_T5X_SOURCES', 'local')
     patch.delenv('FLIPPED_T5X_CATALOG', raising=False)
-    for name in (*TRAINED, 'vader_source'):
-      options = 4 if name in ('vader_kind', 'vader_source') else 2
+    for name in (TRAINED, 'vader_source'):
       for split, number in (('train', 60), ('validation', 2), ('test', 8)):
         path = folder / 'local' / name / f'{split}.jsonl'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(''.join(
-            json.dumps({'text': f'row {i} of {split}', 'label': i % options})
+            json.dumps({'text': f'row {i} of {split}', 'label': i % 4})
             + '\n'
             for i in range(number)
         ))
@@ -127,9 +122,8 @@ def data(tmp_path_factory):
 def vocabulary(data):
   """One with each word of the templates."""
   texts = ['input: output: row of train test ' + ' '.join(map(str, range(60)))]
-  for name in TRAINED:
-    for rendered in drawn(name, 60):
-      texts += [rendered.prompt, ' '.join(rendered.options)]
+  for rendered in drawn(TRAINED, 60):
+    texts += [rendered.prompt, ' '.join(rendered.options)]
   path = data / 'words.model'
   features.train_vocabulary(dict.fromkeys(texts), 280, path)
   return features.load_vocabulary(path)
@@ -241,6 +235,13 @@ def test_runs_are_done_once_and_go_on(data, tmp_path, capsys, monkeypatch):
   assert experiment_results.find(tmp_path, ['flipped', 'direct']) == {
       'direct': {0: path}
   }
+  # What the tests are made of is there.
+  monkeypatch.setattr(experiment_results, 'TESTED', ('held-out templates',))
+  found = experiment_results.predictions(path, json.loads(content))
+  assert found.keys() == {'held-out templates'}
+  assert {len(r.prediction) for r in found['held-out templates'].values()} == {
+      8  # Rows.
+  }
   # Complete: nothing is done again.
   capsys.readouterr()
   assert run.do() == 0
@@ -295,7 +296,7 @@ def accuracies(base):
   """Every task in two templates; words with and without their names."""
   found = {
       task: {'a/b': base, 'a/b (named)': base + 0.2}
-      for tasks in experiment_results.COLUMNS.values() for task in tasks
+      for task in experiment_results.COLUMNS.values()
   }
   found['vader_kind_new'] = {'c/d': base + 0.2, 'c/d (named)': base + 0.4}
   return found
@@ -309,45 +310,45 @@ def test_tables_by_hand():
   }
   summary = experiment_results.summarize(runs)
   flipped = summary['methods']['flipped']
-  # Two tasks of 0.5 and 0.7 with seed 0, of 0.6 and 0.8 with seed 1.
-  assert flipped['runs']['0']['held-out words'] == pytest.approx(0.6)
-  assert flipped['runs']['1']['held-out words'] == pytest.approx(0.7)
-  assert flipped['columns']['held-out words']['mean'] == pytest.approx(0.65)
-  # Sample standard deviation of 0.6 and 0.7.
+  # In two templates 0.6 and 0.8 with seed 0, 0.7 and 0.9 with seed 1.
+  assert flipped['runs']['0']['held-out words'] == pytest.approx(0.7)
+  assert flipped['runs']['1']['held-out words'] == pytest.approx(0.8)
+  assert flipped['columns']['held-out words']['mean'] == pytest.approx(0.75)
+  # Sample standard deviation of 0.7 and 0.8.
   assert flipped['columns']['held-out words']['std'] == pytest.approx(
       0.1 / 2**0.5
   )
   assert flipped['columns']['held-out rows']['mean'] == pytest.approx(0.55)
-  assert flipped['words']['vader_kind_new']['c/d']['mean'] == pytest.approx(
+  assert flipped['words']['held-out words']['c/d']['mean'] == pytest.approx(
       0.65
   )
-  assert flipped['named']['vader_kind_new']['c/d']['mean'] == pytest.approx(
+  assert flipped['named']['held-out words']['c/d']['mean'] == pytest.approx(
       0.85
   )
   assert summary['settings'] == {
       'TRAIN_STEPS': 4, 'BATCH_SIZE': 2, 'SEED': 0
   }
   summary['tests'] = [{
-      'column': 'held-out words', 'task': 'vader_kind_new', 'method': 'direct',
-      'seed': 0, 'difference': 0.2, 'low': 0.05, 'high': 0.35, 'p': 0.01,
+      'column': 'held-out words', 'method': 'direct', 'seed': 0,
+      'difference': 0.2, 'low': 0.05, 'high': 0.35, 'p': 0.01,
       'holm': 0.012,
   }]
   text = experiment_report.markdown(summary)
   lines = text.splitlines()
   cells = '0.550 ± 0.071 | 0.550 ± 0.071 | 0.550 ± 0.071'
   assert (
-      f'| FLIPPED | {cells} | 0.650 ± 0.071 | 0.550 ± 0.071 |' in lines
+      f'| FLIPPED | {cells} | 0.750 ± 0.071 | 0.550 ± 0.071 |' in lines
   )
-  assert '| DIRECT | 0.300 | 0.300 | 0.300 | 0.400 | 0.300 |' in lines
+  assert '| DIRECT | 0.300 | 0.300 | 0.300 | 0.500 | 0.300 |' in lines
   assert '| majority | 0.600 | 0.600 | 0.600 | 0.600 | 0.600 |' in lines
   assert '| random | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 |' in lines
-  assert f'| 3 | {cells} | 0.650 ± 0.071 | 0.550 ± 0.071 |' in lines
-  assert '| 0 | 0.400 | 0.400 | 0.400 | 0.500 | 0.400 |' in lines
-  assert lines.index('| 0 | 0.400 | 0.400 | 0.400 | 0.500 | 0.400 |') < (
-      lines.index(f'| 3 | {cells} | 0.650 ± 0.071 | 0.550 ± 0.071 |')
+  assert f'| 3 | {cells} | 0.750 ± 0.071 | 0.550 ± 0.071 |' in lines
+  assert '| 0 | 0.400 | 0.400 | 0.400 | 0.600 | 0.400 |' in lines
+  assert lines.index('| 0 | 0.400 | 0.400 | 0.400 | 0.600 | 0.400 |') < (
+      lines.index(f'| 3 | {cells} | 0.750 ± 0.071 | 0.550 ± 0.071 |')
   )
   assert (
-      '| vader_kind_new | DIRECT | 0 | +0.200 | +0.050 to +0.350 | 0.012 |'
+      '| held-out words | DIRECT | 0 | +0.200 | +0.050 to +0.350 | 0.012 |'
   ) in lines
 
 
@@ -410,7 +411,7 @@ def test_files_that_are_written(tmp_path):
   }
   tables = (tmp_path / 'tables.md').read_text()
   assert 'Seeds: FLIPPED 3; DIRECT 3.' in tables
-  assert '| FLIPPED | 0.850 | 0.850 | 0.850 | 0.950 | 0.850 |' in tables
+  assert '| FLIPPED | 0.850 | 0.850 | 0.850 | 1.050 | 0.850 |' in tables
   png = (tmp_path / 'accuracy.png').read_bytes()
   assert png.startswith(b'\x89PNG') and len(png) > 10_000
 
@@ -432,11 +433,10 @@ def write_scores(path, right):
 
 
 def test_paired_tests():
-  columns = map(experiment_results.COLUMNS.get, experiment_results.TESTED)
-  tasks = [task for column in columns for task in column]
+  columns = experiment_results.TESTED
 
   def run(correct):
-    return {task: {'a': ranked(correct)} for task in tasks}
+    return {column: {'a': ranked(correct)} for column in columns}
 
   tests = experiment_results.paired_tests({
       ('flipped', 0): run([True] * 40),
@@ -444,7 +444,7 @@ def test_paired_tests():
       ('channel', 0): run([True] * 40),
       ('direct', 1): run([False] * 40),  # Without a FLIPPED of its seed.
   })
-  assert len(tests) == 2 * len(tasks)
+  assert len(tests) == 2 * len(columns)
   for test in tests:
     assert test['seed'] == 0
     same = test['method'] == 'channel'

@@ -21,9 +21,7 @@ _KINDS = (
 )
 _NEUTRAL = 0.5  # A review of smaller absolute valence has no sentiment.
 
-# Of the experiment: texts that fit small networks, with clear labels.
-_MOST_WORDS = 20
-_FEELING = 1.5  # A text of smaller absolute valence is left out.
+_MOST_WORDS = 20  # Of the experiment's texts, which are to fit small networks.
 
 
 def read(
@@ -61,20 +59,9 @@ def _source(kind: int, unused_text: str, unused_valence: float) -> int:
   return kind
 
 
-def _feeling(unused_kind: int, text: str, valence: float) -> int | None:
-  """Whether a short text of any kind is positive."""
-  if _is_short(text) and abs(valence) >= _FEELING:
-    return int(valence > 0)
-  return None
-
-
 def _kind(kind: int, text: str, unused_valence: float) -> int | None:
   """Which of the four kinds a short text is."""
-  return kind if _is_short(text) else None
-
-
-def _is_short(text: str) -> bool:
-  return len(text.split()) <= _MOST_WORDS
+  return kind if len(text.split()) <= _MOST_WORDS else None
 
 
 # Dataset -> (kind, text, valence) -> label, or None where the task has no such
@@ -82,7 +69,6 @@ def _is_short(text: str) -> bool:
 _LABELS = {
     'vader_sentiment': _sentiment,
     'vader_source': _source,
-    'vader_feeling': _feeling,
     'vader_kind': _kind,
 }
 
