@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
+from flipped_t5x import formats
 from flipped_t5x import inspection_report
 import matplotlib
 from matplotlib import figure
@@ -247,11 +248,16 @@ def losses(log: Sequence[Mapping[str, float]]) -> figure.Figure:
   return _lines(log, series, 'nats per token', yscale='log')
 
 
-def probabilities(log: Sequence[Mapping[str, float]]) -> figure.Figure:
-  """Mean probability of an instruction token given either label."""
+def probabilities(
+    log: Sequence[Mapping[str, float]], form: str
+) -> figure.Figure:
+  """Mean probability of a target's token, right and wrong, of a format."""
+  given = (
+      '' if form in formats.WRITES_LABEL
+      else 'prompt | ' if form == 'channel' else 'instruction | '
+  )
   series = {
-      'prob_right': 'P(instruction | right label)',
-      'prob_wrong': 'P(instruction | wrong label)',
+      f'prob_{side}': f'P({given}{side} label)' for side in ('right', 'wrong')
   }
   return _lines(log, series, 'mean over tokens', ylim=(0, 1))
 
@@ -261,7 +267,7 @@ def _lines(log, series, ylabel, **axis) -> figure.Figure:
     drawn, axes = _figure(_WIDTH, 2.7)
     for number, (key, label) in enumerate(series.items()):
       found = [(line['step'], line[key]) for line in log if key in line]
-      if found:  # DIRECT has no wrong side.
+      if found:  # Not every run has a wrong side.
         steps, values = zip(*found, strict=True)
         if axis.get('yscale') == 'log':  # With eps, L_UL begins below 0.
           values = [v if v > 0 else math.nan for v in values]

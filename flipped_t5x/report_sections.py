@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from flipped_t5x import ranking
@@ -26,7 +27,7 @@ def report(run: report_run.Run) -> parts.Report:
   sections = [
       _tasks(results), _groups(results), report_published.section(results),
       _label_words(results), _confusions(results), _calibration(results),
-      _training(run.log),
+      _training(run.log, run.results.get('format', 'flipped')),
       parts.Section('Templates', [report_tables.templates(results)]),
       _data(results),
       parts.Section('Settings', [report_settings.table(results)]),
@@ -237,14 +238,15 @@ def _calibration(results) -> parts.Section | None:
   ])
 
 
-def _training(log) -> parts.Section | None:
+def _training(log, form: str) -> parts.Section | None:
   if not log:
     return None
   plots = (
       ('losses', 'Loss terms', report_plots.losses,
        ('likelihood', 'unlikelihood')),
-      ('probabilities', 'Probability of the instruction',
-       report_plots.probabilities, ('prob_right', 'prob_wrong')),
+      ('probabilities', 'Probability of the target',
+       functools.partial(report_plots.probabilities, form=form),
+       ('prob_right', 'prob_wrong')),
   )
   return parts.Section('Training', [
       parts.Group([

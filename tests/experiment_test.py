@@ -125,7 +125,7 @@ def vocabulary(data):
   for rendered in drawn(TRAINED, 60):
     texts += [rendered.prompt, ' '.join(rendered.options)]
   path = data / 'words.model'
-  features.train_vocabulary(dict.fromkeys(texts), 280, path)
+  features.train_vocabulary(dict.fromkeys(texts), 240, path)
   return features.load_vocabulary(path)
 
 

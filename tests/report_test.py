@@ -531,6 +531,17 @@ def test_unlikelihood_below_zero_is_not_drawn_on_a_log_scale():
   assert np.isnan(unlikelihood.get_ydata()).tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize('form, right', (
+    ('flipped_plain', 'P(instruction | right label)'),
+    ('direct', 'P(right label)'), ('channel', 'P(prompt | right label)'),
+))
+def test_probabilities_of_what_the_format_writes(form, right):
+  axes, = report_plots.probabilities(LOG, form).axes
+  assert [line.get_label() for line in axes.lines] == [
+      right, right.replace('right', 'wrong')
+  ]
+
+
 def test_accuracy_plot(tmp_path):
   path = runs.write(tmp_path / 'x', TASKS)
   drawn = report_plots.accuracy({'': json.loads(path.read_text())})
