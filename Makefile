@@ -3,6 +3,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Byte code is made of what is imported, not of all of TensorFlow.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  --no-compile
 
 # `make demo LAMBDA=0` is a run of its own, beside the default one.
 RUN := output/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
@@ -26,8 +29,7 @@ test: $(INSTALLED)
 
 # What tests compare with, or need for one part alone; without it they skip.
 extras: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[lm_eval,notebook,torch,tpu]'
+	$(INSTALL) -c constraints.txt -e '.[lm_eval,notebook,torch,tpu]'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -40,9 +42,7 @@ $(INSTALLED): setup.py constraints.txt pyproject.toml
 	  + sys.version if sys.version_info[:2] != (3, 11) else 0)'
 	@echo 'Installing into .venv, 3.4 GB: a minute or two.'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[test]'
+	@$(INSTALL) -c constraints.txt -e '.[test]'
 	@# promptsource declares Python < 3.10; only its templates are read.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --no-deps --ignore-requires-python promptsource==0.2.3
+	@$(INSTALL) --no-deps --ignore-requires-python promptsource==0.2.3
 	@touch $@
