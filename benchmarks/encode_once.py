@@ -9,7 +9,7 @@ The same rows in ten templates, every option, are scored in two ways, in turns:
          `scoring.encode_once`
 
 FLIPPED shares inputs between templates, DIRECT between options, CHANNEL between
-rows. Weights are random, the vocabulary is trained on the rows. The two must
+rows. Weights are random, the vocabulary is that of train_step.py. The two must
 agree before the clock runs, which also compiles everything. With few rows a
 part of the gain is that plain batches, of one length and template each, are not
 full: more --rows show less of that.
@@ -83,7 +83,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   """
   recipe = rows.recipe(arguments.size)
   dataset = arguments.dataset or _DATASETS[not sides.has_data()]
-  vocabulary = rows.vocabulary(arguments.vocabulary, dataset, recipe.network)
+  vocabulary = rows.vocabulary(
+      arguments.vocabulary, rows.TRAINING if sides.has_data() else rows.DEMO,
+      recipe.network,
+  )
   score = _Scorer(recipe.network, arguments.dtype, arguments.batch_size)
   methods = {}
   for method in arguments.methods.split(','):
