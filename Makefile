@@ -3,7 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Byte code is made of what is imported, not of all of TensorFlow.
+# Byte code is made, and kept, of what is imported, not of all of TensorFlow.
+export PYTHONDONTWRITEBYTECODE =
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --no-compile
 
