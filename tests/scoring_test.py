@@ -107,6 +107,17 @@ def test_passes_by_hand(score):
     assert (found.encoder_passes, len(found.log_probs)) == (passes, len(pairs))
 
 
+def test_shapes_by_hand(score):
+  a, b = [5, 1], [6, 7, 1]
+  x, y, long = [9, 1], [10, 11, 1], [9] * 70 + [1]
+  # Two inputs; the first has two targets side by side.
+  assert score([(a, x), (a, y), (b, x)]).shapes == [(2, 2, 16, 16)]
+  # One input that needs three rows of the decoder, and is encoded once.
+  assert score([(a, long), (a, [8, *long[1:]]), (a, x), (a, y)]).shapes == [
+      (1, 1, 16, 80), (0, 1, 16, 80), (0, 1, 16, 16)
+  ]
+
+
 def test_nothing_shared_is_plain_scoring(
     score, candidates, tiny_network, tiny_params
 ):
