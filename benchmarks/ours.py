@@ -146,11 +146,20 @@ class Trainer(Network):
     )
 
   def _loss(self, params, batch) -> jax.Array:
-    right, wrong = train_step.pair_logits(self._model, params, batch)
-    return objectives.flipped_loss(
-        right, wrong, batch['decoder_target_tokens'],
-        batch['decoder_loss_weights'], **self._objective,
-    )[0]
+    both = objectives.pair(batch)
+    logits = self._model.apply(
+        {'params': params},
+        both['encoder_input_tokens'],
+        both['decoder_input_tokens'],
+        both['decoder_target_tokens'],
+        both.get('encoder_segment_ids'),
+        both.get('decoder_segment_ids'),
+        enable_dropout=False,
+    )
+    loss, _ = objectives.batch_loss(
+        logits, *objectives.weighted_targets(batch), **self._objective
+    )
+    return loss
 
 
 class T5xTrainer(Trainer):

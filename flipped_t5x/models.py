@@ -7,7 +7,6 @@ from typing import Any
 
 from flipped_t5x import feature_converters
 from flipped_t5x import objectives
-from flipped_t5x.engine import train_step
 import jax
 import jax.numpy as jnp
 from t5x import metrics as metrics_lib
@@ -91,30 +90,21 @@ class FlippedModel(models.EncoderDecoderModel):
     Raises:
       ValueError: the batch has no wrong side, and lambda is not 0.
     """
-    written = train_step.weighted_targets(batch)
-    if train_step.has_wrong_side(batch):
-      right, wrong = train_step.unpair(
-          self._compute_logits(params, train_step.pair(batch), dropout_rng)
-      )
-      loss, parts = objectives.flipped_loss(
-          right, wrong, *written,
-          unlikelihood_weight=self._unlikelihood_weight, eps=self._eps,
-      )
-    else:
-      if self._unlikelihood_weight:
-        raise ValueError(
-            'the batch has no wrong_encoder_input_tokens or'
-            ' wrong_decoder_target_tokens, and LAMBDA is'
-            f' {self._unlikelihood_weight}: give the length of wrong_inputs or'
-            ' wrong_targets in TASK_FEATURE_LENGTHS, or set LAMBDA = 0'
-        )
-      right = self._compute_logits(params, batch, dropout_rng)
-      loss, parts = objectives.likelihood_loss(right, *written)
-    targets, weights, *_ = written
+    targets = objectives.weighted_targets(batch)
+    logits = self._compute_logits(
+        params, objectives.network_batch(batch, self._unlikelihood_weight),
+        dropout_rng,
+    )
+    loss, parts = objectives.batch_loss(
+        logits, *targets, unlikelihood_weight=self._unlikelihood_weight,
+        eps=self._eps,
+    )
+    if objectives.has_wrong_side(batch):
+      logits, _ = objectives.unpair(logits)
     metrics = self._compute_metrics(
-        logits=right,
-        targets=targets,
-        mask=weights > 0,
+        logits=logits,
+        targets=targets[0],
+        mask=targets[1] > 0,
         loss=loss,
         segment_ids={
             side: batch.get(f'{side}_segment_ids', batch[tokens] != 0)

@@ -12,12 +12,20 @@ DIRECT has the same form with a label for I, and the prompt for x and the label:
 Guess the Instruction! (Ye et al. 2022, arXiv 2210.02969), equations 2 to 4;
 eps = 0.01 is in the authors' code and not in the paper. Everything is computed
 in float32, whatever the type of the logits.
+
+A training batch has two sides. What the wrong label changes appears twice in
+it, the second time with `wrong_` before its name; see `prompts/arrays.py`.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+_WRONG = 'wrong_'
+Batch = Mapping[str, jax.Array]
 
 
 def log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -159,6 +167,119 @@ def _weighted_mean(
     total_weight = weights.sum()
   total_weight = jnp.maximum(total_weight, 1e-8)  # All padding has loss 0.
   return lambda values: jnp.sum(values * weights) / total_weight
+
+
+def has_wrong_side(batch: Mapping[str, Any]) -> bool:
+  """Whether the rows have a wrong side: another input or another target."""
+  return any(name.startswith(_WRONG) for name in batch)
+
+
+def pair(batch: Batch) -> dict[str, jax.Array]:
+  """A batch of twice the rows: each row's right side, then its wrong one.
+
+  The two are neighbours, so that no row of a sharded batch changes its device.
+
+  Args:
+    batch: arrays [batch, ...]; an array without a `wrong_` twin is the same on
+      both sides.
+
+  Returns:
+    Arrays [2 * batch, ...] under the names without `wrong_`.
+  """
+  def both(name, value):
+    rows = jnp.stack([value, batch.get(_WRONG + name, value)], axis=1)
+    return rows.reshape(-1, *value.shape[1:])
+
+  return {
+      name: both(name, value)
+      for name, value in batch.items() if not name.startswith(_WRONG)
+  }
+
+
+def unpair(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Splits [2 * batch, ...], in the order of `pair`, into right and wrong."""
+  rows = rows.reshape(-1, 2, *rows.shape[1:])
+  return rows[:, 0], rows[:, 1]
+
+
+def weighted_targets(batch: Batch) -> list[jax.Array]:
+  """The targets and weights that the losses take, of the sides that differ.
+
+  Args:
+    batch: a training batch.
+
+  Returns:
+    The arguments of `flipped_loss` after the logits, or of `likelihood_loss`.
+  """
+  return [
+      batch[side + name]
+      for side in ('', _WRONG)
+      for name in ('decoder_target_tokens', 'decoder_loss_weights')
+      if side + name in batch
+  ]
+
+
+def total_weights(batch: Batch) -> dict[str, jax.Array]:
+  """The sums of a whole batch's weights, for the losses of its parts."""
+  return {
+      f'{side}total_weight': batch[name].astype(jnp.float32).sum()
+      for side in ('', _WRONG)
+      if (name := f'{side}decoder_loss_weights') in batch
+  }
+
+
+def network_batch(batch: Batch, unlikelihood_weight: float) -> Batch:
+  """What the network has to read for the loss of a batch.
+
+  Args:
+    batch: a training batch.
+    unlikelihood_weight: lambda.
+
+  Returns:
+    The batch itself if it has no wrong side, else both sides; see `pair`.
+
+  Raises:
+    ValueError: the batch has no wrong side, and lambda is not 0.
+  """
+  if has_wrong_side(batch):
+    return pair(batch)
+  if unlikelihood_weight:
+    raise ValueError(
+        f'LAMBDA is {unlikelihood_weight}, but the batch has no wrong side:'
+        ' neither wrong_encoder_input_tokens nor wrong_decoder_target_tokens.'
+        ' On T5X, give the length of wrong_inputs or wrong_targets in'
+        ' TASK_FEATURE_LENGTHS, or set LAMBDA = 0'
+    )
+  return batch
+
+
+def batch_loss(
+    logits: jax.Array,
+    *targets: jax.Array,
+    unlikelihood_weight: float,
+    eps: float,
+    **totals: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The loss of what `network_batch` gives, with or without a wrong side.
+
+  Args:
+    logits: float[rows, length, vocab], for as many rows as `targets` has, or
+      for twice as many in the order of `pair`.
+    *targets: see `weighted_targets`.
+    unlikelihood_weight: lambda.
+    eps: see `log_one_minus_probs`.
+    **totals: see `total_weights`; none if the batch is whole.
+
+  Returns:
+    The scalar loss and its parts; see `flipped_loss` and `likelihood_loss`.
+  """
+  if logits.shape[0] == targets[0].shape[0]:
+    return likelihood_loss(logits, *targets, **totals)
+  right, wrong = unpair(logits)
+  return flipped_loss(
+      right, wrong, *targets, unlikelihood_weight=unlikelihood_weight, eps=eps,
+      **totals,
+  )
 
 
 def sequence_scores(

@@ -8,6 +8,7 @@ from flipped_t5x import network as network_lib
 from flipped_t5x.engine import batches
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
+import forward
 import jax
 from jax.extend import core
 import numpy as np
@@ -91,7 +92,7 @@ def test_rank_step_is_what_is_traced(tiny_network):
       lambda: train_step.init_state(model, optimizers.adafactor(1e-3), seed=0)
   )['params']
   traced = jax.make_jaxpr(
-      lambda params, batch: train_step.logits(model, params, batch)
+      lambda params, batch: forward.logits(model, params, batch)
   )(params, batch())
   assert count(traced.jaxpr) == flops.rank_step(
       tiny_network, ROWS, L, T

@@ -288,7 +288,7 @@ def test_broken_run_goes_on_with_other_hosts(
   else:
     results, _ = run_hosts(count, folder, *overrides)
     assert [status for status, _ in results] == [0] * count, results
-    assert 'going on from step 5' in results[0][1]
+    assert 'resuming from step 5' in results[0][1]
     assert not [o for _, o in results[1:] if str(folder) in o]
   assert_like(folder, alone, range(6, 16))
   before = [reads(broken[0])[host][:5] for host in range(2)]

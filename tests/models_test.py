@@ -14,6 +14,7 @@ from flipped_t5x.cli import config
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import registry
+import forward
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -125,7 +126,7 @@ def batch(data):
 
 def test_networks_give_the_same_logits(make_params, t5x_network, batch):
   params = make_params(demo_data.NETWORK, seed=4)
-  ours = train_step.logits(
+  ours = forward.logits(
       network_lib.Transformer(demo_data.NETWORK), params, batch
   )
   theirs = t5x_network.apply(
@@ -149,7 +150,7 @@ def test_loss_is_the_embedded_engines(
   network = network_lib.Transformer(demo_data.NETWORK)
   model = make_model(network if which == 'ours' else t5x_network, eps=eps)
   loss, metrics = model.loss_fn(params, batch, None)
-  right, wrong = train_step.pair_logits(network, params, batch)
+  right, wrong = forward.pair_logits(network, params, batch)
   expected, parts = train_step.objectives.flipped_loss(
       right, wrong, batch['decoder_target_tokens'],
       batch['decoder_loss_weights'], unlikelihood_weight=3.0, eps=eps,
@@ -180,7 +181,7 @@ def test_direct_with_unlikelihood_is_the_embedded_engines(
   )
   batch = next(dataset.batch(6).as_numpy_iterator())
   loss, metrics = model.loss_fn(params, batch, None)
-  right, wrong = train_step.pair_logits(network, params, batch)
+  right, wrong = forward.pair_logits(network, params, batch)
   expected, parts = train_step.objectives.flipped_loss(
       right, wrong, batch['decoder_target_tokens'],
       batch['decoder_loss_weights'], batch['wrong_decoder_target_tokens'],
@@ -208,7 +209,7 @@ def test_scores_are_the_embedded_engines(
   ):
     scores = model.score_batch(params, arrays)[: len(chosen)]
     expected = train_step.objectives.sequence_scores(
-        train_step.logits(network, params, arrays),
+        forward.logits(network, params, arrays),
         arrays['decoder_target_tokens'], arrays['decoder_loss_weights'],
     )[: len(chosen)]
     np.testing.assert_allclose(scores, expected, rtol=1e-5)

@@ -13,7 +13,7 @@ from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x import tensors
 from flipped_t5x.engine import batches
-from flipped_t5x.engine import train_step
+import forward
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,7 +201,7 @@ def test_packed_examples_are_apart(apply, tiny_network, tiny_params):
 
   @jax.jit
   def logits_and_loss(batch):
-    right, wrong = train_step.pair_logits(model, tiny_params, batch)
+    right, wrong = forward.pair_logits(model, tiny_params, batch)
     return (right, wrong), objectives.flipped_loss(
         right, wrong, batch['decoder_target_tokens'],
         batch['decoder_loss_weights'], unlikelihood_weight=3.0, eps=0.01,

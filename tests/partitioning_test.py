@@ -12,6 +12,7 @@ from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import train_step
+import forward
 import jax
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_dropout_is_the_same_when_computed_again(policy, scanned):
 
   @functools.partial(jax.jit, static_argnums=0)
   def gradient(network, params):
-    return jax.grad(lambda params: train_step.logits(
+    return jax.grad(lambda params: forward.logits(
         network_lib.Transformer(network), params, rows, jax.random.key(1)
     )[:, 0, 0].sum())(params)
 

@@ -19,6 +19,7 @@ from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
+import forward
 import gin
 import jax
 import jax.numpy as jnp
@@ -413,7 +414,7 @@ def first_loss(folder, params):
   batch = next(batches.TrainBatches(
       demo_data.MIXTURE, folder / 'sentencepiece.model', 4, 32, 16, seed=42
   ))
-  right, wrong = train_step.pair_logits(
+  right, wrong = forward.pair_logits(
       network_lib.Transformer(demo_data.NETWORK), params, batch
   )
   loss, _ = objectives.flipped_loss(
@@ -444,7 +445,7 @@ def test_training_starts_from_a_checkpoint(
   # What the run has saved itself comes first; these weights are not read.
   shutil.rmtree(path)
   assert run(folder, initial, '--gin.TRAIN_STEPS=2') == 0
-  assert 'going on from step 1' in capsys.readouterr().out
+  assert 'resuming from step 1' in capsys.readouterr().out
   assert logged(folder)[0] == loss and len(logged(folder)) == 2
 
 

@@ -7,6 +7,7 @@ from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import train_step
+import forward
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +100,7 @@ def update(network, params):
 def log_probs(network):
   """(weights, batch) -> log-probability of each target token of a side."""
   logits = jax.jit(functools.partial(
-      train_step.logits, network_lib.Transformer(network)
+      forward.logits, network_lib.Transformer(network)
   ))
 
   def run(params, batch, wrong=False):
@@ -188,7 +189,7 @@ def test_unlikelihood_makes_wrong_labels_less_likely(
 def test_unlikelihood_needs_a_wrong_side(update):
   batch = {k: a for k, a in unpacked().items() if not k.startswith('wrong_')}
   with pytest.raises(
-      ValueError, match='lambda is 3.0, but the batch .* set LAMBDA = 0'
+      ValueError, match='LAMBDA is 3.0, but the batch .* set LAMBDA = 0'
   ):
     update(batch)
   _, metrics = update(batch, 0.0)

@@ -10,6 +10,7 @@ import demo_data
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import optimizers
+from flipped_t5x.engine import run_log
 from flipped_t5x.engine import train
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
@@ -105,7 +106,7 @@ def test_killed_run_goes_on(whole, data, tmp_path):
   process = demo_data.start(data, command(folder))
   output, _ = process.communicate(timeout=90)
   assert process.returncode == 0, output
-  assert 'going on from step 20' in output
+  assert 'resuming from step 20' in output
   assert_same_run(folder, whole)
 
 
@@ -118,14 +119,14 @@ def test_interrupted_run_saves_and_goes_on(whole, data, tmp_path, capsys):
   assert process.returncode == 130
   assert 'Traceback' not in output
   message = re.search(
-      r'flipped-t5x: stopped at step (\d+) of 40; the same command goes on',
+      r'flipped-t5x: stopped at step (\d+) of 40; run the same command again',
       output,
   )
   step = int(message[1])
   assert 20 <= step < 40
   assert (folder / 'checkpoints' / str(step)).exists()
   assert main.main(command(folder)) == 0
-  assert f'going on from step {step}' in capsys.readouterr().out
+  assert f'resuming from step {step}' in capsys.readouterr().out
   # The log's means are over other steps where the run was stopped.
   ours = state(folder, 40)
   for name, values in state(whole, 40).items():
@@ -135,15 +136,16 @@ def test_interrupted_run_saves_and_goes_on(whole, data, tmp_path, capsys):
 def test_a_signal_while_logging_still_saves(data, tmp_path, patch, capsys):
   """Where the loop spends its time, between two looks for a signal."""
   folder = tmp_path / 'run'
-  write = train._Log.write
+  write, calls = run_log.RunLog.write, []
 
-  def write_and_signal(log, pending, saver):
-    write(log, pending, saver)
-    if pending[-1][0] == 5:
+  def write_and_signal(log, saver):
+    write(log, saver)
+    calls.append(saver)
+    if len(calls) == 1:
       signal.raise_signal(signal.SIGINT)
 
   with patch.context() as context:
-    context.setattr(train._Log, 'write', write_and_signal)
+    context.setattr(run_log.RunLog, 'write', write_and_signal)
     assert main.main(command(folder)) == 130
   assert 'stopped at step 6 of 40' in capsys.readouterr().err
   assert (folder / 'checkpoints' / '6').exists()
@@ -273,7 +275,7 @@ def test_unlikelihood_without_a_wrong_side(data, tmp_path):
   def without_wrong(batch, step):
     return {k: a for k, a in batch.items() if not k.startswith('wrong_')}
 
-  with pytest.raises(ValueError, match='lambda is 3.0, but the batch has no'):
+  with pytest.raises(ValueError, match='LAMBDA is 3.0, but the batch has no'):
     run(tmp_path, Repeated(without_wrong))
 
 
@@ -286,5 +288,5 @@ def test_folder_without_room_for_the_vocabulary(data, tmp_path):
 
 def test_half_a_line_of_the_log_is_left_out(data, tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2, "lo')
-  train._Log(tmp_path, 5, 10).close()
+  run_log.RunLog(tmp_path, 5, 10).close()
   assert log(tmp_path) == [{'step': 1}]

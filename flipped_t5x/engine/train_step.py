@@ -1,6 +1,7 @@
 """One update of the weights, on one device or on a mesh of them."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flipped_t5x import layers
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 import optax
 
 State = dict[str, Any]  # params, opt_state, step
-_WRONG = 'wrong_'
 
 
 def init_state(
@@ -65,64 +65,27 @@ def make_train_step(
   Returns:
     The jitted function; it consumes the state that it is given.
   """
+  param_shardings, jit_options = None, {}
+  if partitioner is not None:
+    shardings = jax.tree.map(
+        lambda a: a.sharding, partitioner.abstract_state(model, optimizer)
+    )
+    param_shardings = shardings['params']
+    jit_options['out_shardings'] = (shardings, partitioner.replicated)
+  loss = functools.partial(
+      _loss, model, unlikelihood_weight=unlikelihood_weight, eps=eps,
+      num_logit_chunks=num_logit_chunks,
+  )
+  gradients_of = functools.partial(
+      _gradients, jax.grad(loss, has_aux=True), num_microbatches,
+      param_shardings,
+  )
   # XLA's own generator: threefry is a good part of a small model's CPU step.
   dropout_key = jax.random.key(seed, impl='rbg')
 
-  def loss_fn(params, batch, totals, key):
-    paired = has_wrong_side(batch)
-    if not paired and unlikelihood_weight:
-      raise ValueError(
-          f'lambda is {unlikelihood_weight}, but the batch has no wrong side:'
-          f' no {_WRONG}encoder_input_tokens or {_WRONG}decoder_target_tokens;'
-          ' set LAMBDA = 0'
-      )
-    hidden = _apply(
-        model, params, pair(batch) if paired else batch, key, with_logits=False
-    )
-
-    def objective(hidden, *targets):
-      logits = model.apply({'params': params}, hidden, method='logits')
-      if not paired:
-        return objectives.likelihood_loss(logits, *targets, **totals)
-      right, wrong = unpair(logits)
-      return objectives.flipped_loss(
-          right, wrong, *targets, unlikelihood_weight=unlikelihood_weight,
-          eps=eps, **totals,
-      )
-
-    arrays = (hidden, *weighted_targets(batch))
-    if num_logit_chunks == 1:
-      return objective(*arrays)
-    # Along the length, which no mesh divides.
-    return _sum_over(
-        jax.checkpoint(objective),
-        [_split(a, num_logit_chunks, axis=1) for a in arrays],
-    )
-
   def step_fn(state, batch):
     key = jax.random.fold_in(dropout_key, state['step'])
-    totals = {
-        f'{side}total_weight': batch[name].astype(jnp.float32).sum()
-        for side in ('', _WRONG)
-        if (name := f'{side}decoder_loss_weights') in batch
-    }
-    gradient = jax.grad(loss_fn, has_aux=True)
-    if num_microbatches == 1:
-      gradients, metrics = gradient(state['params'], batch, totals, key)
-    else:
-      def of_part(number, part):
-        gradients, metrics = gradient(
-            state['params'], part, totals, jax.random.fold_in(key, number)
-        )
-        if shardings is not None:
-          # Else the sum may lie whole on each device.
-          gradients = jax.lax.with_sharding_constraint(gradients, shardings)
-        return gradients, metrics
-
-      gradients, metrics = _sum_over(of_part, (
-          jnp.arange(num_microbatches),
-          jax.tree.map(lambda a: _microbatches(a, num_microbatches), batch),
-      ))
+    gradients, metrics = gradients_of(state['params'], batch, key)
     updates, opt_state = optimizer.update(
         gradients, state['opt_state'], state['params']
     )
@@ -132,101 +95,71 @@ def make_train_step(
         'step': state['step'] + 1,
     }, metrics | {'gradient_norm': optax.tree.norm(gradients)}
 
-  if partitioner is None:
-    shardings = None
-    return jax.jit(step_fn, donate_argnums=0)
-  state_shardings = jax.tree.map(
-      lambda a: a.sharding, partitioner.abstract_state(model, optimizer)
+  return jax.jit(step_fn, donate_argnums=0, **jit_options)
+
+
+def _loss(
+    model, params, batch, totals, dropout_key, *, unlikelihood_weight, eps,
+    num_logit_chunks,
+):
+  """The loss of a batch or of a microbatch, and its parts."""
+  read = objectives.network_batch(batch, unlikelihood_weight)
+  hidden = model.apply(
+      {'params': params},
+      read['encoder_input_tokens'],
+      read['decoder_input_tokens'],
+      read['decoder_target_tokens'],
+      read.get('encoder_segment_ids'),
+      read.get('decoder_segment_ids'),
+      enable_dropout=True,
+      rngs={'dropout': dropout_key},
+      with_logits=False,
   )
-  shardings = state_shardings['params']
-  return jax.jit(
-      step_fn, donate_argnums=0,
-      out_shardings=(state_shardings, partitioner.replicated),
+
+  def loss_of(hidden, *targets):
+    return objectives.batch_loss(
+        model.apply({'params': params}, hidden, method='logits'), *targets,
+        unlikelihood_weight=unlikelihood_weight, eps=eps, **totals,
+    )
+
+  arrays = (hidden, *objectives.weighted_targets(batch))
+  if num_logit_chunks == 1:
+    return loss_of(*arrays)
+  # Along the length, which no mesh divides.
+  return _sum_over(
+      jax.checkpoint(loss_of),
+      [_split(a, num_logit_chunks, axis=1) for a in arrays],
   )
 
 
-def logits(
-    model: network_lib.Transformer,
-    params: Any,
-    batch: batches_lib.Batch,
-    dropout_key: jax.Array | None = None,
-) -> jax.Array:
-  """Logits of the targets; arguments as for `pair_logits`.
-
-  Returns:
-    float32[batch, length, vocab].
-  """
-  return _apply(model, params, batch, dropout_key)
-
-
-def pair_logits(
-    model: network_lib.Transformer,
-    params: Any,
-    batch: batches_lib.Batch,
-    dropout_key: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """Logits given the right and the wrong side, in one forward pass.
+def _gradients(gradient, num_microbatches, shardings, params, batch, key):
+  """The gradients and metrics of a batch, one microbatch at a time.
 
   Args:
-    model: the network.
-    params: its weights.
-    batch: see `batches.Batches`.
-    dropout_key: None for no dropout.
-
-  Returns:
-    Two float32[batch, length, vocab].
+    gradient: (params, batch, totals, key) -> gradients and metrics.
+    num_microbatches: parts of the batch.
+    shardings: where the gradients lie; None for one device.
+    params: the weights.
+    batch: the whole batch.
+    key: the key of dropout.
   """
-  return unpair(_apply(model, params, pair(batch), dropout_key))
+  totals = objectives.total_weights(batch)
+  if num_microbatches == 1:
+    return gradient(params, batch, totals, key)
 
+  def of_part(number, part):
+    gradients, metrics = gradient(
+        params, part, totals, jax.random.fold_in(key, number)
+    )
+    if shardings is not None:
+      # Otherwise the sum may lie whole on each device.
+      gradients = jax.lax.with_sharding_constraint(gradients, shardings)
+    return gradients, metrics
 
-def has_wrong_side(batch: batches_lib.Batch) -> bool:
-  """Whether rows have a wrong side, another input or another target."""
-  return any(name.startswith(_WRONG) for name in batch)
-
-
-def weighted_targets(batch: batches_lib.Batch) -> list[jax.Array]:
-  """Targets and their weights and, where the wrong side has others, those."""
-  return [
-      batch[side + name]
-      for side in ('', _WRONG)
-      for name in ('decoder_target_tokens', 'decoder_loss_weights')
-      if side + name in batch
-  ]
-
-
-def pair(batch: batches_lib.Batch) -> dict[str, jax.Array]:
-  """A batch of twice the rows: each row's right side, then its wrong one.
-
-  Side by side, so that no row of a sharded batch has to change its device.
-  """
-  def both(name, value):
-    rows = jnp.stack([value, batch.get(_WRONG + name, value)], axis=1)
-    return rows.reshape(-1, *value.shape[1:])
-
-  return {
-      name: both(name, value)
-      for name, value in batch.items() if not name.startswith(_WRONG)
-  }
-
-
-def unpair(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The rows of the right and of the wrong side of what `pair` made."""
-  rows = rows.reshape(-1, 2, *rows.shape[1:])
-  return rows[:, 0], rows[:, 1]
-
-
-def _apply(model, params, batch, dropout_key, **kwargs) -> jax.Array:
-  return model.apply(
-      {'params': params},
-      batch['encoder_input_tokens'],
-      batch['decoder_input_tokens'],
-      batch['decoder_target_tokens'],
-      batch.get('encoder_segment_ids'),
-      batch.get('decoder_segment_ids'),
-      enable_dropout=dropout_key is not None,
-      rngs=None if dropout_key is None else {'dropout': dropout_key},
-      **kwargs,
-  )
+  return _sum_over(of_part, (
+      jnp.arange(num_microbatches),
+      jax.tree.map(lambda a: _microbatches(a, num_microbatches), batch),
+  ))
 
 
 def _split(array: jax.Array, number: int, axis: int) -> jax.Array:
