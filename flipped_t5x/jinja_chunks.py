@@ -139,6 +139,34 @@ def _split_body(body: Sequence[nodes.Node], chunks: list[str]) -> bool:
   return in_target
 
 
+def drop_answer(body: list[nodes.Node]) -> bool:
+  """Removes what follows `|||` from statements that `split` has marked.
+
+  Args:
+    body: the statements, which are changed in place.
+
+  Returns:
+    Whether `|||` is in them.
+  """
+  for i, node in enumerate(body):
+    found = False
+    if isinstance(node, nodes.Output):
+      for j, child in enumerate(node.nodes):
+        if isinstance(child, nodes.TemplateData) and TARGET_MARK in child.data:
+          prompt, mark, _ = child.data.partition(TARGET_MARK)
+          child.data = prompt + mark
+          del node.nodes[j + 1 :]
+          found = True
+          break
+    elif isinstance(node, nodes.If):
+      branches = [node.body, *(e.body for e in node.elif_), node.else_]
+      found = any([drop_answer(branch) for branch in branches])
+    if found:
+      del body[i + 1 :]
+      return True
+  return False
+
+
 def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
   """Marks the chunks of one Output node; True once `|||` was passed."""
   children, in_target = [], False

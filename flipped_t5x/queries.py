@@ -13,13 +13,13 @@ and to do either with a row of a dataset, in one of its templates:
     {"dataset": NAME, "template": NAME, "row": {FIELD: VALUE}}
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import difflib
 import functools
 from typing import Any
 
-from flipped_t5x import jinja_chunks
 from flipped_t5x import templates as templates_lib
 from flipped_t5x.tasks import catalog
 import jinja2
@@ -124,7 +124,7 @@ def render_to_rank(
     template = find_template(
         given.get('dataset'), given['template'], max_field_chars
     )
-    return _render(_without_answer(template, max_field_chars), given['row'])
+    return _render(template.render_prompt, template, given['row'])
   options = tuple(option.strip() for option in given['options'])
   if len(options) < 2 or len(set(options)) < len(options) or '' in options:
     raise ValueError(
@@ -163,9 +163,10 @@ def render_to_guess(
       given.get('dataset'), given['template'], max_field_chars
   )
   if output:
-    template = _without_answer(template, max_field_chars)
-    return _render(template, given['row']), output
-  rendered = _render(template, given['row'], '; give an output, or a label')
+    return _render(template.render_prompt, template, given['row']), output
+  rendered = _render(
+      template.render, template, given['row'], '; give an output, or a label'
+  )
   return rendered, rendered.options[rendered.gold]
 
 
@@ -201,11 +202,12 @@ def find_template(
 
   Args:
     dataset: a dataset of the catalog, or of promptsource.
-    template: the name, or a template, which is returned as it is.
-    max_field_chars: see `templates.Template`.
+    template: its name, or the template itself.
+    max_field_chars: how far the template cuts fields; see
+      `templates.Template`.
   """
   if isinstance(template, templates_lib.Template):
-    return template
+    return _cut_to(template, max_field_chars)
   datasets = catalog.catalog()
   if dataset in datasets:
     found = datasets[dataset].load_templates(max_field_chars)
@@ -222,12 +224,22 @@ def find_template(
   return found[template]
 
 
+@functools.cache  # Compiling a template takes longer than rendering it.
+def _cut_to(
+    template: templates_lib.Template, max_field_chars: int | None
+) -> templates_lib.Template:
+  return template.cut_to(max_field_chars)
+
+
 def _render(
-    template: templates_lib.Template, row: Mapping[str, Any], hint: str = ''
+    render: Callable[[Mapping[str, Any]], templates_lib.Rendered],
+    template: templates_lib.Template,
+    row: Mapping[str, Any],
+    hint: str = '',
 ) -> templates_lib.Rendered:
-  """Renders a row, the same whichever row it is of several."""
+  """Renders a row, with the same draws whatever its place among others."""
   try:
-    return template.render(row)
+    return render(row)
   except templates_lib.Dropped as e:
     raise ValueError(f'{template!r} cannot use the row: {e}{hint}') from e
   except ValueError as e:
@@ -236,57 +248,3 @@ def _render(
           f'{e}: the row lacks a field that the template reads{hint}'
       ) from e
     raise
-
-
-@functools.cache
-def _without_answer(
-    template: templates_lib.Template, max_field_chars: int | None
-) -> templates_lib.Template:
-  """The template with the same prompt for rows whose answer is not known.
-
-  What stands right of `|||` is replaced by the first option; an end of a block
-  that was opened left of it stays, and whatever follows that. A template that
-  was made of another one, by `labels.relabelled`, is returned as it is.
-  """
-  if type(template) is not templates_lib.Template:
-    return template
-  source, dropped, depth = [], None, 0
-  for tokens in _statements(template.jinja):
-    text = ''.join(value for _, value in tokens)
-    kind, word = tokens[0][0], _first_name(tokens)
-    if dropped is None:
-      before, pipes, _ = text.partition(jinja_chunks.SEPARATOR)
-      if pipes and kind == 'data':
-        dropped = True
-        text = f'{before}{pipes}{{{{ answer_choices[0] }}}}'
-      source.append(text)
-      continue
-    if dropped and kind == 'block_begin':
-      depth += word in ('if', 'for')
-      if not depth and word in ('elif', 'else', 'endif', 'endfor'):
-        dropped = False
-      depth -= word in ('endif', 'endfor')
-    if not dropped:
-      source.append(text)
-  return templates_lib.Template(
-      template.dataset, template.name, ''.join(source),
-      template.answer_choices, template.metrics, max_field_chars,
-  )
-
-
-def _statements(source: str) -> list[list[tuple[str, str]]]:
-  """Jinja's tokens, those of a `{% ... %}` or `{{ ... }}` together."""
-  statements, ends = [], None
-  for _, kind, value in jinja_chunks.environment(None).lex(source):
-    if ends is None:
-      statements.append([])
-    statements[-1].append((kind, value))
-    if ends is None and kind.endswith('_begin'):
-      ends = kind.replace('_begin', '_end')
-    elif kind == ends:
-      ends = None
-  return statements
-
-
-def _first_name(tokens: Sequence[tuple[str, str]]) -> str:
-  return next((value for kind, value in tokens if kind == 'name'), '')

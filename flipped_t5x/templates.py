@@ -28,9 +28,11 @@ import yaml
 _RENDER_ERRORS = (
     jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError,
 )
+# What the context of a template has beside the row's fields.
+_CONTEXT = ('answer_choices', '_gold')
 
 
-class Dropped(Exception):  # pylint: disable=g-bad-exception-name
+class Dropped(Exception):
   """A row that a template cannot use; `str(error)` is the reason to count."""
 
 
@@ -90,6 +92,7 @@ class Template:
     """
     self.dataset, self.name = dataset, name.strip()
     self.jinja, self.answer_choices = jinja, answer_choices
+    self._max_field_chars = max_field_chars
     self.metrics = tuple(metrics)
     env = jinja_chunks.environment(max_field_chars)
     if not answer_choices:
@@ -110,7 +113,7 @@ class Template:
       counts = collections.Counter(self._fixed_options)
       twice = [o for o, n in counts.items() if n > 1]
       if twice:
-        raise self._error(f'option {twice[0]!r} stands twice')
+        raise self._error(f'option {twice[0]!r} appears twice')
 
   def __repr__(self) -> str:
     return f'{self.dataset} "{self.name}"'
@@ -122,6 +125,15 @@ class Template:
   def eligible(self) -> bool:
     """Whether the published recipe uses it: judged by accuracy."""
     return 'Accuracy' in self.metrics
+
+  def cut_to(self, max_field_chars: int | None) -> 'Template':
+    """The same template with another `max_field_chars`."""
+    if max_field_chars == self._max_field_chars:
+      return self
+    return Template(
+        self.dataset, self.name, self.jinja, self.answer_choices, self.metrics,
+        max_field_chars,
+    )
 
   def render(self, row: Mapping[str, Any], seed: int = 0) -> Rendered:
     """Renders one row.
@@ -139,22 +151,12 @@ class Template:
       ValueError: the row lacks a field that the template reads, or its label is
         out of range.
     """
-    if 'answer_choices' in row:
-      raise self._error("a row has a field named 'answer_choices'")
     options = self._render_options(row, seed)
     gold = _GoldOptions(options)
-    context = dict(row, answer_choices=options, _gold=gold)
-    try:
-      text = self._compiled.render(context, _rng=random.Random(seed))
-    except _RENDER_ERRORS as e:
-      raise self._error(f'{e} (fields: {", ".join(row)})') from e
-    prompt, mark, answer = text.partition(jinja_chunks.TARGET_MARK)
-    if not mark:
-      raise Dropped('template does not apply')
-    if len(options) < 2:
-      raise Dropped('fewer than two options')
-    if len(set(options)) < len(options):
-      raise Dropped('equal options')
+    parts, answer = self._render_parts(
+        self._compiled, dict(row, answer_choices=options, _gold=gold), seed
+    )
+    _check_options(options)
     answer = answer.strip()
     if not answer:
       raise Dropped('no answer')
@@ -164,18 +166,60 @@ class Template:
       gold_index, = gold.read
     else:
       raise Dropped('answer is not an option')
+    return Rendered(parts, self.chunks, tuple(options), gold_index)
+
+  def render_prompt(self, row: Mapping[str, Any], seed: int = 0) -> Rendered:
+    """Renders one row whose answer is not known; it needs no label.
+
+    Args:
+      row: as for `render`.
+      seed: as for `render`.
+
+    Returns:
+      The parts of the prompt and the options; `gold` is 0 and means nothing.
+
+    Raises:
+      Dropped: the row has under two distinct options, or the template does not
+        apply.
+      ValueError: the row lacks a field that the prompt reads.
+    """
+    options = self._render_options(row, seed)
+    parts, _ = self._render_parts(
+        self._compiled_prompt, dict(row, answer_choices=options), seed
+    )
+    _check_options(options)
+    return Rendered(parts, self.chunks, tuple(options), gold=0)
+
+  @functools.cached_property
+  def _compiled_prompt(self) -> jinja2.Template:
+    """The template up to `|||`."""
+    env = jinja_chunks.environment(self._max_field_chars)
+    tree = env.parse(self.jinja)
+    jinja_chunks.split(tree)
+    jinja_chunks.drop_answer(tree.body)
+    return env.from_string(tree)
+
+  def _render_parts(
+      self, compiled: jinja2.Template, context: Mapping[str, Any], seed: int
+  ) -> tuple[tuple[int | str, ...], str]:
+    """The parts of the prompt, and the text of the answer."""
+    try:
+      text = compiled.render(context, _rng=random.Random(seed))
+    except _RENDER_ERRORS as e:
+      fields = [name for name in context if name not in _CONTEXT]
+      raise self._error(f'{e} (fields: {", ".join(fields)})') from e
+    prompt, mark, answer = text.partition(jinja_chunks.TARGET_MARK)
+    if not mark:
+      raise Dropped('template does not apply')
     # An odd-numbered piece is the number of a chunk (one group in the pattern).
     pieces = jinja_chunks.CHUNK_MARK.split(prompt)
     parts = (int(p) if i % 2 else p for i, p in enumerate(pieces))
-    return Rendered(
-        tuple(p for p in parts if p != ''),  # pylint: disable=g-explicit-bool-comparison
-        self.chunks,
-        tuple(options),
-        gold_index,
-    )
+    return tuple(p for p in parts if p != ''), answer
 
   def _render_options(self, row: Mapping[str, Any], seed: int) -> list[str]:
     """The options of one row, white space stripped."""
+    if 'answer_choices' in row:
+      raise self._error("a row has a field named 'answer_choices'")
     if self._fixed_options is not None:
       return self._fixed_options
     try:
@@ -185,6 +229,13 @@ class Template:
     except _RENDER_ERRORS as e:
       raise self._error(f'answer choices: {e}') from e
     return jinja_chunks.split_options(text)
+
+
+def _check_options(options: Sequence[str]) -> None:
+  if len(options) < 2:
+    raise Dropped('fewer than two options')
+  if len(set(options)) < len(options):
+    raise Dropped('equal options')
 
 
 class _GoldOptions(list):
@@ -288,7 +339,7 @@ def load_file(
           max_field_chars,
       )
       if template.name in loaded:
-        raise ValueError(f'{template!r} stands twice')
+        raise ValueError(f'{template!r} appears twice')
       loaded[template.name] = template
   except (yaml.YAMLError, KeyError, TypeError, AttributeError) as e:
     raise ValueError(f'{path}: not a promptsource file: {e!r}') from e

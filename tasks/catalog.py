@@ -190,7 +190,7 @@ def _read(path: pathlib.Path) -> Mapping[str, Dataset]:
       try:
         data = _dataset(record, path.parent)
         if data.name in datasets:
-          raise ValueError(f'{data.name!r} stands twice')
+          raise ValueError(f'{data.name!r} appears twice')
       except ValueError as e:
         raise ValueError(f'{path}, line {table.line_num}: {e}') from e
       datasets[data.name] = data

@@ -91,7 +91,7 @@ class RelabelledTemplate(templates.Template):
         an expression inserts into the prompt.
     """
     vars(self).update(vars(original))  # `super().__init__` would compile.
-    self._original = original
+    self._original, self._words = original, words
     old = self._fixed_options
     if old is None:
       raise self._error('its options depend on the row: nothing to relabel')
@@ -122,9 +122,23 @@ class RelabelledTemplate(templates.Template):
         *self.chunks[:-1], *map(self._replace, self.chunks[-1:])
     )
 
+  def cut_to(self, max_field_chars: int | None) -> 'RelabelledTemplate':
+    """The same template with another `max_field_chars`."""
+    return RelabelledTemplate(
+        self._original.cut_to(max_field_chars), self._words
+    )
+
   def render(self, row: Mapping[str, Any], seed: int = 0) -> RelabelledRow:
     """Renders one row; see `Template.render`."""
-    rendered = self._original.render(row, seed)
+    return self._relabelled(self._original.render(row, seed))
+
+  def render_prompt(
+      self, row: Mapping[str, Any], seed: int = 0
+  ) -> RelabelledRow:
+    """Renders one row without its label; see `Template.render_prompt`."""
+    return self._relabelled(self._original.render_prompt(row, seed))
+
+  def _relabelled(self, rendered: templates.Rendered) -> RelabelledRow:
     prompt = rendered.prompt
     start = max((m.end() for m in _SENTENCE_END.finditer(prompt)), default=0)
     return RelabelledRow(
@@ -182,9 +196,9 @@ def read(path: pathlib.Path) -> Sequence[Mapping[str, str]]:
       if not all(isinstance(w, str) and w.islower() for w in words):
         raise ValueError(f'{where}: not three words in lower case')
       if len(set(words)) < len(words):
-        raise ValueError(f'{where}: a word stands twice')
+        raise ValueError(f'{where}: a word appears twice')
       if tuple(words[:2]) in seen:
-        raise ValueError(f'{where}: the words for yes and no stand twice')
+        raise ValueError(f'{where}: the words for yes and no appear twice')
       seen.add(tuple(words[:2]))
       rows.append(row)
   return tuple(rows)

@@ -189,7 +189,7 @@ LINE = 'mine/weather,file:prompts/weather.yaml,4,3,test,2,report label,macro-F1'
         ('file:prompts/weather.yaml', '', 'line 2: no templates'),
         (',test,2', ',,2', 'line 2: no eval_split'),
         ('file:', 'yaml:', "line 2: templates 'yaml:prompts/.*not a known"),
-        (LINE, f'{LINE}\n{LINE}', "line 3: 'mine/weather' stands twice"),
+        (LINE, f'{LINE}\n{LINE}', "line 3: 'mine/weather' appears twice"),
         (',4,3,', ',4.5,3,', "line 2: .*'4.5'"),
         (',4,3,', ',four,3,', "line 2: .*'four'"),
         ('test,2,', 'test,x,', "line 2: .*'x'"),

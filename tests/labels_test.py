@@ -267,7 +267,7 @@ def test_the_pairs():
   pairs = labels.read(labels.LABEL_PAIRS)
   assert len(pairs) == 20 and pairs[0] == AGREE
   words = [w for row in pairs for w in row.values()]
-  assert len(set(words)) == 60  # So no pair stands twice, nor turned round.
+  assert len(set(words)) == 60  # So no pair appears twice, nor turned round.
   # None is in the five templates, where it would be taken for an option.
   literal = set()
   for name in DATASETS:
@@ -286,8 +286,8 @@ def test_the_pairs():
         ('yes,no,maybe\na,b,c,d\n', 'line 2.*not three'),
         ('yes,no,maybe\na,,c\n', 'line 2.*not three'),
         ('yes,no,maybe\na,B,c\n', 'line 2.*not three'),
-        ('yes,no,maybe\na,b,a\n', 'line 2.*a word stands twice'),
-        ('yes,no,maybe\na,b,c\na,b,d\n', 'line 3.*yes and no stand twice'),
+        ('yes,no,maybe\na,b,a\n', 'line 2.*a word appears twice'),
+        ('yes,no,maybe\na,b,c\na,b,d\n', 'line 3.*yes and no appear twice'),
     ),
 )
 def test_pairs_that_are_refused(tmp_path, text, message):

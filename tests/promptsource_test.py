@@ -199,7 +199,7 @@ def test_load_file(tmp_path):
         ('subset: set', 'subset: !!python/object/apply:os.mkdir [RAN]',
          'not a promptsource file'),
         ('Accuracy', 'ROUGE', 'no template has answer choices'),
-        ('||| yes', '||| no', "my/set \"good\": option 'no' stands twice"),
+        ('||| yes', '||| no', "my/set \"good\": option 'no' appears twice"),
     ),
 )
 def test_bad_file(tmp_path, old, new, message):
@@ -216,7 +216,7 @@ def test_same_name_twice(tmp_path):
   path = tmp_path / 'templates.yaml'
   second = YAML.replace('not accuracy', 'good').replace('BLEU', 'Accuracy')
   path.write_text(second)
-  with pytest.raises(ValueError, match='my/set "good" stands twice'):
+  with pytest.raises(ValueError, match='my/set "good" appears twice'):
     templates.load_file(path)
 
 

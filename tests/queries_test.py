@@ -102,16 +102,15 @@ def test_same_prompt_as_with_the_answer():
   assert compared > 25
 
 
-def test_relabelled_template_needs_the_label():
+def test_relabelled_template_needs_no_label():
   own = template('{{a}} Yes or no? ||| {{answer_choices[label]}}', 'Yes ||| No')
   words = {'yes': 'agree', 'no': 'disagree', 'maybe': 'unsure'}
   other = labels.RelabelledTemplate(own, words)
-  query = {'template': other, 'row': {'a': 'A', 'label': 1}}
-  rendered = queries.render_to_rank(query)
-  assert rendered.options == ('Agree', 'Disagree')
-  assert rendered.chunks == (' Agree or disagree? ',)
-  with pytest.raises(ValueError, match="'label' is undefined.*lacks a field"):
-    queries.render_to_rank(query | {'row': {'a': 'A'}})
+  for row in ({'a': 'A', 'label': 1}, {'a': 'A'}):
+    rendered = queries.render_to_rank({'template': other, 'row': row})
+    assert rendered.options == ('Agree', 'Disagree')
+    assert rendered.chunks == (' Agree or disagree? ',)
+    assert rendered.prompt == 'A Agree or disagree?'
 
 
 def test_fields_are_cut_as_in_training():
