@@ -70,7 +70,7 @@ def rank(
   wrong_rows = np.any(seen > 1, axis=1) | (right.sum(axis=1) != 1)
   if np.any(wrong_rows):
     raise ValueError(
-        f'example {ids[wrong_rows][0]}: an option stands twice, or not exactly'
+        f'example {ids[wrong_rows][0]}: an option appears twice, or not exactly'
         ' one is right'
     )
   best = table.max(axis=1, keepdims=True, initial=-np.inf)

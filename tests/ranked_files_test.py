@@ -92,9 +92,9 @@ def test_scores_keep_all_their_digits(tmp_dir):
     ([0, 1, 2, 3], 'example 9: an option is missing'),  # The last one.
     ([0, 1, 2, 4], 'example 9: an option is missing'),
     ([1, 2, 3, 4], 'example 7: an option is missing'),
-    ([0, 1, 1, 2, 3, 4], 'example 7: an option is there twice'),
-    ([0, 1, 2, 3, 4, 2, 3, 4], 'example 9: an option is there twice'),
-    ([0, 1, 2, 3, 3], 'example 9: an option is there twice'),
+    ([0, 1, 1, 2, 3, 4], 'example 7: an option appears twice'),
+    ([0, 1, 2, 3, 4, 2, 3, 4], 'example 9: an option appears twice'),
+    ([0, 1, 2, 3, 3], 'example 9: an option appears twice'),
 ))
 def test_each_candidate_is_needed_once(chosen, message, tmp_dir):
   write_chunk(tmp_dir, 0, [CANDIDATES[i] for i in chosen])

@@ -140,7 +140,7 @@ def test_long_option_is_cut_in_the_prompt_alone():
          'inside a loop'),
         ('a ||| b', None, 'no answer choices'),
         ('a ||| b', '', 'no answer choices'),
-        ('a ||| b', 'b ||| c ||| b', "'b' stands twice"),
+        ('a ||| b', 'b ||| c ||| b', "'b' appears twice"),
         ('{{a ||| b', 'no ||| yes', 'expected'),
         ('a ||| b', '{{a', 'expected'),
         ('{% import "os" %} ||| b', 'no ||| yes', "expected token 'as'"),

@@ -19,7 +19,7 @@ class Batches(Protocol):
   A batch has `encoder_input_tokens` int32[B, L], `decoder_input_tokens` and
   `decoder_target_tokens` int32[B, T], `decoder_loss_weights` float32[B, T] and,
   packed, `encoder_segment_ids`, `decoder_segment_ids` and their positions.
-  What is another on the wrong side is there twice, once with `wrong_` in front:
+  What is another on the wrong side appears twice, once with `wrong_` in front:
   all of the encoder's arrays or, in DIRECT with unlikelihood, of the decoder's.
 
   Attributes:
