@@ -44,10 +44,10 @@ from typing import Any
 
 from flipped_t5x import examples
 from flipped_t5x import features
+from flipped_t5x import files
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
-from flipped_t5x.tasks.sources import store
 import grain
 from promptsource import templates as promptsource
 import rich.console
@@ -118,7 +118,7 @@ def train_vocabulary(mixture: str) -> pathlib.Path:
     for template in data.load_templates().values():
       texts += [*template.chunks, template.answer_choices]
   digest = hashlib.sha256('\0'.join(texts).encode()).hexdigest()[:12]
-  folder = store.data_folder() / 'vocabularies'
+  folder = files.data_folder() / 'vocabularies'
   path = folder / f'benchmark-{digest}.model'
   for vocab_size in VOCAB_SIZES:
     if path.is_file():

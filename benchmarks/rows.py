@@ -11,10 +11,10 @@ from typing import Any
 
 from flipped_t5x import features
 from flipped_t5x import flops
+from flipped_t5x import gin_config
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import network as network_lib
 from flipped_t5x import tensors
-from flipped_t5x.cli import config
 from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import partitioning
 from flipped_t5x.tasks import batches as task_batches
@@ -64,9 +64,9 @@ class Recipe:
 def recipe(size: str) -> Recipe:
   """That of FLIPPED for T5 1.1 of a size, 'small' to 'xxl', or the 'demo'."""
   if size == 'demo':
-    macros = config.parse(['runs/demo.gin'], [])
+    macros = gin_config.parse(['runs/demo.gin'], [])
   else:
-    macros = config.parse(
+    macros = gin_config.parse(
         ['runs/train.gin', f'models/t5_1_1_{size}.gin', 'methods/flipped.gin'],
         ["MODEL_DIR = ''", "VOCABULARY = ''", "ACTIVATION_DTYPE = 'float32'"],
     )

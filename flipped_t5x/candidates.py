@@ -10,11 +10,11 @@ import dataclasses
 from typing import Any
 import warnings
 
-from flipped_t5x import explanation
 from flipped_t5x import features
 from flipped_t5x import formats
 from flipped_t5x import queries
-from flipped_t5x.engine import checkpoints
+from flipped_t5x import run_config
+from flipped_t5x import terminal
 
 _SHOWN = 60  # Characters of a label in a message.
 _GUESSING_FORMATS = ('flipped', 'flipped_plain')
@@ -52,7 +52,7 @@ class Encoder:
     vocabulary: its vocabulary.
   """
 
-  config: checkpoints.RunConfig
+  config: run_config.RunConfig
   vocabulary: features.Vocabulary
 
   def to_rank(self, query: Mapping[str, Any]) -> Candidates:
@@ -124,13 +124,13 @@ class Encoder:
     except features.TooLong as e:
       config = self.config
       raise ValueError(
-          f'option {explanation.shown(label, _SHOWN)!r}: {e.reason}; the model'
+          f'option {terminal.shortened(label, _SHOWN)!r}: {e.reason}; the model'
           f' reads {config.input_length} tokens and writes'
           f' {config.target_length}'
       ) from e
 
   def _same_tokens(self, *options: str) -> ValueError:
-    first, second = (explanation.shown(o, _SHOWN) for o in options)
+    first, second = (terminal.shortened(o, _SHOWN) for o in options)
     why = 'the vocabulary does not tell them apart'
     if len({tuple(self.vocabulary.encode(o)) for o in options}) > 1:
       why = (

@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from flipped_t5x import features
+from flipped_t5x import terminal
 import numpy as np
-from rich import cells
 
 _OPTION_WIDTH = 20
 _TOKEN_WIDTH = 24
@@ -46,16 +46,18 @@ class Explanation:
     than the second; the last line is the sum over the tokens.
     """
     rows = [(
-        'token', *(shown(o, _OPTION_WIDTH) for o in self.options), '1st - 2nd'
+        'token',
+        *(terminal.shortened(o, _OPTION_WIDTH) for o in self.options),
+        '1st - 2nd',
     )]
     lines = np.vstack([self.log_probs.T, self.log_probs.sum(axis=1)])
     for name, values in zip([*self.tokens, None], lines, strict=True):
-      name = 'sum' if name is None else shown(
+      name = 'sum' if name is None else terminal.shortened(
           name.replace(' ', '▁') or '▁', _TOKEN_WIDTH
       )
       margin = f'{values[0] - values[1]:+.4f}'
       rows.append((name, *(f'{v:.4f}' for v in values), margin))
-    return aligned(rows)
+    return terminal.aligned(rows)
 
   def plot(self, where: Any) -> Any:
     """Draws a heat map: a row for each option, a column for each token.
@@ -113,24 +115,3 @@ def token_texts(
     texts.append(text[len(before) :])
     before = text
   return tuple(texts)
-
-
-def shown(text: str, width: int) -> str:
-  """Text in one line of at most `width` characters."""
-  text = ' '.join(text.split())
-  return text if len(text) <= width else f'{text[: width - 1]}…'
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-  """Lines of columns: the first to the left, numbers to the right."""
-  columns = zip(*rows, strict=True)
-  widths = [max(map(cells.cell_len, column)) for column in columns]
-  return '\n'.join(
-      '  '.join(
-          ' ' * (width - cells.cell_len(cell)) * (i > 0)
-          + cell
-          + ' ' * (width - cells.cell_len(cell)) * (i == 0)
-          for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-      )
-      for row in rows
-  )

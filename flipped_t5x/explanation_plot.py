@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from flipped_t5x import explanation as explanation_lib
+from flipped_t5x import terminal
 from matplotlib import axes as axes_lib
 from matplotlib import figure
 import numpy as np
@@ -38,12 +39,12 @@ def draw(
       values, cmap=_COLOURS, vmin=-most, vmax=most, aspect='auto'
   )
   options = [
-      explanation_lib.shown(o, _OPTION_WIDTH) for o in explanation.options
+      terminal.shortened(o, _OPTION_WIDTH) for o in explanation.options
   ]
   _ticks(axes.yaxis, options)
   _ticks(
       axes.xaxis,
-      [explanation_lib.shown(t, _TOKEN_WIDTH) for t in explanation.tokens],
+      [terminal.shortened(t, _TOKEN_WIDTH) for t in explanation.tokens],
       rotation=60, ha='right', rotation_mode='anchor',
   )
   axes.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)

@@ -14,6 +14,7 @@ import os
 import pathlib
 from typing import Protocol
 
+from flipped_t5x import files
 from flipped_t5x import formats
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -112,9 +113,7 @@ def train_vocabulary(
       minloglevel=2,
   )
   path.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
-  unfinished.write_bytes(model.getvalue())
-  unfinished.replace(path)
+  files.write(path, model.getvalue())
 
 
 def encode_inputs(

@@ -27,14 +27,14 @@ from flipped_t5x import formats
 from flipped_t5x import generation
 from flipped_t5x import model_files
 from flipped_t5x import queries
+from flipped_t5x import run_config
 from flipped_t5x import scoring
 from flipped_t5x import templates
 from flipped_t5x import tensors
-from flipped_t5x.engine import checkpoints
+from flipped_t5x import terminal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 BATCH_SIZE = 64
 DTYPES = ('float32', 'bfloat16')
@@ -82,7 +82,7 @@ class Model:
     step: the training step of the weights; None where that is not known.
   """
 
-  config: checkpoints.RunConfig
+  config: run_config.RunConfig
   params: dict = dataclasses.field(repr=False)
   vocabulary: features.Vocabulary
   step: int | None
@@ -202,7 +202,7 @@ class Model:
     """`guess` for many rows; arguments as for `rank_batch`."""
     encoder = self._encoder
     found = encoder.of_each(encoder.to_guess, rows)
-    with _bar(len(found), 'guess', progress) as bar:
+    with terminal.progress_bar(len(found), 'guess', progress) as bar:
       generated = generation.generate(
           self.config.network, self.params, [row.inputs[0] for row in found],
           max_length=(
@@ -304,7 +304,7 @@ class Model:
   ) -> list[list[np.ndarray]]:
     """For each row and option float32[tokens of the target]."""
     inputs = [tokens for row in rows for tokens in row.inputs]
-    with _bar(len(inputs), 'candidate', progress) as bar:
+    with terminal.progress_bar(len(inputs), 'candidate', progress) as bar:
       values = iter(scoring.token_log_probs(
           self.config.network, self.params, inputs,
           [tokens for row in rows for tokens in row.targets],
@@ -357,12 +357,6 @@ def _explained(
 def _best_first(log_probs: Sequence[np.ndarray]) -> np.ndarray:
   """int[options]; equal scores in the given order."""
   return np.argsort([-values.sum() for values in log_probs], kind='stable')
-
-
-def _bar(total: int, unit: str, progress: bool) -> tqdm.tqdm:
-  return tqdm.tqdm(
-      total=total, unit=unit, dynamic_ncols=True, disable=not progress
-  )
 
 
 def load(
@@ -418,7 +412,7 @@ def load(
   network = files.network
   if dtype is not None:
     network = dataclasses.replace(network, dtype=dtype)
-  config = checkpoints.RunConfig(
+  config = run_config.RunConfig(
       network,
       format or files.format,
       input_length or files.input_length,

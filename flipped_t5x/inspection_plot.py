@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flipped_t5x import inspection_report
+from flipped_t5x import terminal
 from flipped_t5x import units
 from flipped_t5x.tasks import inspection
 import matplotlib
@@ -32,9 +32,9 @@ def plot(inspected: inspection.Inspection) -> figure.Figure:
     relative to the row's most frequent one.
   """
   names = [*(d.name for d in inspected.datasets), *inspected.left_out]
-  folder = inspection_report.common_folder(names)
+  folder = terminal.common_folder(names)
   names = [
-      inspection_report.fold(n.removeprefix(folder), _NAME_CHARS) for n in names
+      terminal.folded(n.removeprefix(folder), _NAME_CHARS) for n in names
   ]
   # A name in three lines needs the room of three.
   heights = [max(1.0, 0.62 * (1 + n.count('\n'))) for n in names]

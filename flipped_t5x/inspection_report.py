@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import os
-import re
 
 from flipped_t5x import formats
 from flipped_t5x import inspection_examples
+from flipped_t5x import terminal
 from flipped_t5x import units
 from flipped_t5x.tasks import inspection
 import rich.console
@@ -41,7 +40,7 @@ def write(
       )
   console.print()
   console.print(rich.text.Text(_headline(inspected), style='bold'))
-  folder = common_folder(
+  folder = terminal.common_folder(
       [*(d.name for d in inspected.datasets), *inspected.left_out]
   )
   for title, header, rows in (
@@ -206,29 +205,9 @@ def _table(
   for name, *cells in rows:
     shown.add_row(*(
         rich.text.Text(cell, style='bold' if name == _ALL else '')
-        for cell in (fold(name.removeprefix(folder), room), *cells)
+        for cell in (terminal.folded(name.removeprefix(folder), room), *cells)
     ))
   return shown
-
-
-def common_folder(names: Sequence[str]) -> str:
-  """What all names begin with, up to a `/`; '' of a single one."""
-  if len(names) < 2:
-    return ''
-  begin = os.path.commonprefix(names)
-  return begin[: begin.rfind('/') + 1]
-
-
-def fold(name: str, width: int) -> str:
-  """A dataset's name in lines of about `width`, broken after `/`, else `_`."""
-  lines = ['']
-  for part in re.findall(r'[^/]*/|[^/]+', name):
-    fits = len(part) < width
-    for piece in [part] if fits else re.findall(r'[^_]*_|[^_]+', part):
-      if len(lines[-1]) + len(piece) > width and lines[-1].strip():
-        lines.append(' ')  # The next name is not indented.
-      lines[-1] += piece
-  return '\n'.join(lines)
 
 
 def _percent(share: float | None) -> str:

@@ -17,17 +17,16 @@ Shards are cut between rows, so that no example is in two of them.
 """
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
 import json
-import os
 import re
 from typing import Any
 from typing import TYPE_CHECKING
 
 from etils import epath
+from flipped_t5x import files
 from flipped_t5x import ranking
 import numpy as np
 
@@ -102,7 +101,7 @@ def merge_examples(
   candidates = [
       candidate
       for number in sorted(chunks)
-      for candidate in read_lines(chunks[number])
+      for candidate in files.read_lines(chunks[number])
   ]
   checkpoints = {c['checkpoint'] for c in candidates}
   if len(checkpoints) > 1:
@@ -138,7 +137,7 @@ def rank_candidates(
     The fields of the result but `checkpoint` and `step`, by `example_id`.
 
   Raises:
-    ValueError: a candidate is missing or there twice, or see `ranking.rank`.
+    ValueError: a candidate is missing or appears twice, or see `ranking.rank`.
   """
   candidates = sorted(
       candidates, key=lambda c: (c['example_id'], c['option_index'])
@@ -151,10 +150,8 @@ def rank_candidates(
     numbers = [c['option_index'] for c in options]
     if numbers != list(range(options[0]['num_options'])):
       twice = len(set(numbers)) < len(numbers)
-      raise ValueError(
-          f'example {example_id}: an option is'
-          f' {"there twice" if twice else "missing"}'
-      )
+      fault = 'appears twice' if twice else 'is missing'
+      raise ValueError(f'example {example_id}: an option {fault}')
     examples.append({
         'task': options[0]['task'],
         'template': options[0]['template'],
@@ -173,13 +170,3 @@ def rank_candidates(
         'tied': bool(ranked.tied[i]),
     }
   return examples
-
-
-def read_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-  """The JSON lines of a file; ValueError names one that is damaged."""
-  with epath.Path(path).open(encoding='utf-8') as f:
-    for number, line in enumerate(f, 1):
-      try:
-        yield json.loads(line)
-      except ValueError as e:
-        raise ValueError(f'{path}, line {number}: not JSON: {e}') from e

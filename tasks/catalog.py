@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 
+from flipped_t5x import files
 from flipped_t5x import templates as templates_lib
 from flipped_t5x.tasks import bigbench
 from flipped_t5x.tasks import labels
@@ -150,7 +151,7 @@ class Dataset:
 
 def _environment() -> tuple[str | None, ...]:
   """What opening rows depends on."""
-  return store.data_folder(), os.environ.get('FLIPPED_T5X_SOURCES')
+  return files.data_folder(), os.environ.get('FLIPPED_T5X_SOURCES')
 
 
 @functools.cache

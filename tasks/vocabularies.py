@@ -6,9 +6,9 @@ import json
 import pathlib
 
 from flipped_t5x import features
+from flipped_t5x import files
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
-from flipped_t5x.tasks.sources import store
 
 _TEMPLATE_REPEATS = 200  # A template's words count as often as 200 texts.
 
@@ -27,7 +27,7 @@ def trained(mixture: str, vocab_size: int) -> pathlib.Path:
   digest = hashlib.sha256()
   for text in _texts(mixture):
     digest.update(text.encode() + b'\0')
-  folder = store.data_folder() / 'vocabularies'
+  folder = files.data_folder() / 'vocabularies'
   path = folder / f'{mixture}-{vocab_size}-{digest.hexdigest()[:8]}.model'
   if not path.is_file():
     features.train_vocabulary(_texts(mixture), vocab_size, path)

@@ -4,13 +4,13 @@ import json
 import re
 
 import demo_data
+from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
-from flipped_t5x.cli import config
 from flipped_t5x.cli import main
 import gin
 import pytest
 
-GIN = config.gin_folder()
+GIN = gin_config.gin_folder()
 MODELS = sorted(p.name for p in (GIN / 'models').glob('t5_1_1_*.gin'))
 METHODS = sorted(p.name for p in (GIN / 'methods').glob('*.gin'))
 
@@ -66,7 +66,7 @@ def test_help_lists_all_commands(capsys):
 ))
 def test_shipped_gin_files_parse(files):
   overrides = ["MODEL_DIR = 'run'", "VOCABULARY = 'x'"] if files[1:] else []
-  macros = config.parse(files, overrides)
+  macros = gin_config.parse(files, overrides)
   assert {'MODEL_DIR', 'MIXTURE', 'LAMBDA', 'EPS', 'AVERAGING'} <= macros.keys()
   assert 'gin.REQUIRED' not in str(macros)
   # No macro is used without a value, nothing is spelled wrong.
@@ -76,7 +76,7 @@ def test_shipped_gin_files_parse(files):
 
 
 def test_defaults_are_the_model_cards():
-  macros = config.parse(
+  macros = gin_config.parse(
       ['runs/train.gin', 'models/t5_1_1_xl.gin', 'methods/flipped.gin'],
       ["MODEL_DIR = 'run'", "VOCABULARY = 'x'"],
   )
@@ -89,7 +89,7 @@ def test_defaults_are_the_model_cards():
 
 
 def test_overrides_are_in_the_macros():
-  macros = config.parse(
+  macros = gin_config.parse(
       ['runs/demo.gin', 'methods/direct.gin'],
       ['LAMBDA = 0.5', "AVERAGING = 'token'"],
   )

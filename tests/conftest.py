@@ -7,6 +7,7 @@ import random
 from flax import traverse_util
 from flipped_t5x import features
 from flipped_t5x import network as network_lib
+from flipped_t5x import run_config
 from flipped_t5x.engine import checkpoints
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,7 @@ def tiny_run(
   folder = tmp_path_factory.mktemp('runs') / 'tiny'
   checkpoints.prepare(
       folder,
-      checkpoints.RunConfig(tiny_network, 'flipped', 48, 32, {'SEED': 0}),
+      run_config.RunConfig(tiny_network, 'flipped', 48, 32, {'SEED': 0}),
       tiny_vocabulary_path,
   )
   saver = checkpoints.Checkpoints(folder)

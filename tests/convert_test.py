@@ -15,6 +15,7 @@ from flipped_t5x import inference
 from flipped_t5x import logits_check
 from flipped_t5x import model_files
 from flipped_t5x import network as network_lib
+from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors
 from flipped_t5x.cli import convert as command
@@ -184,7 +185,7 @@ def test_engine_reads_what_is_written(
 
 def test_training_goes_on_from_what_is_written(models, tiny_run, tiny_network):
   """Not in its folder: there is no optimizer."""
-  config = checkpoints.RunConfig.read(models['native', False])
+  config = run_config.RunConfig.read(models['native', False])
   vocabulary = tiny_run / 'sentencepiece.model'
   for folder in (models['native', False], models['t5x', False]):
     with pytest.raises(
@@ -488,7 +489,7 @@ RESULTS = {
 def measured_run(tiny_run, tmp_path):
   run = tmp_path / 'run'
   shutil.copytree(tiny_run, run)
-  config = checkpoints.RunConfig.read(run)
+  config = run_config.RunConfig.read(run)
   dataclasses.replace(config, settings={
       'MIXTURE': 'tiny_mixture', 'LAMBDA': 3.0, 'SEED': 0
   }).write(run)

@@ -14,9 +14,9 @@ import subprocess
 import sys
 
 from flipped_t5x import features
+from flipped_t5x import files
 from flipped_t5x import network
 from flipped_t5x.tasks import mixtures
-from flipped_t5x.tasks.sources import store
 import jax
 import xla_flags
 
@@ -185,7 +185,7 @@ def start(
 
 def vocabulary() -> pathlib.Path:
   """A SentencePiece model of the data's words, of `VOCAB_SIZE` ids."""
-  return store.data_folder() / 'tiny.model'
+  return files.data_folder() / 'tiny.model'
 
 
 def rows(name: str) -> dict[str, list[dict[str, object]]]:
@@ -224,7 +224,7 @@ def _vocabulary_bytes() -> bytes:
   for templates in _TEMPLATES.values():
     for _, choices, jinja in templates:
       texts += [f'input: output: {choices} {jinja}'] * 20
-  path = store.data_folder() / f'{os.getpid()}.model'
+  path = files.data_folder() / f'{os.getpid()}.model'
   features.train_vocabulary(texts, VOCAB_SIZE, path)
   content = path.read_bytes()
   path.unlink()

@@ -13,6 +13,7 @@ import demo_data
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import inference
 from flipped_t5x import ranking
+from flipped_t5x import run_config
 from flipped_t5x import scored_examples
 from flipped_t5x import templates
 from flipped_t5x import tensors
@@ -72,7 +73,7 @@ def run(folder, make_params):
   settings = {'MIXTURE': demo_data.MIXTURE, 'MAX_FIELD_CHARS': None}
   checkpoints.prepare(
       path,
-      checkpoints.RunConfig(demo_data.NETWORK, 'flipped', 32, 16, settings),
+      run_config.RunConfig(demo_data.NETWORK, 'flipped', 32, 16, settings),
       demo_data.vocabulary(),
   )
   saver = checkpoints.Checkpoints(path)

@@ -4,6 +4,7 @@ import json
 import warnings
 
 from flipped_t5x import explanation as explanation_lib
+from flipped_t5x import terminal
 from matplotlib import figure
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_texts_of_tokens(tiny_vocabulary):
 
 
 def test_columns_of_wide_characters():
-  lines = explanation_lib.aligned([('a', 'b'), ('日本', '1.0')]).splitlines()
+  lines = terminal.aligned([('a', 'b'), ('日本', '1.0')]).splitlines()
   assert lines == ['a       b', '日本  1.0']
-  assert explanation_lib.shown('one\n two', 7) == 'one two'
-  assert explanation_lib.shown('one\n two', 6) == 'one t…'
+  assert terminal.shortened('one\n two', 7) == 'one two'
+  assert terminal.shortened('one\n two', 6) == 'one t…'

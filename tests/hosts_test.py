@@ -15,6 +15,7 @@ import time
 
 import demo_data
 from flipped_t5x import features
+from flipped_t5x import run_config
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import hosts
@@ -319,7 +320,7 @@ def test_runs_of_before_there_were_shards(
 ):
   def prepare(settings):
     checkpoints.prepare(
-        tmp_path, checkpoints.RunConfig(
+        tmp_path, run_config.RunConfig(
             tiny_network, 'flipped', 48, 32, settings
         ), tiny_vocabulary_path,
     )

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 
+from flipped_t5x import files as files_lib
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import sources
 from flipped_t5x.tasks.sources import hub as hub_lib
-from flipped_t5x.tasks.sources import store
 import hub_server
 from huggingface_hub import constants
 from huggingface_hub import errors
@@ -77,7 +77,8 @@ def read(data, split):
 
 def prepared():
   """Everything that is kept of rows, temporary files and all."""
-  return [p for p in (store.data_folder() / 'rows').rglob('*') if p.is_file()]
+  rows = files_lib.data_folder() / 'rows'
+  return [p for p in rows.rglob('*') if p.is_file()]
 
 
 @pytest.mark.parametrize(

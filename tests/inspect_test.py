@@ -14,6 +14,7 @@ from flipped_t5x import formats
 from flipped_t5x import inspection_plot
 from flipped_t5x import inspection_report
 from flipped_t5x import measurement
+from flipped_t5x import terminal
 from flipped_t5x import units
 from flipped_t5x.cli import main
 from flipped_t5x.tasks import batches
@@ -519,7 +520,7 @@ def test_text_of_the_data_is_no_markup(inspect, data):
     ('a/b/c', 9, 'a/b/c'),
 ))
 def test_fold(name, width, expected):
-  folded = inspection_report.fold(name, width)
+  folded = terminal.folded(name, width)
   assert folded == expected
   assert folded.replace('\n ', '') == name
 
@@ -529,7 +530,7 @@ def test_fold(name, width, expected):
     (('big/a', 'imdb'), ''), (('big/a',), ''), (('imdb', 'imda'), ''), ((), ''),
 ))
 def test_common_folder(names, folder):
-  assert inspection_report.common_folder(names) == folder
+  assert terminal.common_folder(names) == folder
 
 
 def test_plot(data, inspect):

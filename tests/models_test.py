@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import demo_data
+from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
-from flipped_t5x.cli import config
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import registry
@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 pytestmark = pytest.mark.t5x
-GIN = config.gin_folder()
+GIN = gin_config.gin_folder()
 SIZES = sorted(p.name for p in (GIN / 'models').glob('t5_1_1_*.gin'))
 METHODS = sorted(p.name for p in (GIN / 'methods').glob('*.gin'))
 

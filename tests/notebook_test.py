@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 
+from flipped_t5x import run_config
 from flipped_t5x.engine import checkpoints
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def fixture_checkpoint(
   folder = tmp_path / 'run'
   checkpoints.prepare(
       folder,
-      checkpoints.RunConfig(tiny_network, 'flipped', 128, 64, {'SEED': 0}),
+      run_config.RunConfig(tiny_network, 'flipped', 128, 64, {'SEED': 0}),
       tiny_vocabulary_path,
   )
   saver = checkpoints.Checkpoints(folder)

@@ -3,6 +3,7 @@
 import json
 
 import demo_data
+from flipped_t5x import files
 from flipped_t5x import ranked_files
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def tmp_dir(tmp_path):
 
 def merge(tmp_dir, step=20):
   ranked_files.merge_examples(str(tmp_dir.parent), NAME, str(tmp_dir), step)
-  return list(ranked_files.read_lines(tmp_dir.parent / NAME))
+  return list(files.read_lines(tmp_dir.parent / NAME))
 
 
 # In the midst of an example, between two, one by one, all at once.

@@ -9,6 +9,7 @@ import sys
 import time
 
 import demo_catalog
+from flipped_t5x import files as files_lib
 from flipped_t5x.tasks.sources import store
 import numpy as np
 import pytest
@@ -206,10 +207,10 @@ def test_data_folder(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.delenv('FLIPPED_T5X_DATA', raising=False)
   monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
-  assert store.data_folder() == tmp_path / '.cache' / 'flipped_t5x'
+  assert files_lib.data_folder() == tmp_path / '.cache' / 'flipped_t5x'
   monkeypatch.setenv('XDG_CACHE_HOME', '/cache')
-  assert store.data_folder() == pathlib.Path('/cache/flipped_t5x')
+  assert files_lib.data_folder() == pathlib.Path('/cache/flipped_t5x')
   monkeypatch.setenv('FLIPPED_T5X_DATA', '~/mine')
-  assert store.data_folder() == tmp_path / 'mine'
+  assert files_lib.data_folder() == tmp_path / 'mine'
   monkeypatch.setenv('FLIPPED_T5X_DATA', 'mine')
-  assert store.data_folder() == pathlib.Path(os.getcwd()) / 'mine'
+  assert files_lib.data_folder() == pathlib.Path(os.getcwd()) / 'mine'

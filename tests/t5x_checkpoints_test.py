@@ -12,10 +12,10 @@ from flax import serialization
 from flax import traverse_util
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
+from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors
 from flipped_t5x.cli import main
-from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
@@ -437,7 +437,7 @@ def test_training_starts_from_a_checkpoint(
   assert f'{path}: starting from the weights of step 1000' in (
       capsys.readouterr().out
   )
-  config = checkpoints.RunConfig.read(folder)
+  config = run_config.RunConfig.read(folder)
   assert config.settings['INITIAL_CHECKPOINT_PATH'] == str(path)
   # From random weights it is another loss.
   assert run(tmp_path / 'scratch') == 0

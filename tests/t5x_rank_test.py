@@ -9,14 +9,14 @@ import sys
 
 import demo_data
 from flipped_t5x import features
+from flipped_t5x import files
+from flipped_t5x import gin_config
 from flipped_t5x import inference
-from flipped_t5x import ranked_files
 from flipped_t5x import ranking
+from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import t5x_results
-from flipped_t5x.cli import config
 from flipped_t5x.cli import main
-from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import evaluate
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
@@ -103,7 +103,7 @@ def start(data, checkpoint):
     setting = ','.join([str(data), str(stop), 'tiny_eval', *TASKS])
     return subprocess.Popen(
         [sys.executable, '-c', SCRIPT, setting, f't5x.{what}',
-         f'--gin_search_paths={config.gin_folder()}',
+         f'--gin_search_paths={gin_config.gin_folder()}',
          f'--gin_file=runs/t5x_{what}.gin', '--gin_file=models/demo.gin',
          '--gin_file=methods/flipped.gin',
          *(f'--gin.{k}={v!r}' for k, v in macros.items())],
@@ -152,7 +152,7 @@ def folders(tmp_path_factory, start):
 @pytest.fixture(scope='module')
 def expected(data, params):
   """Task -> template -> scores and results of the embedded engine."""
-  run = checkpoints.RunConfig(
+  run = run_config.RunConfig(
       demo_data.NETWORK, 'flipped', *LENGTHS.values(), {}
   )
   model = inference.Model(
@@ -174,7 +174,7 @@ def expected(data, params):
 
 def lines(folder, name):
   paths = sorted(folder.glob(f'{name}-score.jsonl-?????-of-?????'))
-  examples = [e for path in paths for e in ranked_files.read_lines(path)]
+  examples = [e for path in paths for e in files.read_lines(path)]
   return sorted(examples, key=lambda e: e['example_id'])
 
 

@@ -21,11 +21,11 @@ import sys
 from typing import Any
 
 from flipped_t5x import formats
+from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
 from flipped_t5x import precompile_report
 from flipped_t5x import roofline
 from flipped_t5x import tpu_topologies
-from flipped_t5x.cli import config
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import precompile
 from flipped_t5x.engine import precompile_search
@@ -146,7 +146,7 @@ def _settings(
     if not isinstance(value, str) and not isinstance(value, bool) and value < 1:
       raise ValueError(f'--{flag} {value}: at least 1 is needed')
   overrides += [f'{_FLAGS[flag]} = {value!r}' for flag, value in given.items()]
-  macros = config.parse(files, overrides)
+  macros = gin_config.parse(files, overrides)
   needed = {*_FLAGS.values(), 'LAMBDA', 'EPS', 'FORMAT', 'PACK', 'TRAIN_STEPS'}
   if missing := sorted(needed - macros.keys()):
     raise ValueError(

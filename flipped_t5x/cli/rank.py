@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from flipped_t5x import explanation
 from flipped_t5x import inference
 from flipped_t5x import queries
+from flipped_t5x import terminal
 from flipped_t5x.cli import rows
 
 
@@ -43,7 +43,7 @@ def _json(ranked: Sequence[inference.Ranked]) -> dict[str, Any]:
 
 
 def _text(ranked: Sequence[inference.Ranked]) -> str:
-  return explanation.aligned([
+  return terminal.aligned([
       ('option', 'log-probability', 'probability'),
       *(
           (' '.join(r.option.split()), f'{r.log_prob:.4f}',

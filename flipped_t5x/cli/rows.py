@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from typing import Any
 import warnings
 
 from flipped_t5x import candidates
+from flipped_t5x import files
 from flipped_t5x import formats
 from flipped_t5x import inference
 from flipped_t5x import queries
@@ -244,13 +244,8 @@ def check_writable(path: pathlib.Path | None) -> None:
 def _write(text: str, path: pathlib.Path | None) -> None:
   if path is None:
     print(text, end='', flush=True)  # A broken pipe is to be noticed here.
-    return
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
-  try:
-    unfinished.write_text(text)
-    unfinished.replace(path)
-  finally:
-    unfinished.unlink(missing_ok=True)
+  else:
+    files.write(path, text)
 
 
 @contextlib.contextmanager

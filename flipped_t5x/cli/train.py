@@ -14,7 +14,7 @@ Example:
 
 import argparse
 
-from flipped_t5x.cli import config
+from flipped_t5x import gin_config
 from flipped_t5x.engine import agreement
 from flipped_t5x.engine import hosts
 from flipped_t5x.engine import libtpu_flags
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
   libtpu_flags.set_defaults()
-  settings = config.parse(arguments.gin_file, arguments.gin_overrides)
+  settings = gin_config.parse(arguments.gin_file, arguments.gin_overrides)
   # As gin sees it, a function of a module that was imported there.
   configured = gin.get_configurable(train.train)
   with hosts.joined(
@@ -51,6 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
       arguments.process_id,
   ):
     # Opens the data: what goes wrong there on one host, all should hear of.
-    with agreement.together():
+    with agreement.fail_together():
       bound = gin.get_bindings(configured)
     configured(**bound, settings=settings)

@@ -56,7 +56,7 @@ def total(number: int) -> int:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
   """Ends on all hosts, in an error if it is one on any; all must enter it.
 
   Raises:
@@ -87,7 +87,7 @@ def compiled(
   """
   if jax.process_count() == 1:
     return function
-  with together():
+  with fail_together():
     function = function.lower(*arguments).compile()
   return function
 

@@ -9,22 +9,21 @@
 """
 
 import base64
-from collections.abc import Mapping
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import time
 from typing import Any
 
 from flipped_t5x import features
-from flipped_t5x import network as network_lib
+from flipped_t5x import files
+from flipped_t5x import run_config
 import jax
 import orbax.checkpoint as ocp
 
-# Settings under which a run may go on; all others change what it computes.
+# Settings that may change when a run resumes; all others change its results.
 RESUMABLE = frozenset((
     'CHECKPOINT_PERIOD', 'KEEP', 'LOG_PERIOD', 'MODEL_DIR', 'TRAIN_STEPS',
     'MODEL_PARALLEL', 'SHARD_PARAMS_OVER_DATA', 'NUM_MICROBATCHES',
@@ -32,48 +31,11 @@ RESUMABLE = frozenset((
     'SCAN_LAYERS',  # Compared as the network's.
 ))
 
-# The setting of a folder that `flipped-t5x convert` wrote: where from. It has
-# no optimizer and no data position that a run could go on with.
-CONVERTED_FROM = 'CONVERTED_FROM'
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-  """What a run folder says of its model.
-
-  Attributes:
-    network: the network's sizes.
-    format: text format, see `formats.py`.
-    input_length: tokens of the encoder side, EOS counted in.
-    target_length: tokens of the decoder side, EOS counted in.
-    settings: macro -> value, all that could change a number.
-  """
-
-  network: network_lib.T5Config
-  format: str
-  input_length: int
-  target_length: int
-  settings: Mapping[str, Any]
-
-  def write(self, model_dir: pathlib.Path) -> None:
-    """Writes `config.json`, whole or not at all."""
-    write_json(model_dir / 'config.json', dataclasses.asdict(self))
-
-  @classmethod
-  def read(cls, model_dir: pathlib.Path) -> 'RunConfig':
-    """Reads `config.json`; FileNotFoundError says what is missing."""
-    path = model_dir / 'config.json'
-    if not path.is_file():
-      raise FileNotFoundError(
-          f'{path}: there is none: {model_dir} is not the folder of a run'
-      )
-    fields = json.loads(path.read_text())
-    fields['network'] = network_lib.T5Config(**fields['network'])
-    return cls(**fields)
-
 
 def prepare(
-    model_dir: pathlib.Path, config: RunConfig, vocabulary: pathlib.Path
+    model_dir: pathlib.Path,
+    config: run_config.RunConfig,
+    vocabulary: pathlib.Path,
 ) -> None:
   """Makes a run folder, or checks that an old one is of the same settings.
 
@@ -98,16 +60,15 @@ def prepare(
     shutil.copyfile(vocabulary, model_dir / 'sentencepiece.model')
     config.write(model_dir)
     return
-  there = RunConfig.read(model_dir)
-  if CONVERTED_FROM in there.settings:
+  found = run_config.RunConfig.read(model_dir)
+  if run_config.CONVERTED_FROM in found.settings:
     raise ValueError(
         f'{model_dir} holds weights converted from'
-        f' {there.settings[CONVERTED_FROM]}, not a run that can go on: choose'
-        ' another MODEL_DIR, and start from them with'
+        f' {found.settings[run_config.CONVERTED_FROM]}, not a run that can'
+        ' resume: choose another MODEL_DIR, and start from them with'
         f' INITIAL_CHECKPOINT_PATH={str(model_dir)!r}'
     )
-  old = _comparable(there)
-  new = _comparable(config)
+  old, new = _comparable(found), _comparable(config)
   differing = [
       f'{k}: {old.get(k)!r} there, {new.get(k)!r} now'
       for k in sorted(old.keys() | new.keys())
@@ -122,29 +83,29 @@ def prepare(
 
 
 def wait_for(model_dir: pathlib.Path, seconds: float = 60) -> None:
-  """Waits until this host, too, sees the folder that host 0 has prepared.
+  """Waits until this host sees the folder that host 0 has prepared.
 
   Args:
     model_dir: the folder.
-    seconds: how late it may be: NFS keeps what it did not find in a cache.
+    seconds: how long to wait: NFS caches that a file does not exist.
 
   Raises:
-    FileNotFoundError: it is not there.
+    FileNotFoundError: the folder did not appear in that time.
   """
   deadline = time.monotonic() + seconds
   while not (model_dir / 'config.json').exists():
     if time.monotonic() > deadline:
       raise FileNotFoundError(
-          f'{model_dir}: what host 0 wrote there is not to be seen from here;'
+          f'{model_dir}: this host does not see what host 0 wrote there;'
           ' MODEL_DIR must be on a disk that all hosts share'
       )
     time.sleep(0.2)
 
 
-def _comparable(config: RunConfig) -> dict[str, Any]:
-  """All that must stay the same when a run goes on."""
+def _comparable(config: run_config.RunConfig) -> dict[str, Any]:
+  """All settings that must stay the same when a run resumes."""
   flat = json.loads(json.dumps(dataclasses.asdict(config)))
-  # Runs from before there was the setting had one.
+  # Runs from before this setting existed had one shard.
   settings = {'DATA_SHARDS': 1} | flat.pop('settings')
   flat.update(
       {f'network.{k}': v for k, v in flat.pop('network').items()}
@@ -157,7 +118,7 @@ class Checkpoints:
   """The checkpoints of one run folder."""
 
   def __init__(self, model_dir: pathlib.Path, keep: int | None = None):
-    """Opens or makes `model_dir/checkpoints`, to keep the `keep` newest."""
+    """Opens or makes `model_dir/checkpoints`; keeps the `keep` newest steps."""
     self._folder = model_dir.absolute() / 'checkpoints'
     self._manager = ocp.CheckpointManager(
         self._folder,
@@ -172,7 +133,7 @@ class Checkpoints:
     Args:
       step: the step's number.
       state: tree of arrays.
-      *positions: where the data stand, on each host; the same on all.
+      *positions: the position in the data on each host; the same on all hosts.
 
     Raises:
       OSError: it could not be written; earlier checkpoints are as they were.
@@ -192,8 +153,9 @@ class Checkpoints:
       self._manager.wait_until_finished()
     except Exception as e:  # Orbax and TensorStore have many; all are fatal.
       raise OSError(
-          f'{self._folder}: step {step} could not be saved: {_reason(e)};'
-          f' {self.last_good}. Make room, then start the same command again'
+          f'{self._folder}: step {step} could not be saved:'
+          f' {files.first_line(e)}; {self.last_good}. Make room, then start the'
+          ' same command again'
       ) from e
 
   @property
@@ -204,7 +166,7 @@ class Checkpoints:
 
   @property
   def last_good(self) -> str:
-    """What a message says of the newest complete step."""
+    """A phrase about the newest complete step, for messages."""
     if self.latest is None:
       return 'no checkpoint has been saved yet'
     return f'the last good checkpoint is step {self.latest}'
@@ -259,7 +221,7 @@ class Checkpoints:
     with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
       saved = _shapes(checkpointer.metadata(path / 'state').item_metadata.tree)
     wanted = _shapes(like)
-    # Not only what is missing: a layer too many would be left out in silence.
+    # An extra layer is an error too: Orbax would leave it out in silence.
     weights = {name for name in saved if name.startswith('params/')}
     for name in sorted(weights | wanted.keys()):
       if saved.get(name) != wanted.get(name):
@@ -278,18 +240,3 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
       for path, leaf in leaves
       if hasattr(leaf, 'shape')
   }
-
-
-def _reason(error: Exception) -> str:
-  """The first line of an error, without the stack of places after it."""
-  return str(error).strip().splitlines()[0] if str(error) else repr(error)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes a JSON file, whole or not at all."""
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
-  try:
-    unfinished.write_text(json.dumps(content, indent=2) + '\n')
-    unfinished.replace(path)
-  finally:
-    unfinished.unlink(missing_ok=True)

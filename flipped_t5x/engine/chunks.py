@@ -14,8 +14,8 @@ import shutil
 import sys
 from typing import Any
 
+from flipped_t5x import files
 from flipped_t5x import scored_examples
-from flipped_t5x.engine import checkpoints
 import pyarrow as pa
 
 _FINGERPRINT = 'fingerprint.json'
@@ -50,7 +50,7 @@ class Chunks:
         )
       shutil.rmtree(folder, ignore_errors=True)
       folder.mkdir(parents=True)
-      checkpoints.write_json(path, fingerprint)
+      files.write_json(path, fingerprint)
     self.done = set()
     for part in folder.glob('*.parquet'):
       try:

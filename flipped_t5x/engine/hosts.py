@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+from flipped_t5x import files
 from flipped_t5x.engine import witness as witness_lib
 import jax
 
@@ -194,8 +195,7 @@ def _watched() -> Iterator[None]:
   except Exception as e:
     if not _LOSS.search(str(e)):
       raise
-    reason = str(e).strip().splitlines()[0]
     raise HostLost(
         f'host {jax.process_index()} of {jax.process_count()} has lost another'
-        f' one, whose own last lines say why ({reason}). {_AGAIN}'
+        f' one, whose own last lines say why ({files.first_line(e)}). {_AGAIN}'
     ) from e

@@ -1,9 +1,8 @@
 """A progress bar of rows in templates, over all tasks, with the time left."""
 
 from collections.abc import Callable
-import sys
 
-import tqdm
+from flipped_t5x import terminal
 
 
 class PromptBar:
@@ -11,10 +10,9 @@ class PromptBar:
 
   def __init__(self, total: int):
     """Shows a bar of `total` prompts on standard error."""
-    self._bar = tqdm.tqdm(
-        total=total, unit='prompt', unit_scale=True, dynamic_ncols=True,
-        # Compilation comes in bursts.
-        smoothing=0.05, mininterval=0.1 if sys.stderr.isatty() else 30,
+    self._bar = terminal.progress_bar(
+        total, 'prompt', unit_scale=True,
+        smoothing=0.05,  # Compilation comes in bursts.
     )
 
   def __enter__(self) -> 'PromptBar':

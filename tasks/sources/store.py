@@ -22,20 +22,12 @@ import tempfile
 from typing import Any
 from typing import Protocol
 
+from flipped_t5x import files as files_lib
 from flipped_t5x.tasks.sources import readers
 import numpy as np
 
 SPLITS = ('train', 'validation', 'test')
 _ROWS, _INDEX, _ORIGIN = 'rows.jsonl', 'index.npy', 'origin.json'
-
-
-def data_folder() -> pathlib.Path:
-  """`FLIPPED_T5X_DATA`, or `flipped_t5x` in the user's cache."""
-  folder = os.environ.get('FLIPPED_T5X_DATA')
-  if folder:
-    return pathlib.Path(folder).expanduser().absolute()
-  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(cache).expanduser().absolute() / 'flipped_t5x'
 
 
 class Missing(LookupError):
@@ -78,7 +70,7 @@ class Location:
     """The rows, prepared at first use."""
     digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode())
     folder = (
-        data_folder() / 'rows' / self.dataset.name
+        files_lib.data_folder() / 'rows' / self.dataset.name
         / f'{self.split}-{digest.hexdigest()[:12]}'
     )
     if not folder.is_dir():
