@@ -1,49 +1,77 @@
-# `make demo` and `make test` build .venv themselves, from PyPI alone.
+# Each target builds .venv with what it needs, from PyPI alone.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-INSTALLED := .venv/.installed
-# Byte code is made, and kept, of what is imported, not of all of TensorFlow.
+BASE := .venv/.base
+TEST := .venv/.test
+EXTRAS := .venv/.extras
+DOCS := .venv/.docs
+# Byte code is compiled, and kept, for the modules that are imported, not for
+# everything that is installed.
 export PYTHONDONTWRITEBYTECODE =
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-  --no-compile
+  --no-compile -c constraints.txt
+# Processes that share the tests.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --durations=15
 
-# `make demo LAMBDA=0` is a run of its own, beside the default one.
+# `make demo LAMBDA=0` trains a second run, beside the default one.
 RUN := output/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
 OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
 
-.PHONY: demo experiment test lint extras clean
+.PHONY: demo experiment test test-all lint docs extras clean
 
-demo: $(INSTALLED)
+demo: $(BASE)
 	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
 	$(BIN)/flipped-t5x eval --checkpoint $(RUN)
 	$(BIN)/flipped-t5x report $(RUN)
 
 # 21 runs, see docs/experiment.md; `make experiment SEEDS=0 METHODS=flipped` is
-# one of them. Stopped, the same command goes on.
-experiment: $(INSTALLED)
+# one of them. Run the same command again to resume.
+experiment: $(BASE)
 	$(BIN)/python -m flipped_t5x.experiment $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(METHODS),--methods $(METHODS))
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+# Every module, in minutes.
+test: $(TEST)
+	$(PYTEST) -m 'not slow'
 
-# What tests compare with, or need for one part alone; without it they skip.
-extras: $(INSTALLED)
-	$(INSTALL) -c constraints.txt -e '.[lm_eval,notebook,torch,tpu]'
+# Everything: whole runs, several hosts, comparisons with other libraries.
+test-all: $(EXTRAS)
+	$(PYTEST)
 
-lint: $(INSTALLED)
+lint: $(TEST)
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(DOCS)
+	$(BIN)/mkdocs build --strict --quiet
+
+# What some tests compare with; without it they are skipped.
+extras: $(EXTRAS)
 
 clean:
-	rm -rf .venv output *.egg-info
+	rm -rf .venv output site *.egg-info
 
-$(INSTALLED): setup.py constraints.txt pyproject.toml
+$(BASE): setup.py constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed, this is " \
 	  + sys.version if sys.version_info[:2] != (3, 11) else 0)'
-	@echo 'Installing into .venv, 3.4 GB: a minute or two.'
+	@echo 'Installing into .venv.'
 	@$(PYTHON) -m venv .venv
-	@$(INSTALL) -c constraints.txt -e '.[test]'
+	@$(INSTALL) -e .
 	@# promptsource declares Python < 3.10; only its templates are read.
 	@$(INSTALL) --no-deps --ignore-requires-python promptsource==0.2.3
+	@touch $@
+
+$(TEST): $(BASE)
+	@echo 'Installing what the tests need, TensorFlow among it.'
+	@$(INSTALL) -e '.[seqio,test]'
+	@touch $@
+
+$(EXTRAS): $(TEST)
+	@$(INSTALL) -e '.[lm-eval,notebook,torch,tpu]'
+	@touch $@
+
+$(DOCS): $(BASE)
+	@$(INSTALL) -e '.[docs]'
 	@touch $@

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from flipped_t5x import comparison
 from flipped_t5x import comparison_report
-from flipped_t5x import inspection_report
 from flipped_t5x import report_run
+from flipped_t5x import terminal
 import rich.table
 import rich.text
 
@@ -37,7 +37,7 @@ def tables(
       shown.add_column(f'{i + 1} ', justify='right', no_wrap=True)
     for name in names:
       shown.add_row(
-          rich.text.Text(inspection_report.fold(name, name_width - 2)),
+          rich.text.Text(terminal.folded(name, name_width - 2)),
           *(c if c[-1] in _MARKS else f'{c} '
             for c in by_task[name][start:start + fits]),
       )

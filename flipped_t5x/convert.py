@@ -10,14 +10,15 @@ import shutil
 import sys
 from typing import Any
 
+from flipped_t5x import files as files_lib
 from flipped_t5x import formats
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import logits_check
 from flipped_t5x import model_card
 from flipped_t5x import model_files
+from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors as tensors_lib
-from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import streamed_checkpoints
 import numpy as np
 import tqdm
@@ -176,7 +177,7 @@ def _planned(
       network=dataclasses.replace(files.network, scan_layers=scan_layers),
       tensors=values,
       settings={
-          **files.settings, checkpoints.CONVERTED_FROM: origin
+          **files.settings, run_config.CONVERTED_FROM: origin
       },
       step=files.step or 0,
   )
@@ -282,7 +283,7 @@ def _write(
     )
     fields = dataclasses.asdict(after.run_config)
     del fields['network']  # That is in config.json.
-    checkpoints.write_json(
+    files_lib.write_json(
         folder / model_files.HF_SIDECAR, {**fields, 'step': before.step}
     )
     dtypes = {tensor.dtype.name for tensor in after.tensors.values()}

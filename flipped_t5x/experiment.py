@@ -19,7 +19,7 @@ import sys
 from typing import Any
 
 from flipped_t5x import experiment_report
-from flipped_t5x.cli import config
+from flipped_t5x import gin_config
 from flipped_t5x.cli import main as cli
 
 MIXTURE = 'experiment_all'  # With the format before it.
@@ -83,7 +83,7 @@ class Run:
   def settings(self) -> dict[str, Any]:
     """All macros, as the run will have them."""
     rest, overrides = cli.split_overrides(self.arguments)
-    macros = config.parse([rest[0].removeprefix('--gin_file=')], overrides)
+    macros = gin_config.parse([rest[0].removeprefix('--gin_file=')], overrides)
     return json.loads(json.dumps(macros))  # As results have them.
 
   def complete(self, settings: Mapping[str, Any]) -> bool:

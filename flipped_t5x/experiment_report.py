@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import experiment_results
-from flipped_t5x.engine import checkpoints
+from flipped_t5x import files
 import matplotlib
 from matplotlib import figure
 import numpy as np
@@ -53,7 +53,7 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   }
   summary = experiment_results.summarize(runs)
   summary['tests'] = experiment_results.paired_tests(examples)
-  checkpoints.write_json(output / 'results.json', summary)
+  files.write_json(output / 'results.json', summary)
   (output / 'tables.md').write_text(markdown(summary))
   plot_columns(summary).savefig(output / 'accuracy.png')
   print(f'{output}: tables.md, results.json and accuracy.png written')

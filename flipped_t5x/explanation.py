@@ -18,8 +18,8 @@ class Explanation:
   """Log-probability of each token of the instruction under each option.
 
   Attributes:
-    tokens: text of each token, the end-of-sequence token's being `</s>`; a
-      space at its begin is part of it.
+    tokens: the text of each token, with a space that it begins with; `</s>`
+      for the end-of-sequence token.
     options: the options, best first.
     log_probs: float32[options, tokens]; the sum over the tokens is the score
       that ranks.
@@ -63,18 +63,19 @@ class Explanation:
     """Draws a heat map: a row for each option, a column for each token.
 
     Args:
-      where: the file to write, or Matplotlib's axes to draw in. The colour is
-        that of `differences`; where there is room they stand there, too.
+      where: the file to write, or Matplotlib's axes to draw in. The colours
+        show `differences`, whose values are printed where there is room.
 
     Returns:
       The figure.
     """
-    # Here, because Matplotlib takes as long to import as all the rest.
-    from flipped_t5x import explanation_plot  # pylint: disable=g-import-not-at-top
+    # Imported here: Matplotlib takes as long to import as all the rest.
+    from flipped_t5x import explanation_plot
 
+    draw = explanation_plot.draw
     if isinstance(where, (str, os.PathLike)):
-      return explanation_plot.write(self, where)
-    return explanation_plot.draw(self, where)
+      draw = explanation_plot.write
+    return draw(self.differences, self.options, self.tokens, where)
 
   def to_json(self) -> dict[str, Any]:
     """What the JSON of the command holds, as lists and texts."""

@@ -1,9 +1,9 @@
 """The heat map of an explanation: which tokens tell the options apart."""
 
+from collections.abc import Sequence
 import os
 from typing import Any
 
-from flipped_t5x import explanation as explanation_lib
 from flipped_t5x import terminal
 from matplotlib import axes as axes_lib
 from matplotlib import figure
@@ -16,35 +16,55 @@ _OPTION_WIDTH, _TOKEN_WIDTH = 28, 24
 
 
 def write(
-    explanation: explanation_lib.Explanation, path: str | os.PathLike[str]
+    values: np.ndarray,
+    options: Sequence[str],
+    tokens: Sequence[str],
+    path: str | os.PathLike[str],
 ) -> figure.Figure:
-  """Writes the heat map to a file; its ending says which format."""
-  options, tokens = explanation.log_probs.shape
+  """Writes the heat map to a file; arguments as for `draw`.
+
+  Args:
+    values: see `draw`.
+    options: see `draw`.
+    tokens: see `draw`.
+    path: the file, whose ending says which format.
+
+  Returns:
+    The figure.
+  """
   drawn = figure.Figure(
-      figsize=(3.2 + 0.46 * tokens, 2.1 + 0.36 * options), dpi=150,
+      figsize=(3.2 + 0.46 * len(tokens), 2.1 + 0.36 * len(options)), dpi=150,
       layout='constrained',
   )
-  draw(explanation, drawn.subplots())
+  draw(values, options, tokens, drawn.subplots())
   drawn.savefig(path)
   return drawn
 
 
 def draw(
-    explanation: explanation_lib.Explanation, axes: axes_lib.Axes
+    values: np.ndarray,
+    options: Sequence[str],
+    tokens: Sequence[str],
+    axes: axes_lib.Axes,
 ) -> figure.Figure:
-  """Draws the heat map; see `Explanation.plot`."""
-  values = explanation.differences
+  """Draws the heat map.
+
+  Args:
+    values: float32[options, tokens]; the colours are symmetric around 0.
+    options: the options' texts.
+    tokens: the tokens' texts.
+    axes: where to draw.
+
+  Returns:
+    The figure that the axes belong to.
+  """
   most = max(float(np.abs(values).max()), 1e-6)
   image = axes.imshow(
       values, cmap=_COLOURS, vmin=-most, vmax=most, aspect='auto'
   )
-  options = [
-      terminal.shortened(o, _OPTION_WIDTH) for o in explanation.options
-  ]
-  _ticks(axes.yaxis, options)
+  _ticks(axes.yaxis, [terminal.shortened(o, _OPTION_WIDTH) for o in options])
   _ticks(
-      axes.xaxis,
-      [terminal.shortened(t, _TOKEN_WIDTH) for t in explanation.tokens],
+      axes.xaxis, [terminal.shortened(t, _TOKEN_WIDTH) for t in tokens],
       rotation=60, ha='right', rotation_mode='anchor',
   )
   axes.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from flipped_t5x import formats
 from flipped_t5x import model_files
+from flipped_t5x import run_config
 from flipped_t5x import templates
-from flipped_t5x.engine import checkpoints
 
 _TEXT, _INSTRUCTION = 'A warm, funny film.', 'Did the reviewer enjoy the movie?'
 _OPTIONS = ('Yes', 'No')
@@ -33,7 +33,7 @@ def markdown(
     Markdown with the hub's front matter.
   """
   settings = dict(files.settings)
-  origin = settings.pop(checkpoints.CONVERTED_FROM, None)
+  origin = settings.pop(run_config.CONVERTED_FROM, None)
   parts = [
       '---', 'library_name: transformers', 'tags: [t5, jax, flipped_t5x]',
       '---', '', f'# {name}', '',

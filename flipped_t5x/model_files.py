@@ -23,14 +23,15 @@ from typing import Any
 
 from etils import epath
 from flipped_t5x import features
+from flipped_t5x import files
 from flipped_t5x import formats
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import hf_vocabulary
 from flipped_t5x import layers
 from flipped_t5x import network as network_lib
+from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors as tensors_lib
-from flipped_t5x.engine import checkpoints
 
 HF, NATIVE, T5X = 'hf', 'native', 't5x'
 CONFIG, VOCABULARY = 'config.json', 'sentencepiece.model'
@@ -69,9 +70,9 @@ class ModelFiles:
   step: int | None = None
 
   @property
-  def run_config(self) -> checkpoints.RunConfig:
+  def run_config(self) -> run_config.RunConfig:
     """What a run folder would say of the model."""
-    return checkpoints.RunConfig(
+    return run_config.RunConfig(
         self.network, self.format, self.input_length, self.target_length,
         self.settings,
     )
@@ -188,10 +189,9 @@ def _hf_vocabulary(folder: pathlib.Path) -> pathlib.Path | None:
   if found is not None or not tokenizer.is_file():
     return found
   # Here, because few folders need it.
-  from flipped_t5x.tasks.sources import store  # pylint: disable=g-import-not-at-top
 
   digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()[:16]
-  path = store.data_folder() / 'vocabularies' / f'tokenizer-{digest}.model'
+  path = files.data_folder() / 'vocabularies' / f'tokenizer-{digest}.model'
   if not path.is_file():
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'{path.name}.{os.getpid()}')
@@ -213,7 +213,7 @@ def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
     return ModelFiles(
         T5X, path, infer_network(tensors, path), tensors, step=step
     )
-  config = checkpoints.RunConfig.read(run)
+  config = run_config.RunConfig.read(run)
   vocabulary = run / VOCABULARY
   return ModelFiles(
       NATIVE if is_native else T5X, run,

@@ -90,7 +90,7 @@ def read(path: str | os.PathLike[str] = RESULTS) -> Sequence[Figure]:
         figure = _figure(record)
         for other in figures:
           if _key(other) == _key(figure):
-            raise ValueError(f'{figure.task}, {figure.column} stands twice')
+            raise ValueError(f'{figure.task}, {figure.column} appears twice')
       except ValueError as e:
         raise ValueError(f'{path}, line {table.line_num}: {e}') from e
       figures.append(figure)

@@ -9,13 +9,13 @@ from typing import Any
 from etils import epath
 from flipped_t5x import comparison_report
 from flipped_t5x import comparison_table
-from flipped_t5x import inspection_report
 from flipped_t5x import report_html
 from flipped_t5x import report_markdown
 from flipped_t5x import report_parts as parts
 from flipped_t5x import report_run
 from flipped_t5x import report_sections
 from flipped_t5x import report_tables
+from flipped_t5x import terminal
 import rich.console
 import rich.table
 import rich.text
@@ -130,9 +130,9 @@ def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
   """One row a task, for a terminal of `width` columns."""
   shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
   header, rows = report_tables.brief(results)
-  folder = inspection_report.common_folder([name for name, *_ in rows])
+  folder = terminal.common_folder([name for name, *_ in rows])
   room = max(width - _NUMBERS, _LEAST_NAME)
-  header[0] += f'\n{inspection_report.fold(folder, room)}' if folder else ''
+  header[0] += f'\n{terminal.folded(folder, room)}' if folder else ''
   for i, name in enumerate(header):
     shown.add_column(
         name, justify='left' if i == 0 else 'right', no_wrap=True,
@@ -141,7 +141,7 @@ def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
   for name, *cells in rows:
     shown.add_row(
         rich.text.Text(
-            inspection_report.fold(name.removeprefix(folder), room)
+            terminal.folded(name.removeprefix(folder), room)
         ), *cells
     )
   return shown

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from flipped_t5x import formats
-from flipped_t5x import inspection_report
+from flipped_t5x import terminal
 import matplotlib
 from matplotlib import figure
 from matplotlib import lines as lines_lib
@@ -150,7 +150,7 @@ def _strips(
   with matplotlib.rc_context(_STYLE):
     drawn, axes = _figure(_WIDTH, 0.55 + 0.17 * legend + 0.36 * height)
     y, low = 0.0, 0.0
-    folder = inspection_report.common_folder(list(rows))
+    folder = terminal.common_folder(list(rows))
     for name, of in rows.items():
       # It may be longer than the axes are wide, which it must not shrink.
       axes.text(0, y, _short(name.removeprefix(folder)), weight='bold',

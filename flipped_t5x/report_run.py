@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from etils import epath
-from flipped_t5x import ranked_files
+from flipped_t5x import files
 from flipped_t5x import t5x_results
 
 _ALL_IN_ONE = 'results.json'
@@ -81,7 +81,7 @@ def read(run: str | os.PathLike[str]) -> Run:
         ' writes one'
     )
   log = folder / 'metrics.jsonl'
-  lines = list(ranked_files.read_lines(log)) if log.is_file() else None
+  lines = list(files.read_lines(log)) if log.is_file() else None
   return Run(_name(folder), path, results, lines)
 
 
@@ -89,14 +89,14 @@ def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[Run]:
   """Reads several runs and gives them names that differ.
 
   Raises:
-    ValueError: a file of results is there twice; and see `read`.
+    ValueError: a file of results appears twice; and see `read`.
     FileNotFoundError: see `read`.
   """
   found = [read(run) for run in runs]
   paths = [_absolute(run.path) for run in found]
   for i, path in enumerate(paths):
     if path in paths[:i]:
-      raise ValueError(f'{path} stands twice: there is nothing to compare')
+      raise ValueError(f'{path} appears twice: there is nothing to compare')
   names = unique_names(paths)
   return [
       dataclasses.replace(run, name=name)

@@ -79,7 +79,7 @@ def _joint_rows(ids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
   for one in ids:
     values, counts = np.unique(one, return_counts=True)
     if counts.max() > 1:
-      raise ValueError(f'example {values[counts > 1][0]} stands twice')
+      raise ValueError(f'example {values[counts > 1][0]} appears twice')
   union, number = np.unique(np.concatenate(ids), return_inverse=True)
   return np.split(number, np.cumsum(list(map(len, ids)))[:-1]), len(union)
 

@@ -6,7 +6,6 @@ TASK-metrics.jsonl with a line for each step, and TASK-STEP.jsonl with a line
 for each candidate. The macros of the run stand beside them, in `config.gin`.
 """
 
-import ast
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,15 +13,16 @@ import re
 from typing import Any
 
 from etils import epath
+from flipped_t5x import files
+from flipped_t5x import gin_config
 from flipped_t5x import ranked_files
 from flipped_t5x import ranking
-from flipped_t5x.engine import evaluate
+from flipped_t5x import summary
 import numpy as np
 
 _SHARD = re.compile(r'(.+)-score\.jsonl-(\d+)-of-(\d+)')
 _UNFINISHED = re.compile(r'tmp-(.+)-(\d+)-of-(\d+)')
 _CANDIDATES = re.compile(r'(.+)-(\d{6,})\.jsonl')
-_MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)(?=^\S|\Z)', re.M | re.DOTALL)
 _EVALUATED = 'inference_eval'
 _DONE = '.COMPLETED'
 _Examples = list[dict[str, Any]]  # The lines of `ranked_files.merge_examples`.
@@ -71,16 +71,18 @@ def read(folder: epath.Path) -> dict[str, Any]:
     task, template = examples[0]['task'], examples[0]['template']
     if template in ranked.setdefault(task, {}):
       raise ValueError(
-          f'{folder}: {task} "{template}" is there twice, the second time as'
+          f'{folder}: {task} "{template}" appears twice, the second time as'
           f' {name}: let each format have a folder of its own'
       )
     ranked[task][template] = _ranked(folder, name, examples)
   config = folder / 'config.gin'
-  settings = macros(config.read_text()) if config.is_file() else {}
+  settings = {}
+  if config.is_file():
+    settings = gin_config.macros_of(config.read_text())
   tasks = {}
   for task, templates in sorted(ranked.items()):
     templates = dict(sorted(templates.items()))
-    tasks[task] = evaluate.summarize(templates, dict.fromkeys(templates, {}))
+    tasks[task] = summary.summarize(templates, dict.fromkeys(templates, {}))
     for values in tasks[task]['templates'].values():
       values['counts'] = None
     tasks[task]['data'] = {'split': settings.get('SPLIT', 'eval')}
@@ -95,18 +97,6 @@ def read(folder: epath.Path) -> dict[str, Any]:
       'settings': settings,
       'versions': {},
   }
-
-
-def macros(text: str) -> dict[str, Any]:
-  """The macros of a `config.gin`; one that is no literal as its gin text."""
-  values = {}
-  for name, value in _MACRO.findall(text):
-    value = value.split('\n#')[0].replace('\\\n', ' ').strip()
-    try:
-      values[name] = ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-      values[name] = value
-  return values
 
 
 def _inferred(
@@ -139,7 +129,7 @@ def _inferred(
               f'{folder / needed} is missing: t5x.infer has not finished shard'
               f' {i} of {number}'
           )
-      examples += ranked_files.read_lines(folder / name)
+      examples += files.read_lines(folder / name)
     yield task, examples
 
 
@@ -163,7 +153,7 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
     try:
       examples = ranked_files.rank_candidates(
           {**line['input'], 'score': line['score']}
-          for line in ranked_files.read_lines(path)
+          for line in files.read_lines(path)
       )
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from e
@@ -171,7 +161,7 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
       raise ValueError(f'{path}: a candidate has no {e}') from e
     metrics = folder / f'{task}-metrics.jsonl'
     logged = [
-        m['examples'] for m in ranked_files.read_lines(metrics)
+        m['examples'] for m in files.read_lines(metrics)
         if m['step'] == step
     ]
     if logged[-1:] != [len(examples)]:
@@ -206,7 +196,7 @@ def _ranked(
   )
   if np.any(counts > 1):
     raise ValueError(
-        f'{folder}: {name}: example {ids[counts > 1][0]} is there twice'
+        f'{folder}: {name}: example {ids[counts > 1][0]} appears twice'
     )
   examples = sorted(examples, key=lambda e: e['example_id'])
   return ranking.Ranked(

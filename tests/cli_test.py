@@ -205,11 +205,11 @@ def test_eval_and_report(run, capsys):
   results = json.loads((run / 'results.json').read_text())
   assert set(results) == {
       'tasks', 'mixture', 'step', 'format', 'input_length', 'target_length',
-      'network', 'settings', 'versions', 'limit', 'left_out', 'suite', 'split',
+      'network', 'settings', 'versions', 'limit', 'suite', 'split',
       'missing', 'groups', 'checkpoint',
   }
   assert (results['step'], results['limit']) == (3, 5)
-  assert (results['mixture'], results['left_out']) == (demo_data.MIXTURE, [])
+  assert results['mixture'] == demo_data.MIXTURE
   assert results['network']['emb_dim'] == demo_data.NETWORK.emb_dim
   settings = results['settings']
   assert (settings['LAMBDA'], settings['KEEP']) == (3.0, 3)
@@ -261,7 +261,7 @@ def test_eval_of_another_mixture(run, capsys):
   assert 'left out: story_cloze/2016' in capsys.readouterr().err
   results = json.loads(path.read_text())
   assert set(results['tasks']) == {'tiny_kind'}
-  assert results['input_length'] == 24 and len(results['left_out']) == 1
+  assert results['input_length'] == 24 and len(results['missing']) == 1
   assert results['tasks']['tiny_kind']['examples'] == 6
   assert main.main(['report', str(path)]) == 0
   assert 'validation split' in capsys.readouterr().out

@@ -244,7 +244,7 @@ def test_files_of_one_folder_and_one_file_twice(tmp_path):
   other.write_text(path.read_text())
   found = report_run.read_all([path, other])
   assert [run.name for run in found] == ['a/results', 'a/results_b']
-  with pytest.raises(ValueError, match=f'{path} stands twice'):
+  with pytest.raises(ValueError, match=f'{path} appears twice'):
     report.write([path, tmp_path / 'a' / '..' / 'a'])
 
 

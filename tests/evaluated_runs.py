@@ -11,8 +11,8 @@ from typing import Any
 from flipped_t5x import network as network_lib
 from flipped_t5x import scored_examples
 from flipped_t5x import suites
+from flipped_t5x import summary
 from flipped_t5x.engine import batches
-from flipped_t5x.engine import evaluate
 import numpy as np
 
 NETWORK = network_lib.T5Config(
@@ -113,7 +113,7 @@ def _task(name, values, path, examples) -> dict[str, Any]:
   results = {
       'cluster': values.cluster,
       'metric': values.metric,
-      **evaluate.summarize(
+      **summary.summarize(
           {t: of.ranked for t, of in found.items()},
           {t: {'truncated': 1} for t in found},
           {t: of.scores for t, of in found.items()},

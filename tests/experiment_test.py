@@ -251,7 +251,7 @@ def test_runs_are_done_once_and_go_on(data, tmp_path, capsys, monkeypatch):
   path.unlink()
   assert not run.complete(settings)
   assert run.do() == 0
-  assert f'{run.folder}: going on from step 4' in capsys.readouterr().out
+  assert f'{run.folder}: resuming from step 4' in capsys.readouterr().out
   assert path.read_bytes() == content
   # Of other settings.
   other, = experiment.runs(tmp_path, ['direct'], [0], TINY | {'BATCH_SIZE': 8})

@@ -351,11 +351,11 @@ def test_nan_on_one_ends_all(tmp_path):
       devices=2,
   )
   # One shard is nothing that they could share out.
-  assert 'reads 8 rows of a batch to use 4' in results[0][1]
+  assert 'reads 8 rows of a batch and uses 4' in results[0][1]
   assert 'DATA_SHARDS a multiple of 2' in results[0][1]
   for status, output in results:
     assert status == 1, output
-    assert 'FloatingPointError: step 7: the loss' in output
+    assert 'step 7: the loss' in output
     assert 'the last good checkpoint is step 5' in output
   assert list(metrics(folder)) == list(range(1, 7))
 
@@ -370,7 +370,7 @@ def test_hosts_that_are_not_alike(tmp_path):
   )
   for status, output in results:
     assert status == 1, output
-    error, = re.findall('^flipped-t5x: ValueError: .*', output, re.MULTILINE)
+    error, = re.findall('^flipped-t5x: .*', output, re.MULTILINE)
     assert 'the hosts are not alike' in error
     assert 'LAMBDA is 3.0 on host 0, 1.0 on host 1' in error
     assert 'vocabulary is' in error and str(other) in error
@@ -383,9 +383,9 @@ def test_error_of_one_host_is_heard_by_all(tmp_path):
       2, tmp_path / 'run', own=("--gin.MIXTURE='tiny_kin'",)
   )
   (status, output), (own_status, own_output) = results
-  error = "ValueError: no mixture or dataset 'tiny_kin'; nearest: ['tiny_kind'"
+  error = "no mixture or dataset 'tiny_kin'; nearest: ['tiny_kind'"
   assert (status, own_status) == (1, 1), results
-  assert f'flipped-t5x: RuntimeError: host 1: {error}' in output
+  assert f'flipped-t5x: host 1: {error}' in output
   assert f'flipped-t5x: {error}' in own_output
 
 

@@ -137,7 +137,7 @@ def test_read(tmp_path):
     ('nlp,piqa,accuracy,B,0,50', 'more or fewer values'),
     ('nlp,piqa,accuracy,B,0,50,s,t', 'more or fewer values'),
     ('nlp,piqa,accuracy,B,0,50,', 'no source'),
-    ('nlp,piqa,accuracy,A,0,51,s', 'piqa, A stands twice'),
+    ('nlp,piqa,accuracy,A,0,51,s', 'piqa, A appears twice'),
 ))
 def test_bad_lines_are_named(tmp_path, line, message):
   path = own(tmp_path, HEADER + GOOD + line + '\n')

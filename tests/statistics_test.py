@@ -150,7 +150,7 @@ def test_bootstrap_errors():
     with pytest.raises(ValueError, match='no template, or one without'):
       statistics.bootstrap_interval(templates, 'accuracy')
   twice = ranked([0, 1, 0], [0, 1, 0], example_id=[4, 7, 7])
-  with pytest.raises(ValueError, match='example 7 stands twice'):
+  with pytest.raises(ValueError, match='example 7 appears twice'):
     statistics.bootstrap_interval([one, twice], 'accuracy')
 
 

@@ -14,10 +14,10 @@ from flipped_t5x import gin_config
 from flipped_t5x import inference
 from flipped_t5x import ranking
 from flipped_t5x import run_config
+from flipped_t5x import summary as summary_lib
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import t5x_results
 from flipped_t5x.cli import main
-from flipped_t5x.engine import evaluate
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 import numpy as np
@@ -222,7 +222,7 @@ def test_report(which, folders, expected, capsys):
   results = json.loads((folder / 'results.json').read_text())
   assert results['step'] == STEP
   for task, templates in expected.items():
-    summary = evaluate.summarize(
+    summary = summary_lib.summarize(
         {k: ranked for k, (_, _, ranked) in templates.items()},
         dict.fromkeys(templates, {}),
     )

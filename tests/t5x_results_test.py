@@ -4,12 +4,13 @@ import json
 import shutil
 
 import demo_data
+from flipped_t5x import gin_config
 from flipped_t5x import ranked_files
 from flipped_t5x import ranking
 from flipped_t5x import report
+from flipped_t5x import summary
 from flipped_t5x import t5x_results
 from flipped_t5x.cli import main
-from flipped_t5x.engine import evaluate
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 import numpy as np
@@ -79,7 +80,7 @@ def expected():
           )],
           found.example_id, found.option_index, found.is_correct,
       )
-    results[name] = evaluate.summarize(ranked, dict.fromkeys(ranked, {}))
+    results[name] = summary.summarize(ranked, dict.fromkeys(ranked, {}))
   return results
 
 
@@ -187,7 +188,7 @@ def test_results_are_the_embedded_engines(which, copies, expected, capsys):
 
 
 def test_macros():
-  assert t5x_results.macros(CONFIG) == {
+  assert gin_config.macros_of(CONFIG) == {
       'CHECKPOINT_PATH': 'gs://bucket/a_long_name_of_a_run/checkpoint_20',
       'FORMAT': 'flipped',
       'INPUT_LENGTH': 56,
@@ -234,10 +235,10 @@ def empty(path):
      f'{KIND} is there in 00002 and in 00003 shards'),
     (lambda p: change(p, step=10), 'different checkpoints: .*20.*, .*10'),
     (lambda p: change(p, checkpoint='c'), 'different checkpoints'),
-    (lambda p: change(p, example_id=0), f'{KIND}: example 0 is there twice'),
+    (lambda p: change(p, example_id=0), f'{KIND}: example 0 appears twice'),
     (lambda p: p.write_text(p.read_text()[:-3]), f'{SHARD}, line 4: not JSON'),
     (empty, f'{KIND}: no row fits'),
-    (to_direct, '"Kind" is there twice'),
+    (to_direct, '"Kind" appears twice'),
 ))
 def test_a_folder_of_infer_that_is_not_whole(damage, message, copies, capsys):
   folder = copies / 'inferred'

@@ -157,7 +157,7 @@ def test_no_space_keeps_the_last_checkpoint(whole, data, tmp_path):
   output, _ = process.communicate(timeout=90)
   assert process.returncode == 1, output
   error, = re.findall(r'^flipped-t5x: .*', output, re.MULTILINE)
-  assert f'OSError: {folder}/checkpoints: step 40 could not be saved' in error
+  assert f'{folder}/checkpoints: step 40 could not be saved' in error
   assert 'File too large' in error
   assert 'the last good checkpoint is step 20. Make room' in error
   assert main.main(command(folder)) == 0
@@ -167,7 +167,6 @@ def test_no_space_keeps_the_last_checkpoint(whole, data, tmp_path):
 def test_run_of_other_settings(whole, capsys):
   assert main.main(command(whole, '--gin.LAMBDA=1.0')) == 1
   errors = capsys.readouterr().err
-  assert 'ValueError' in errors
   assert str(whole) in errors
   assert 'LAMBDA: 3.0 there, 1.0 now' in errors
   assert state(whole, 40)

@@ -6,13 +6,16 @@ import importlib
 import os
 import re
 import sys
+import traceback
+import types
 
 from absl import logging
+from flipped_t5x import errors
 
 # Command -> its module and what it does; modules import JAX, and take their
 # time: only that of the command is imported.
 COMMANDS = {
-    'train': ('train', 'train a model, or go on where a run was stopped'),
+    'train': ('train', 'train a model, or resume a run that was stopped'),
     'eval': ('evaluate', 'rank the options of held-out examples'),
     'report': ('report', 'tables and plots of results'),
     'rank': ('rank', 'rank labels for a text'),
@@ -47,25 +50,25 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs a command; a mistake of the user is one sentence and status 1."""
+  """Runs a command.
+
+  A mistake of the user is one sentence and status 1; so is what the operating
+  system refuses. Any other error is a fault of this project: its traceback is
+  printed, with a request to report it.
+
+  Args:
+    argv: the arguments; None for those of the process.
+
+  Returns:
+    The exit status.
+  """
   argv, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
   parser = argparse.ArgumentParser(
       prog='flipped-t5x',
       description='Flipped learning: guess the instruction, rank the labels.',
       epilog='Example: flipped-t5x train --gin_file=runs/demo.gin',
   )
-  commands = parser.add_subparsers(dest='command', required=True)
-  chosen = next((a for a in argv if not a.startswith('-')), None)
-  module = None
-  for name, (file, summary) in COMMANDS.items():
-    command = commands.add_parser(
-        name, help=summary,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if name == chosen:
-      module = importlib.import_module(f'flipped_t5x.cli.{file}')
-      command.description = module.__doc__
-      module.add_arguments(command)
+  module = _add_commands(parser, argv)
   arguments = parser.parse_args(argv)
   if overrides and not hasattr(arguments, 'gin_file'):
     parser.error(f'{arguments.command} takes no --gin. flags')
@@ -79,16 +82,45 @@ def main(argv: list[str] | None = None) -> int:
   except BrokenPipeError:  # `| head` has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
-  except (
-      ValueError, OSError, RuntimeError, FloatingPointError, ImportError
-  ) as e:
+  except (errors.UserError, OSError) as e:
     if os.environ.get('FLIPPED_T5X_TRACEBACK'):
       raise
-    # Gin adds in which calls it was; the stack is not for the user either.
+    # Gin adds in which calls it was.
     message = str(e).split('\n  In call to configurable')[0]
-    print(f'flipped-t5x: {type(e).__name__}: {message}', file=sys.stderr)
+    print(f'flipped-t5x: {message}', file=sys.stderr)
+    return 1
+  except Exception:
+    traceback.print_exc()
+    print(
+        'flipped-t5x: this is a fault of flipped_t5x. Please report it, with'
+        ' the lines above and the command',
+        file=sys.stderr,
+    )
     return 1
   return 0
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> types.ModuleType | None:
+  """Adds all commands, and the arguments of the one in `argv`.
+
+  Returns:
+    The module of that command; no other is imported.
+  """
+  commands = parser.add_subparsers(dest='command', required=True)
+  chosen = next((a for a in argv if not a.startswith('-')), None)
+  module = None
+  for name, (file, summary) in COMMANDS.items():
+    command = commands.add_parser(
+        name, help=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if name == chosen:
+      module = importlib.import_module(f'flipped_t5x.cli.{file}')
+      command.description = module.__doc__
+      module.add_arguments(command)
+  return module
 
 
 if __name__ == '__main__':

@@ -1,10 +1,9 @@
-"""What hosts tell each other: facts, errors, when to stop, who reads what."""
+"""What hosts exchange: facts, errors, when to stop, who reads which rows."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import hashlib
 from importlib import metadata
 import itertools
 import json
@@ -14,15 +13,17 @@ import signal
 import sys
 from typing import Any
 
+from flipped_t5x import errors
+from flipped_t5x import files
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 from orbax.checkpoint import multihost
 
-_WAIT_SECONDS = 3600  # For a host that reads data; one that is gone is noticed.
+_WAIT_SECONDS = 3600  # A host may read data for long; a lost one is noticed.
 _SHOWN = 6
 _meetings = itertools.count()
-# What draws, batches, steps and checkpoints are made with.
+# The packages that draws, batches, steps and checkpoints depend on.
 _PACKAGES = (
     'flax', 'grain', 'jax', 'jaxlib', 'jinja2', 'numpy', 'optax',
     'orbax-checkpoint', 'sentencepiece',
@@ -30,15 +31,15 @@ _PACKAGES = (
 
 
 def gather(data: bytes) -> list[bytes]:
-  """What each host has called this with, in the hosts' order."""
+  """The bytes that each host passes, in the order of the hosts."""
   if jax.process_count() == 1:
     return [data]
-  # The collectives themselves wait half a minute, on a CPU.
+  # On a CPU, the collectives themselves wait for half a minute only.
   multihost.get_barrier_sync_fn()(
       key=f'flipped_t5x/{next(_meetings)}', timeout_ms=_WAIT_SECONDS * 1000
   )
   sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32))
-  # Few sizes, so that few programs are compiled.
+  # Rounded up, so that few programs are compiled.
   padded = np.zeros(-(-int(sizes.max()) // 4096) * 4096, np.uint8)
   padded[: len(data)] = np.frombuffer(data, np.uint8)
   rows = multihost_utils.process_allgather(padded)
@@ -49,7 +50,7 @@ def gather(data: bytes) -> list[bytes]:
 
 
 def total(number: int) -> int:
-  """The sum of all hosts' numbers."""
+  """The sum of the numbers of all hosts."""
   if jax.process_count() == 1:
     return number
   return int(multihost_utils.process_allgather(np.int32(number)).sum())
@@ -57,33 +58,46 @@ def total(number: int) -> int:
 
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
-  """Ends on all hosts, in an error if it is one on any; all must enter it.
+  """Waits for all hosts at its end, and fails on all if it fails on any.
+
+  All hosts must enter the block.
 
   Raises:
-    RuntimeError: the errors of the other hosts.
+    UserError: the errors of the other hosts, if there is none on this one.
   """
   error = None
   try:
     yield
   except Exception as e:
     error = e
-  said = f'{type(error).__name__}: {error}' if error else ''
-  errors = [
+  message = ''
+  if isinstance(error, errors.UserError):
+    message = str(error)
+  elif error:
+    message = f'{type(error).__name__}: {error}'
+  messages = [
       f'host {number}: {text.decode()}'
-      for number, text in enumerate(gather(said.encode())) if text
+      for number, text in enumerate(gather(message.encode())) if text
   ]
   if error:
     raise error
-  if errors:
-    raise RuntimeError('; '.join(errors))
+  if messages:
+    raise errors.UserError('; '.join(messages))
 
 
 def compiled(
     function: Callable[..., Any], *arguments: Any
 ) -> Callable[..., Any]:
-  """A jitted function, for such arguments, once all hosts have compiled it.
+  """Compiles a jitted function on all hosts before any of them runs it.
 
-  They need not take as long: JAX's cache of compilations is host 0's alone.
+  They may take different times: JAX's compilation cache is on host 0 alone.
+
+  Args:
+    function: the jitted function.
+    *arguments: arguments to compile it for.
+
+  Returns:
+    The compiled function; on a single host the jitted function itself.
   """
   if jax.process_count() == 1:
     return function
@@ -93,10 +107,13 @@ def compiled(
 
 
 def check_same(facts: Mapping[str, Any]) -> None:
-  """ValueError, on every host, where the hosts' facts are not the same.
+  """Checks that all hosts have the same facts.
 
   Args:
-    facts: JSON; the error names what is not the same in any depth.
+    facts: JSON, nested to any depth.
+
+  Raises:
+    UserError: on every host; the message names the facts that differ.
   """
   found = [
       _flat(json.loads(text))
@@ -104,17 +121,17 @@ def check_same(facts: Mapping[str, Any]) -> None:
   ]
   differing = []
   for name in sorted(set().union(*found)):
-    there = {}
+    hosts = {}
     for number, host in enumerate(found):
-      there.setdefault(host.get(name, 'missing'), []).append(str(number))
-    if len(there) > 1:
+      hosts.setdefault(host.get(name, 'missing'), []).append(str(number))
+    if len(hosts) > 1:
       differing.append(f'{name} is ' + ', '.join(
           f'{value} on host {", ".join(numbers)}'
-          for value, numbers in there.items()
+          for value, numbers in hosts.items()
       ))
   if differing:
     more = f'; {len(differing) - _SHOWN} more' if differing[_SHOWN:] else ''
-    raise ValueError(
+    raise errors.UserError(
         f'the hosts are not alike: {"; ".join(differing[:_SHOWN])}{more}. They'
         ' must run the same command with the same versions, vocabulary and data'
     )
@@ -130,19 +147,19 @@ def _flat(value: Any, prefix: str = '') -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-  """Package -> version; file of this one -> digest."""
+  """Package -> version, and file of this package -> digest."""
   found = {name: metadata.version(name) for name in _PACKAGES}
-  # Not only what is imported: where rows come from may not be the same.
+  # All files, because hosts may not import the same ones.
   for package in ('flipped_t5x', 'flipped_t5x.tasks'):
     for folder in getattr(sys.modules.get(package), '__path__', ()):
       for path in sorted(pathlib.Path(folder).rglob('*.py')):
         name = f'{package}/{path.relative_to(folder)}'
-        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        found[name] = files.sha256(path.read_bytes())[:8]
   return found
 
 
 def local_rows(sharding: jax.sharding.Sharding, number: int) -> list[int]:
-  """Which of `number` rows lie on this host's devices, ascending."""
+  """Which of `number` rows are on the devices of this host, ascending."""
   places = sharding.addressable_devices_indices_map((number,))
   return sorted({
       row for index, in places.values() for row in range(number)[index]
@@ -151,13 +168,14 @@ def local_rows(sharding: jax.sharding.Sharding, number: int) -> list[int]:
 
 @contextlib.contextmanager
 def stops() -> Iterator[Callable[[int], bool]]:
-  """Whether to stop after a step, once SIGINT or SIGTERM has asked for it.
+  """Turns SIGINT and SIGTERM into a request to stop after a step.
 
-  All hosts stop after the same step, whichever was asked. A second Ctrl-C is
-  not waited for: it ends the process as usual.
+  All hosts stop after the same step, whichever received the signal. A second
+  Ctrl-C ends the process at once.
 
   Yields:
-    A function to be called once after every step with its number.
+    A function to call once after every step with its number; it returns whether
+    to stop.
   """
   received, old = [], {}
   several = jax.process_count() > 1
@@ -168,7 +186,7 @@ def stops() -> Iterator[Callable[[int], bool]]:
     if several:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  # With several hosts SIGTERM is JAX's: it makes all agree on a step.
+  # With several hosts JAX handles SIGTERM: it makes all agree on a step.
   for number in (signal.SIGINT,) if several else (
       signal.SIGINT, signal.SIGTERM
   ):

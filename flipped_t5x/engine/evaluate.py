@@ -9,7 +9,6 @@ evaluation that was stopped, and went on, has the same ones to the bit.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import hashlib
 import importlib.metadata
 import pathlib
 import platform
@@ -19,15 +18,14 @@ import sys
 from typing import Any
 from typing import Protocol
 
+from flipped_t5x import files
 from flipped_t5x import inference
-from flipped_t5x import ranking
 from flipped_t5x import scored_examples
 from flipped_t5x import scoring
-from flipped_t5x import statistics
 from flipped_t5x import suites
+from flipped_t5x import summary
 from flipped_t5x import weights_digest
 from flipped_t5x.engine import batches
-from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import chunks as chunks_lib
 from flipped_t5x.engine import prompt_bar
 import jax
@@ -99,58 +97,43 @@ def evaluate(
     KeyboardInterrupt: with a message; the chunks that are done are there.
   """
   sha256 = weights_digest.sha256(model.params)
-  same = _fingerprint(model, sha256, batch_size, about or {})
+  shared = _fingerprint(model, sha256, batch_size, about or {})
   folder = path.with_suffix('')
-  files = _file_names(tasks)
+  files_of = _file_names(tasks)
   chunks = {
       name: chunks_lib.Chunks(
-          folder / _PROGRESS / files[name], {**same, **_identity(task)}
+          folder / _PROGRESS / files_of[name], {**shared, **_identity(task)}
       )
       for name, task in tasks.items()
   }
   try:
-    total = sum(len(t.numbers) * len(t.templates) for t in tasks.values())
-    with prompt_bar.PromptBar(total) as bar:
-      for name, task in tasks.items():
-        _score(model, name, task, chunks[name], batch_size, bar)
-    # To their place when all is done: what is there is of one evaluation.
-    found = {
+    _score_all(model, tasks, chunks, batch_size)
+    # Moved to their place when all is done: the files are of one evaluation.
+    finished = {
         name: _finish(
-            task, chunks[name], folder / _PROGRESS / f'{files[name]}.parquet',
-            f'{folder.name}/{files[name]}.parquet',
+            task, chunks[name],
+            folder / _PROGRESS / f'{files_of[name]}.parquet',
+            f'{folder.name}/{files_of[name]}.parquet',
         )
         for name, task in tasks.items()
     }
   except KeyboardInterrupt as e:
     raise KeyboardInterrupt(
-        'interrupted; the same command goes on where it was, but for at most'
-        f' {CHUNK_ROWS} rows'
+        'interrupted; run the same command again to resume, with at most'
+        f' {CHUNK_ROWS} rows of a task to score again'
     ) from e
-  missing, left_out = dict(missing or {}), list((missing or {}).values())
-  results = {}
-  for name, task in found.items():
-    for template, reason in task['unfit'].items():
-      print(f'{name} "{template}" has no numbers: {reason}', file=sys.stderr)
-    if 'templates' in task:
-      results[name] = task
-    else:
-      missing[name] = 'no template has a row that fits it: ' + '; '.join(
-          f'"{t}": {reason}' for t, reason in task['unfit'].items()
-      )
-  if not results:
-    raise ValueError('; '.join(f'{n}: {why}' for n, why in missing.items()))
-  for task in results.values():
+  found, missing = _without_unfit(finished, missing or {})
+  for task in found.values():
     file = path.parent / task['scores']['file']
     (folder / _PROGRESS / file.name).replace(file)
   results = {
       'suite': suite,
       **(about or {}),
-      'tasks': results,
+      'tasks': found,
       'missing': missing,
-      'left_out': left_out,
-      'groups': suites.groups(
-          suites.get(suite), results, missing
-      ) if suite else [],
+      'groups': (
+          suites.groups(suites.get(suite), found, missing) if suite else []
+      ),
       'checkpoint': {
           'path': checkpoint, 'step': model.step, 'sha256': sha256
       },
@@ -158,9 +141,52 @@ def evaluate(
       **_config(model),
       'versions': versions(),
   }
-  checkpoints.write_json(path, results)
+  files.write_json(path, results)
   shutil.rmtree(folder / _PROGRESS)
   return results
+
+
+def _score_all(
+    model: inference.Model,
+    tasks: Mapping[str, Task],
+    chunks: Mapping[str, chunks_lib.Chunks],
+    batch_size: int,
+) -> None:
+  """Makes the chunks of all tasks that do not exist yet."""
+  total = sum(len(t.numbers) * len(t.templates) for t in tasks.values())
+  with prompt_bar.PromptBar(total) as bar:
+    for name, task in tasks.items():
+      _score(model, name, task, chunks[name], batch_size, bar)
+
+
+def _without_unfit(
+    finished: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+  """The tasks that have results, and why others are missing.
+
+  Args:
+    finished: task -> its results, see `_finish`.
+    missing: task -> why it is not among them.
+
+  Returns:
+    The results, and `missing` with the tasks whose rows fit no template.
+
+  Raises:
+    ValueError: no task has results.
+  """
+  found, missing = {}, dict(missing)
+  for name, task in finished.items():
+    for template, reason in task['unfit'].items():
+      print(f'{name} "{template}" has no numbers: {reason}', file=sys.stderr)
+    if 'templates' in task:
+      found[name] = task
+    else:
+      missing[name] = 'no template has a row that fits it: ' + '; '.join(
+          f'"{t}": {reason}' for t, reason in task['unfit'].items()
+      )
+  if not found:
+    raise ValueError('; '.join(f'{n}: {why}' for n, why in missing.items()))
+  return found, missing
 
 
 def _config(model: inference.Model) -> dict[str, Any]:
@@ -176,7 +202,9 @@ def _fingerprint(
   return {
       'checkpoint': sha256,
       **_config(model),
-      'vocabulary': _digest(pathlib.Path(model.vocabulary.path).read_bytes()),
+      'vocabulary': files.sha256(
+          pathlib.Path(model.vocabulary.path).read_bytes()
+      ),
       'batch_size': batch_size,
       'chunk_rows': CHUNK_ROWS,
       'limit': about.get('limit'),
@@ -191,14 +219,10 @@ def _fingerprint(
 def _identity(task: Task) -> dict[str, Any]:
   return {
       'data': dict(task.origin),
-      'rows': _digest(repr(list(task.numbers)).encode()),
-      'templates': _digest(repr(sorted(task.texts.items())).encode()),
+      'rows': files.sha256(repr(list(task.numbers)).encode()),
+      'templates': files.sha256(repr(sorted(task.texts.items())).encode()),
       'order of templates': list(task.templates),
   }
-
-
-def _digest(content: bytes) -> str:
-  return hashlib.sha256(content).hexdigest()
 
 
 def _file_names(tasks: Sequence[str]) -> dict[str, str]:
@@ -289,12 +313,12 @@ def _finish(
   if rows.num_rows:
     scored_examples.write(rows, path)
     found = scored_examples.read(path)
-    results = summarize(
+    results = summary.summarize(
         {name: examples.ranked for name, examples in found.items()}, counts,
         {name: examples.scores for name, examples in found.items()},
     ) | {'scores': {
         'file': file,
-        'sha256': _digest(path.read_bytes()),
+        'sha256': files.sha256(path.read_bytes()),
     }}
   return {
       'cluster': task.cluster,
@@ -309,65 +333,6 @@ def _finish(
       'encoder_passes': sum(chunk['encoder_passes'] for chunk in about),
       'data': dict(task.origin),
   }
-
-
-def summarize(
-    ranked: Mapping[str, ranking.Ranked],
-    counts: Mapping[str, Mapping[str, int]],
-    scores: Mapping[str, Sequence[np.ndarray]] | None = None,
-) -> dict[str, Any]:
-  """One task's results from those of its templates.
-
-  Args:
-    ranked: template -> predictions.
-    counts: template -> reason -> rows dropped, or candidates truncated.
-    scores: template -> float[options] of each example, where they are known;
-      without them there is no `calibration`.
-
-  Returns:
-    JSON, see `evaluate`.
-  """
-  templates = {}
-  for name, r in ranked.items():
-    constant = ranking.majority(r.gold)
-    templates[name] = {
-        'examples': len(r.gold),
-        'options': sorted({int(n) for n in r.num_options}),
-        'accuracy': ranking.accuracy(r.prediction, r.gold),
-        'macro_f1': ranking.macro_f1(r.prediction, r.gold),
-        'majority_accuracy': ranking.accuracy(constant, r.gold),
-        'majority_macro_f1': ranking.macro_f1(constant, r.gold),
-        'random_accuracy': ranking.random_accuracy(r.num_options),
-        'ties': int(r.tied.sum()),
-        'counts': dict(counts[name]),
-        'confusion': statistics.confusion(r),
-    }
-
-  def mean(key):
-    return float(np.mean([t[key] for t in templates.values()]))
-
-  def over_templates(metric):
-    low, high = statistics.bootstrap_interval(list(ranked.values()), metric)
-    values = [t[metric] for t in templates.values()]
-    return {**ranking.spread(values), 'low': low, 'high': high}
-
-  result = {
-      'examples': max(t['examples'] for t in templates.values()),
-      'options': sorted({n for t in templates.values() for n in t['options']}),
-      'accuracy': over_templates('accuracy'),
-      'macro_f1': over_templates('macro_f1'),
-      'majority_accuracy': mean('majority_accuracy'),
-      'majority_macro_f1': mean('majority_macro_f1'),
-      'random_accuracy': mean('random_accuracy'),
-      'ties': sum(t['ties'] for t in templates.values()),
-      'templates': templates,
-  }
-  if scores is not None:
-    result['calibration'] = statistics.calibration(
-        [s for name in ranked for s in scores[name]],
-        np.concatenate([r.gold for r in ranked.values()]),
-    )
-  return result
 
 
 def versions() -> dict[str, str]:

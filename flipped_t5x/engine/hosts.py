@@ -1,7 +1,7 @@
-"""Several hosts that train together: finding each other, and losing one.
+"""Several hosts that train together: how they join, and what ends them.
 
-A host is a process of JAX here, as on a TPU pod; elsewhere one machine may run
-several of them, one for each GPU.
+A host is a JAX process, as on a TPU pod; one machine may run several, such as
+one for each GPU.
 """
 
 import atexit
@@ -14,27 +14,28 @@ import threading
 import time
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import files
-from flipped_t5x.engine import witness as witness_lib
+from flipped_t5x.engine import exit_notice
 import jax
 
-_HEARTBEAT_SECONDS = 30  # A host that is silent for so long is taken for dead.
+_HEARTBEAT_SECONDS = 30  # A host that is silent for longer counts as lost.
 _JOIN_SECONDS = 300
 _GOODBYE_SECONDS = 60
-# Of what JAX, its collectives and Orbax say when another process is gone.
+# In the messages of JAX, its collectives and Orbax when a process is gone.
 _LOSS = re.compile(
     'gloo|nccl|closed by peer|reset by peer|broken pipe|socket closed'
     '|coordination.?service|heartbeat|barrier|unavailable|deadline.?exceeded',
     re.IGNORECASE,
 )
 _AGAIN = (
-    'Start the same command on all hosts again, be it on another number of'
-    ' them: the run goes on from its last checkpoint'
+    'Start the same command on all hosts again, on the same number of them or'
+    ' another: the run resumes from its last checkpoint'
 )
 
 
-class HostLost(RuntimeError):
-  """Another host is gone, or out of reach."""
+class HostLost(errors.UserError):
+  """Another host is gone or cannot be reached."""
 
 
 @contextlib.contextmanager
@@ -45,19 +46,19 @@ def joined(
 ) -> Iterator[None]:
   """Connects this host with the others, if there are any.
 
-  Use it once in a process, around all that uses JAX. Hosts are found by the
-  arguments, else under SLURM, under Open MPI and on a TPU slice; without any of
-  those nothing is asked for, and this host is alone.
+  Use it once in a process, around everything that uses JAX. Without arguments
+  the hosts are found under SLURM, under Open MPI and on a TPU slice; elsewhere
+  this host is alone.
 
   Args:
-    coordinator_address: HOST:PORT of host 0 where all others can reach it.
-    num_processes: how many hosts there are.
-    process_id: the number of this one.
+    coordinator_address: HOST:PORT of host 0, which all others must reach.
+    num_processes: the number of hosts.
+    process_id: the number of this host, from 0.
 
   Raises:
-    ValueError: arguments that do not fit, or hosts that JAX cannot find.
-    HostLost: within it, another host was lost.
-    RuntimeError: JAX's. Where other hosts do not come within five minutes, JAX
+    UserError: the arguments do not fit together, or JAX cannot find the hosts.
+    HostLost: inside the block, another host was lost.
+    RuntimeError: JAX's. If the other hosts do not join within five minutes, JAX
       ends the process.
   """
   given = (coordinator_address, num_processes, process_id)
@@ -70,28 +71,28 @@ def joined(
   if not several:
     yield
     return
-  witness = witness_lib.Witness(
-      'flipped-t5x: the hosts have not found each other: is each of them'
+  notice = exit_notice.ExitNotice(
+      'flipped-t5x: the hosts have not found each other. Is each of them'
       ' started, with the address of host 0 and a number of its own, and can'
-      ' they reach that address, with no proxy in between?'
+      ' it reach that address without a proxy?'
   )
   try:
     _initialize(*given)
     number = jax.process_count()
   except BaseException:
-    witness.dismiss()
+    notice.dismiss()
     raise
   if number == 1:
-    witness.dismiss()
+    notice.dismiss()
     yield
     return
-  witness.will_say(
+  notice.set(
       f'flipped-t5x: host {jax.process_index()} of {number} was ended from'
       ' outside, or by JAX because another host is gone or out of reach; the'
       f' lines above may say which. {_AGAIN}'
   )
   raised = []
-  atexit.register(_leave, witness, raised)
+  atexit.register(_leave, notice, raised)
   try:
     with _watched():
       yield
@@ -116,7 +117,7 @@ def _check_flags(coordinator_address, num_processes, process_id) -> None:
 
 
 def _num_tasks() -> int:
-  """How many processes SLURM or Open MPI have started; 0 without them."""
+  """The number of processes that SLURM or Open MPI started; 0 without them."""
   names = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
   return max(int(os.environ.get(name, 0)) for name in names)
 
@@ -139,12 +140,11 @@ def join_tpu_slice() -> bool:
   """Connects the hosts of a TPU slice; call it before any other use of JAX.
 
   Returns:
-    Whether it did: not without a TPU, not when the runtime says that this
-    host is alone (Colab and Kaggle, where there is nothing to ask), and not
-    twice.
+    Whether it connected them. It does not without a TPU, nor if the runtime
+    says that this host is alone (as on Colab and Kaggle), nor a second time.
 
   Raises:
-    RuntimeError: JAX's, if hosts do not come or JAX was used already.
+    RuntimeError: JAX's, if hosts do not join or JAX was used before.
   """
   connects = _on_tpu_slice()
   if connects:
@@ -161,22 +161,22 @@ def _on_tpu_slice() -> bool:
   return not alone and not jax.distributed.is_initialized()
 
 
-def _leave(witness: witness_lib.Witness, raised: list[BaseException]) -> None:
-  """Parts from the others at exit, the command's last message being out.
+def _leave(notice: exit_notice.ExitNotice, raised: list[BaseException]) -> None:
+  """Leaves the other hosts at exit, after the command's last message.
 
-  JAX would wait for them at a barrier, and abort where one does not come.
+  JAX would wait for them at a barrier, and abort if one does not reach it.
   """
   sys.stdout.flush()
   sys.stderr.flush()
   if raised:
-    witness.dismiss()
+    notice.dismiss()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # JAX would drown it.
   if any(isinstance(e, HostLost) for e in raised):
     if jax.process_index() == 0:
       time.sleep(3)  # JAX aborts the others when its coordinator goes.
     os._exit(1)
-  # An error that all hosts have met is left in order; of one that is this
-  # host's own the others hear when it is gone.
+  # If all hosts have met the same error, they leave in order. The others learn
+  # of an error of this host alone when it is gone.
   leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
   leaving.start()
   with contextlib.suppress(KeyboardInterrupt):
@@ -184,12 +184,12 @@ def _leave(witness: witness_lib.Witness, raised: list[BaseException]) -> None:
   if leaving.is_alive():
     os._exit(1)
   if not raised:
-    witness.dismiss()
+    notice.dismiss()
 
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-  """Makes an error that says that another host is gone a `HostLost`."""
+  """Turns an error about a host that is gone into a `HostLost`."""
   try:
     yield
   except Exception as e:
@@ -197,5 +197,5 @@ def _watched() -> Iterator[None]:
       raise
     raise HostLost(
         f'host {jax.process_index()} of {jax.process_count()} has lost another'
-        f' one, whose own last lines say why ({files.first_line(e)}). {_AGAIN}'
+        f' host, whose last lines say why ({files.first_line(e)}). {_AGAIN}'
     ) from e

@@ -8,6 +8,7 @@ import pathlib
 import time
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import terminal
 from flipped_t5x.engine import agreement
@@ -20,6 +21,10 @@ _SHOWN = {
     'likelihood': 'L_LM', 'unlikelihood': 'L_UL', 'prob_right': 'P(right)',
     'prob_wrong': 'P(wrong)',
 }
+
+
+class NotFinite(errors.UserError, FloatingPointError):
+  """The loss or its gradient is not finite."""
 
 
 class RunLog:
@@ -67,7 +72,7 @@ class RunLog:
       saver: names the last good checkpoint if there is an error.
 
     Raises:
-      FloatingPointError: a metric is not finite.
+      NotFinite: a metric is not finite.
       OSError: the line could not be written.
     """
     if not self._pending:
@@ -134,7 +139,7 @@ def _check_finite(
 ) -> None:
   if not all(map(math.isfinite, metrics.values())):
     values = {k: float(v) for k, v in metrics.items()}
-    raise FloatingPointError(
+    raise NotFinite(
         f'step {step}: the loss or its gradient is not finite ({values}); try a'
         f' lower learning rate; {saver.last_good}, and the same command would'
         ' meet the same loss again'

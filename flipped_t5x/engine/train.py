@@ -8,6 +8,7 @@ import functools
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import model_files
 from flipped_t5x import network as network_lib
@@ -86,10 +87,9 @@ def train(
     The last logged metrics.
 
   Raises:
-    ValueError: the folder holds a run of other settings, or
-      `initial_checkpoint` weights of another network, or hosts are not alike.
-    FileNotFoundError: `initial_checkpoint` has no checkpoint.
-    FloatingPointError: the loss or its gradient is not finite.
+    UserError: the folder holds a run of other settings, `initial_checkpoint`
+      is not found or is of another network, or the hosts are not alike.
+    run_log.NotFinite: the loss or its gradient is not finite.
     Interrupted: after Ctrl-C or SIGTERM, once the current step is saved.
     OSError: a checkpoint could not be written.
   """
@@ -226,7 +226,7 @@ def _say_counts(batches: batches_lib.Batches, start: int) -> None:
 
 @contextlib.contextmanager
 def _closing(saver: checkpoints.Checkpoints) -> Iterator[None]:
-  """Closes it, but not where it would wait for hosts that are gone."""
+  """Closes it, unless that would wait for hosts that are gone."""
   try:
     yield
   except BaseException:
@@ -251,7 +251,7 @@ def _share_out(
   """Lets each host make the rows that its devices get.
 
   Returns:
-    How many hosts have each row: several where `model` runs over hosts.
+    How many hosts have each row: more than one if `model` spans hosts.
   """
   if jax.process_count() == 1:
     return 1
@@ -259,9 +259,9 @@ def _share_out(
   made = batches.select(rows)
   if made > len(rows):
     _say(
-        f'each host reads {made} rows of a batch to use {len(rows)}; another'
-        ' run could read each row once, with DATA_SHARDS a multiple of'
-        f' {batches.batch_size // len(rows)}'
+        f'each host reads {made} rows of a batch and uses {len(rows)}; in a'
+        ' new run with DATA_SHARDS a multiple of'
+        f' {batches.batch_size // len(rows)} each row would be read once'
     )
   return jax.process_count() * len(rows) // batches.batch_size
 
@@ -289,7 +289,7 @@ def _initial_params(
       raise ValueError(f'{path} is of another model or size: {problems}')
     params = jax.tree.map(place, tensors.tree(found), abstract)
   except (OSError, ValueError) as e:
-    raise type(e)(f'INITIAL_CHECKPOINT_PATH: {e}') from e
+    raise errors.UserError(f'INITIAL_CHECKPOINT_PATH: {e}') from e
   _say(f'{path}: starting from the weights of step {files.step or 0}')
   return params
 

@@ -1,15 +1,14 @@
-"""The last word of a process that is ended without having one.
+"""A message for a process that is ended without being able to print one.
 
-Where another host is gone, or does not come, JAX calls `abort()` in C++: no
-`except`, `finally` or `atexit` runs. A process beside this one then says what
-has happened.
+If another host is gone or does not join, JAX calls `abort()` in C++: no
+`except`, `finally` or `atexit` runs. A second process then prints the message.
 """
 
 import contextlib
 import subprocess
 import sys
 
-# Ends when its parent does, and not by the signals that a terminal or SLURM
+# It ends when its parent does, and ignores the signals that a terminal or SLURM
 # sends to all processes of a job.
 _SCRIPT = r"""
 import signal, sys
@@ -23,26 +22,26 @@ if last:
 """
 
 
-class Witness:
-  """Says something on `stderr` when this process has ended."""
+class ExitNotice:
+  """Prints a sentence on standard error when this process has ended."""
 
   def __init__(self, sentence: str):
-    """Starts it; `sentence` is what it will say."""
+    """Starts the second process with the sentence to print."""
     self._process = subprocess.Popen(
         [sys.executable, '-I', '-S', '-c', _SCRIPT], stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL, encoding='utf-8',
     )
-    self.will_say(sentence)
+    self.set(sentence)
 
-  def will_say(self, sentence: str) -> None:
-    """Changes what it will say."""
+  def set(self, sentence: str) -> None:
+    """Changes the sentence."""
     with contextlib.suppress(BrokenPipeError):  # It was killed.
       self._process.stdin.write(' '.join(sentence.split()) + '\n')
       self._process.stdin.flush()
 
   def dismiss(self) -> None:
-    """Ends it, without a word."""
-    self.will_say('')
+    """Ends the second process; nothing is printed."""
+    self.set('')
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
     self._process.wait()

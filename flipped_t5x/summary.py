@@ -1,0 +1,68 @@
+"""One task's results from the predictions of its templates."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from flipped_t5x import ranking
+from flipped_t5x import statistics
+import numpy as np
+
+
+def summarize(
+    ranked: Mapping[str, ranking.Ranked],
+    counts: Mapping[str, Mapping[str, int]],
+    scores: Mapping[str, Sequence[np.ndarray]] | None = None,
+) -> dict[str, Any]:
+  """One task's results from those of its templates.
+
+  Args:
+    ranked: template -> predictions.
+    counts: template -> reason -> rows dropped, or candidates truncated.
+    scores: template -> float[options] of each example, where they are known;
+      without them there is no `calibration`.
+
+  Returns:
+    JSON, see `evaluate`.
+  """
+  templates = {}
+  for name, r in ranked.items():
+    constant = ranking.majority(r.gold)
+    templates[name] = {
+        'examples': len(r.gold),
+        'options': sorted({int(n) for n in r.num_options}),
+        'accuracy': ranking.accuracy(r.prediction, r.gold),
+        'macro_f1': ranking.macro_f1(r.prediction, r.gold),
+        'majority_accuracy': ranking.accuracy(constant, r.gold),
+        'majority_macro_f1': ranking.macro_f1(constant, r.gold),
+        'random_accuracy': ranking.random_accuracy(r.num_options),
+        'ties': int(r.tied.sum()),
+        'counts': dict(counts[name]),
+        'confusion': statistics.confusion(r),
+    }
+
+  def mean(key):
+    return float(np.mean([t[key] for t in templates.values()]))
+
+  def over_templates(metric):
+    low, high = statistics.bootstrap_interval(list(ranked.values()), metric)
+    values = [t[metric] for t in templates.values()]
+    return {**ranking.spread(values), 'low': low, 'high': high}
+
+  result = {
+      'examples': max(t['examples'] for t in templates.values()),
+      'options': sorted({n for t in templates.values() for n in t['options']}),
+      'accuracy': over_templates('accuracy'),
+      'macro_f1': over_templates('macro_f1'),
+      'majority_accuracy': mean('majority_accuracy'),
+      'majority_macro_f1': mean('majority_macro_f1'),
+      'random_accuracy': mean('random_accuracy'),
+      'ties': sum(t['ties'] for t in templates.values()),
+      'templates': templates,
+  }
+  if scores is not None:
+    result['calibration'] = statistics.calibration(
+        [s for name in ranked for s in scores[name]],
+        np.concatenate([r.gold for r in ranked.values()]),
+    )
+  return result
