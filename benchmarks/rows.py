@@ -118,7 +118,7 @@ def write_weights(
   params = jax.jit(
       lambda: partitioning.init_variables(model, seed)['params']
   )()
-  hf_checkpoints.write(folder, network, tensors.of(params), None)
+  hf_checkpoints.write(folder, network, tensors.from_arrays(params), None)
 
 
 def packed_pairs(

@@ -25,7 +25,7 @@ class Truncated(UserWarning):
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidates:
+class EncodedQuery:
   """The options of one text, or the one output of a guess.
 
   Attributes:
@@ -55,7 +55,7 @@ class Encoder:
   config: run_config.RunConfig
   vocabulary: features.Vocabulary
 
-  def to_rank(self, query: Mapping[str, Any]) -> Candidates:
+  def to_rank(self, query: Mapping[str, Any]) -> EncodedQuery:
     """All options of a query.
 
     Raises:
@@ -82,11 +82,11 @@ class Encoder:
           raise self._same_tokens(rendered.options[i], option)
       inputs.append(source)
       targets.append(target)
-    return Candidates(
+    return EncodedQuery(
         rendered.options, inputs, targets, cut_inputs, cut_targets
     )
 
-  def to_explain(self, query: Mapping[str, Any]) -> Candidates:
+  def to_explain(self, query: Mapping[str, Any]) -> EncodedQuery:
     """As `to_rank`; ValueError too where the target is not the instruction."""
     found = self.to_rank(query)
     if any(target != found.targets[0] for target in found.targets):
@@ -96,7 +96,7 @@ class Encoder:
       )
     return found
 
-  def to_guess(self, query: Mapping[str, Any]) -> Candidates:
+  def to_guess(self, query: Mapping[str, Any]) -> EncodedQuery:
     """The output of a query.
 
     Raises:
@@ -114,7 +114,7 @@ class Encoder:
           self.vocabulary, formats.get(self.config.format)(rendered, output),
           self.config.input_length,
       )
-    return Candidates((output,), [source], [], cut, False)
+    return EncodedQuery((output,), [source], [], cut, False)
 
   @contextlib.contextmanager
   def _short(self, label: str) -> Iterator[None]:
@@ -148,9 +148,9 @@ class Encoder:
 
   def of_each(
       self,
-      encode: Callable[[Mapping[str, Any]], Candidates],
+      encode: Callable[[Mapping[str, Any]], EncodedQuery],
       rows: Iterable[Mapping[str, Any]],
-  ) -> list[Candidates]:
+  ) -> list[EncodedQuery]:
     """All rows by one of the three above; warns once of those that were cut.
 
     Raises:

@@ -20,7 +20,7 @@ SIGNIFICANT = 0.05
 _UNKNOWN = object()
 _FILE = 'scores'  # Key of a task: its file of examples.
 
-Run = report_run.Run
+Run = report_run.EvaluatedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +180,7 @@ def tests(runs: Sequence[Run]) -> list[Test]:
   ]
 
 
-def examples(run: Run, task: str) -> dict[str, ranking.Ranked]:
+def examples(run: Run, task: str) -> dict[str, ranking.Predictions]:
   """What a run predicted, by template.
 
   Raises:

@@ -16,7 +16,7 @@ from flipped_t5x import suites
 _METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
 BETTER, WORSE = '▲', '▼'
 
-Runs = Sequence[report_run.Run]
+Runs = Sequence[report_run.EvaluatedRun]
 Tests = Sequence[comparison.Test]
 
 

@@ -13,7 +13,7 @@ _CELL = 8  # Columns of a number, with a mark and a gap.
 _LEAST_NAME, _MOST_NAME = 18, 30
 _MARKS = (comparison_report.BETTER, comparison_report.WORSE)
 
-Runs = Sequence[report_run.Run]
+Runs = Sequence[report_run.EvaluatedRun]
 Tests = Sequence[comparison.Test]
 
 

@@ -151,7 +151,7 @@ def _of_words(
 
 def predictions(
     path: pathlib.Path, results: Results
-) -> dict[str, dict[str, ranking.Ranked]]:
+) -> dict[str, dict[str, ranking.Predictions]]:
   """column -> template -> predictions, of those that are tested.
 
   Args:

@@ -298,7 +298,7 @@ class Model:
 
   def _scored(
       self,
-      rows: Sequence[candidates_lib.Candidates],
+      rows: Sequence[candidates_lib.EncodedQuery],
       batch_size: int,
       progress: bool,
   ) -> list[list[np.ndarray]]:
@@ -343,7 +343,7 @@ def _ranked(
 
 def _explained(
     vocabulary: features.Vocabulary,
-    row: candidates_lib.Candidates,
+    row: candidates_lib.EncodedQuery,
     log_probs: Sequence[np.ndarray],
 ) -> explanation_lib.Explanation:
   order = _best_first(log_probs)

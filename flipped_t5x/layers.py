@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# The axis along which the weights of scanned layers are stacked, as in T5X.
+SCAN_AXIS = 1
+
 param_with_axes = nn_partitioning.param_with_axes
 constrain = nn_partitioning.with_sharding_constraint
 

@@ -99,7 +99,7 @@ class Measured:
 
 
 def measure(
-    make: units_lib.Pairs | units_lib.Candidates,
+    make: units_lib.PairUnits | units_lib.CandidateUnits,
     rows: Sequence[bytes],
     numbers: Sequence[int],
     seeds: Sequence[int],

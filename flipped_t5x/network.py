@@ -13,7 +13,6 @@ import dataclasses
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 from flipped_t5x import layers
-from flipped_t5x import tensors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -367,7 +366,7 @@ def _stack(
     ]
   scanned = nn_partitioning.scan_with_axes(
       layer,
-      variable_axes={'params': tensors.SCAN_AXIS, 'cache': 0, 'encoded': 0},
+      variable_axes={'params': layers.SCAN_AXIS, 'cache': 0, 'encoded': 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=(nn.broadcast,) * arguments,
       length=number,

@@ -34,7 +34,7 @@ _CANDIDATES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawPair:
+class PairPreprocessor:
   """`examples.DrawPair` over a dataset of `row` (JSON) and `index`.
 
   `wrong_targets` are drawn where a length is given for them alone: only a loss
@@ -83,7 +83,7 @@ class DrawPair:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExpandOptions:
+class OptionsPreprocessor:
   """`examples.ExpandOptions` over a dataset of `row` (JSON) and `index`.
 
   Attributes:

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranked:
+class Predictions:
   """Predictions for n examples.
 
   Attributes:
@@ -34,7 +34,7 @@ def rank(
     example_id: np.ndarray,
     option_index: np.ndarray,
     is_correct: np.ndarray,
-) -> Ranked:
+) -> Predictions:
   """Groups candidates by example, in any order, and takes the best of each.
 
   Args:
@@ -74,7 +74,7 @@ def rank(
         ' one is right'
     )
   best = table.max(axis=1, keepdims=True, initial=-np.inf)
-  return Ranked(
+  return Predictions(
       example_id=ids,
       prediction=table.argmax(axis=1) if width else np.zeros(0, int),
       gold=right.argmax(axis=1) if width else np.zeros(0, int),

@@ -18,7 +18,7 @@ _RELATIVE_BUCKETS = 32  # `num_buckets` of T5's relative positions.
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
   """An evaluated run.
 
   Attributes:
@@ -44,7 +44,7 @@ class Run:
     return f'_{stem}'
 
 
-def read(run: str | os.PathLike[str]) -> Run:
+def read(run: str | os.PathLike[str]) -> EvaluatedRun:
   """Reads the results of a run.
 
   Args:
@@ -58,7 +58,7 @@ def read(run: str | os.PathLike[str]) -> Run:
   run = epath.Path(run).expanduser()
   if t5x_results.found_in(run):
     results = t5x_results.read(run)
-    return Run(_name(run), run / _ALL_IN_ONE, results, None, of_t5x=True)
+    return EvaluatedRun(_name(run), run / _ALL_IN_ONE, results, None, of_t5x=True)
   path = run / _ALL_IN_ONE if run.suffix != '.json' else run
   folder = path.parent
   if not path.is_file():
@@ -82,10 +82,10 @@ def read(run: str | os.PathLike[str]) -> Run:
     )
   log = folder / 'metrics.jsonl'
   lines = list(files.read_lines(log)) if log.is_file() else None
-  return Run(_name(folder), path, results, lines)
+  return EvaluatedRun(_name(folder), path, results, lines)
 
 
-def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[Run]:
+def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[EvaluatedRun]:
   """Reads several runs and gives them names that differ.
 
   Raises:

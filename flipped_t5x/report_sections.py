@@ -21,7 +21,7 @@ FEWER = (
 _METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
 
 
-def report(run: report_run.Run) -> parts.Report:
+def report(run: report_run.EvaluatedRun) -> parts.Report:
   """The report of one run."""
   results = run.results
   sections = [

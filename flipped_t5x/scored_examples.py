@@ -44,7 +44,7 @@ class Examples:
     options: for each example its options.
   """
 
-  ranked: ranking.Ranked
+  ranked: ranking.Predictions
   scores: Sequence[np.ndarray]
   options: Sequence[Sequence[str]]
 
@@ -172,7 +172,7 @@ def _examples(rows: pa.Table) -> Examples:
       for name in ('example_id', 'prediction', 'gold', 'tied')
   }
   return Examples(
-      ranking.Ranked(num_options=lengths, **plain),
+      ranking.Predictions(num_options=lengths, **plain),
       np.split(scores, np.cumsum(lengths)[:-1]),
       rows['options'].to_pylist(),
   )

@@ -23,7 +23,7 @@ _T_QUANTILES = (
 
 
 def bootstrap_interval(
-    ranked: Sequence[ranking.Ranked],
+    ranked: Sequence[ranking.Predictions],
     metric: str,
     resamples: int = _RESAMPLES,
     seed: int = 42,
@@ -130,7 +130,7 @@ def _of_counts(counts: np.ndarray, metric: str) -> np.ndarray:
     return f1.sum(axis=1) / (gold > 0).sum(axis=1)
 
 
-def confusion(ranked: ranking.Ranked) -> list[list[int]]:
+def confusion(ranked: ranking.Predictions) -> list[list[int]]:
   """How often which option was predicted for which gold option.
 
   Args:
@@ -273,7 +273,7 @@ def _check_same_rows(template, here, there) -> None:
         f'template {template!r}: {len(single)} rows are in one of the runs'
         f' only, such as example {single[0]}, in the {where}'
     )
-  if not all(isinstance(x, ranking.Ranked) for x in (here, there)):
+  if not all(isinstance(x, ranking.Predictions) for x in (here, there)):
     return
   here_gold = np.asarray(here.gold)[np.argsort(ids)]
   there_gold = np.asarray(there.gold)[np.argsort(other_ids)]
@@ -286,7 +286,7 @@ def _check_same_rows(template, here, there) -> None:
 
 
 def _id_and_correct(examples) -> tuple[np.ndarray, np.ndarray]:
-  if isinstance(examples, ranking.Ranked):
+  if isinstance(examples, ranking.Predictions):
     correct = np.asarray(examples.prediction) == np.asarray(examples.gold)
     return np.asarray(examples.example_id), correct
   return np.asarray(examples[0]), np.asarray(examples[1])

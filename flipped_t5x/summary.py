@@ -10,7 +10,7 @@ import numpy as np
 
 
 def summarize(
-    ranked: Mapping[str, ranking.Ranked],
+    ranked: Mapping[str, ranking.Predictions],
     counts: Mapping[str, Mapping[str, int]],
     scores: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> dict[str, Any]:

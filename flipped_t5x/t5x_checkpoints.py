@@ -135,7 +135,7 @@ def write(
   unfinished.mkdir(parents=True, exist_ok=True)
   try:
     target, slots = {}, {}
-    for name, tensor in tensors_lib.of(params).items():
+    for name, tensor in tensors_lib.from_arrays(params).items():
       target[name] = _write_array(unfinished, name, tensor)
       slots[name] = _first_slots(name, tensor.shape)
     state = {'step': np.int32(step), 'param_states': tensors_lib.tree(slots)}
@@ -223,7 +223,7 @@ def _open_zarr(
       name: ts.open(_spec(path, leaf), open=True)
       for name, leaf in leaves.items() if _is_spec(leaf)
   }
-  arrays = tensors_lib.of({
+  arrays = tensors_lib.from_arrays({
       name: leaf for name, leaf in leaves.items() if name not in opening
   })
   for name, future in opening.items():

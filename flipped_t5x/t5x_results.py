@@ -190,7 +190,7 @@ def _the_same(
 
 def _ranked(
     folder: epath.Path, name: str, examples: Sequence[Mapping[str, Any]]
-) -> ranking.Ranked:
+) -> ranking.Predictions:
   ids, counts = np.unique(
       [e['example_id'] for e in examples], return_counts=True
   )
@@ -199,7 +199,7 @@ def _ranked(
         f'{folder}: {name}: example {ids[counts > 1][0]} appears twice'
     )
   examples = sorted(examples, key=lambda e: e['example_id'])
-  return ranking.Ranked(
+  return ranking.Predictions(
       example_id=ids,
       prediction=np.array([e['prediction'] for e in examples]),
       gold=np.array([e['gold'] for e in examples]),

@@ -13,14 +13,16 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import functools
+import hashlib
+import json
 import re
 import threading
 from typing import Any
 
 from flax import traverse_util
+from flipped_t5x import layers as layers_lib
 import numpy as np
 
-SCAN_AXIS = 1
 _LAYER = re.compile(r'(encoder|decoder)/layers_(\d+)/(.+)')
 _STACK = re.compile(r'(encoder|decoder)/\1/(.+)')
 
@@ -59,7 +61,7 @@ class Tensor:
 Tensors = Mapping[str, Tensor]
 
 
-def of(params: Mapping[str, Any]) -> dict[str, Tensor]:
+def from_arrays(params: Mapping[str, Any]) -> dict[str, Tensor]:
   """A tree of arrays as tensors; what is a tensor already stays one."""
   return {
       name: a if isinstance(a, Tensor) else Tensor(
@@ -177,7 +179,7 @@ def stacked(tensors: Tensors) -> dict[str, Tensor]:
 
 def _stack(layers: list[Tensor]) -> Tensor:
   shape = list(layers[0].shape)
-  shape.insert(SCAN_AXIS, len(layers))
+  shape.insert(layers_lib.SCAN_AXIS, len(layers))
 
   def read():
     values = np.empty(shape, layers[0].dtype)
@@ -205,7 +207,7 @@ def unstacked(tensors: Tensors) -> dict[str, Tensor]:
       continue
     side, rest = match.groups()
     shape = list(tensor.shape)
-    number = shape.pop(SCAN_AXIS)
+    number = shape.pop(layers_lib.SCAN_AXIS)
     for i in range(number):
       result[f'{side}/layers_{i}/{rest}'] = Tensor(
           tuple(shape), tensor.dtype,
@@ -228,9 +230,27 @@ class _LastRead:
       if stack is not self._stack:
         self._stack = self._values = None  # Never two of them in memory.
         self._values, self._stack = stack.read(), stack
-        self._left = set(range(stack.shape[SCAN_AXIS]))
+        self._left = set(range(stack.shape[layers_lib.SCAN_AXIS]))
       values = np.ascontiguousarray(self._values[:, i])
       self._left.discard(i)
       if not self._left:
         self._stack = self._values = None
       return values
+
+
+def digest(params: Mapping[str, Any]) -> str:
+  """SHA-256 over names, shapes, types and bytes of all weights.
+
+  Args:
+    params: tree of arrays, which are read one by one.
+
+  Returns:
+    64 hexadecimal digits. They do not depend on the order of the names or on
+    the device, but on the types, and on whether layers are stacked.
+  """
+  sha256 = hashlib.sha256()
+  for name, tensor in sorted(from_arrays(params).items()):
+    header = [name, list(tensor.shape), np.dtype(tensor.dtype).name]
+    sha256.update(json.dumps(header).encode())
+    sha256.update(np.ascontiguousarray(tensor.read()).tobytes())
+  return sha256.hexdigest()

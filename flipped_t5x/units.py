@@ -1,6 +1,6 @@
 """What the engines make of a row: a training pair, or all of its candidates.
 
-`Pairs` and `Candidates` have the same methods, so that `measurement.py` need
+`PairUnits` and `CandidateUnits` have the same methods, so that `measurement.py` need
 not know which of the two it measures.
 """
 
@@ -21,7 +21,7 @@ SIDES = ('inputs', 'targets')
 Unit = Mapping[str, Any]
 
 
-class Pairs:
+class PairUnits:
   """The training pair of a row.
 
   Attributes:
@@ -33,9 +33,9 @@ class Pairs:
     self._draw = draw
     self.lengths, self.counts = draw.lengths, draw.counts
 
-  def whole(self) -> 'Pairs':
+  def whole(self) -> 'PairUnits':
     """The same without lengths, with counts of its own."""
-    return Pairs(_whole(self._draw, collections.Counter()))
+    return PairUnits(_whole(self._draw, collections.Counter()))
 
   def __call__(self, row: bytes, number: int, seed: int) -> list[Unit]:
     """The units of a row; none if it is dropped.
@@ -76,7 +76,7 @@ class Pairs:
     }
 
 
-class Candidates:
+class CandidateUnits:
   """The candidates of a row, in a template that a seed draws.
 
   Attributes:
@@ -89,20 +89,20 @@ class Candidates:
     self._expand = expand
     self.lengths, self.counts = expand[0].lengths, expand[0].counts
 
-  def whole(self) -> 'Candidates':
-    """See `Pairs`."""
+  def whole(self) -> 'CandidateUnits':
+    """See `PairUnits`."""
     counts = collections.Counter()
-    return Candidates([_whole(e, counts) for e in self._expand])
+    return CandidateUnits([_whole(e, counts) for e in self._expand])
 
   def _drawn(self, seed: int) -> examples.ExpandOptions:
     return random.Random(seed).choice(self._expand)
 
   def __call__(self, row: bytes, number: int, seed: int) -> list[Unit]:
-    """See `Pairs`; the seed is of the template only."""
+    """See `PairUnits`; the seed is of the template only."""
     return self._drawn(seed)(row, number)
 
   def num_options(self, units: Sequence[Unit]) -> int:
-    """See `Pairs`."""
+    """See `PairUnits`."""
     return len(units)
 
   def alike(self, units: Sequence[Unit]) -> bool:
@@ -112,7 +112,7 @@ class Candidates:
   def example(
       self, row: bytes, number: int, seed: int, units: Sequence[Unit]
   ) -> dict[str, Any]:
-    """See `Pairs`; the wrong option is the one after the right one."""
+    """See `PairUnits`; the wrong option is the one after the right one."""
     expand = self._drawn(seed)
     rendered = expand.template.render(json.loads(row), seed=number)
     wrong = (rendered.gold + 1) % len(units)

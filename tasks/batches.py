@@ -312,7 +312,7 @@ class CandidateSource:
     for number in self.numbers if numbers is None else numbers:
       with _named(name, self.split, number):
         candidates += expand(rows[number], number)
-    return batches.Candidates.of(candidates, expand.counts, self.origin)
+    return batches.Candidates.from_examples(candidates, expand.counts, self.origin)
 
   @property
   def _rows(self) -> store.Rows:

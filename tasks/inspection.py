@@ -254,7 +254,7 @@ def _inspect(
 
 def _make(
     name: str, templates, settings: Settings, training: bool
-) -> units.Pairs | units.Candidates:
+) -> units.PairUnits | units.CandidateUnits:
   """What turns rows into units, as the engines do it."""
   rest = (
       features.load_vocabulary(settings.vocabulary),
@@ -267,7 +267,7 @@ def _make(
       collections.Counter(),
   )
   if training:
-    return units.Pairs(examples.DrawPair(name, templates, *rest))
-  return units.Candidates(
+    return units.PairUnits(examples.DrawPair(name, templates, *rest))
+  return units.CandidateUnits(
       [examples.ExpandOptions(name, t, *rest) for t in templates.values()]
   )

@@ -190,7 +190,7 @@ def train_task(
       preprocessors=[
           # Before any draw: templates and options stay random when cached.
           seqio.CacheDatasetPlaceholder(),
-          preprocessors.DrawPair(
+          preprocessors.PairPreprocessor(
               name, functools.partial(data.load_templates, max_field_chars),
               format,
           ),
@@ -238,7 +238,7 @@ def _score_task(
           row_source.EVAL_SPLIT: data.eval_split,
       }),
       preprocessors=[
-          preprocessors.ExpandOptions(
+          preprocessors.OptionsPreprocessor(
               data.name,
               functools.partial(_load, data, template, max_field_chars), form,
           ),

@@ -224,7 +224,7 @@ def test_candidates_of_examples():
        'option_index': i, 'is_correct': i == 1}
       for i in range(2)
   ]
-  got = batches.Candidates.of(
+  got = batches.Candidates.from_examples(
       examples, {'truncated': 2, 'no label': 0, 'b': 1}, {'split': 'test'}
   )
   assert got.inputs == [[3, 1], [3, 1]] and got.targets == [[4, 1], [4, 1]]

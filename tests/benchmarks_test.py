@@ -47,7 +47,7 @@ def folder(tmp_path_factory, make_params):
   """Weights in Hugging Face's form."""
   path = tmp_path_factory.mktemp('weights')
   params = make_params(NETWORK, seed=5)
-  hf_checkpoints.write(path, NETWORK, tensors.of(params), None)
+  hf_checkpoints.write(path, NETWORK, tensors.from_arrays(params), None)
   return path
 
 

@@ -82,7 +82,7 @@ def hf_folder(
   hf_checkpoints.write(
       folder, network,
       {n: t.astype(dtype)
-       for n, t in tensors.of(make_params(network, 5)).items()},
+       for n, t in tensors.from_arrays(make_params(network, 5)).items()},
       tiny_vocabulary_path, max_shard_bytes=10_000,
   )
   assert len(list(folder.glob('*.safetensors'))) > 2
@@ -200,7 +200,7 @@ def test_training_goes_on_from_what_is_written(models, tiny_run, tiny_network):
     params, step = t5x_checkpoints.read(folder, like)
     assert step == 2
     assert_same(
-        {n: t.read() for n, t in tensors.of(params).items()}, weights(tiny_run)
+        {n: t.read() for n, t in tensors.from_arrays(params).items()}, weights(tiny_run)
     )
 
 
@@ -230,7 +230,7 @@ def test_a_step_and_what_the_source_does_not_say(
   assert (files.step, files.format) == (1, 'direct')
   assert (files.input_length, files.target_length) == (12, 32)
   assert_same(weights(path), {
-      n: t.read() for n, t in tensors.of(make_params(tiny_network, 1)).items()
+      n: t.read() for n, t in tensors.from_arrays(make_params(tiny_network, 1)).items()
   })
   # The card, too, is of the format that is asked for.
   assert '\nA warm, funny film. Did the reviewer' in card(path)[1]
@@ -318,7 +318,7 @@ def sparse(folder, **sizes):
   folder.mkdir()
   hf_checkpoints.write(
       folder, small,
-      tensors.of({n: np.zeros(s, np.float32)
+      tensors.from_arrays({n: np.zeros(s, np.float32)
                   for n, s in tensors.shapes(small).items()}), None,
   )
   config = json.loads((folder / 'config.json').read_text())
@@ -467,9 +467,9 @@ def test_check_finds_what_differs(tiny_run, tmp_path, monkeypatch):
 def test_check_of_weights_that_are_not_finite(
     tiny_run, tiny_params, tmp_path
 ):
-  params = {n: t.read().copy() for n, t in tensors.of(tiny_params).items()}
+  params = {n: t.read().copy() for n, t in tensors.from_arrays(tiny_params).items()}
   params['encoder/encoder_norm/scale'][3] = np.nan
-  path = t5x_checkpoints.write(tensors.of(params), 4, tmp_path / 'weights')
+  path = t5x_checkpoints.write(tensors.from_arrays(params), 4, tmp_path / 'weights')
   with pytest.raises(ValueError, match='logits on random inputs are not f'):
     to('hf', path, tmp_path / 'target', check=True)
   # As they are, they can be converted.

@@ -18,7 +18,6 @@ from flipped_t5x import run_config
 from flipped_t5x import scored_examples
 from flipped_t5x import templates
 from flipped_t5x import tensors
-from flipped_t5x import weights_digest
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import evaluate
@@ -112,7 +111,7 @@ def whole(model, tasks, tmp_path_factory):
   return evaluated(model, tasks, path), path.parent
 
 
-def files(folder):
+def contents(folder):
   """Path -> content of all files below a folder."""
   return {
       str(p.relative_to(folder)): p.read_bytes()
@@ -122,7 +121,7 @@ def files(folder):
 
 def test_files(whole):
   results, folder = whole
-  written = files(folder)
+  written = contents(folder)
   assert set(written) == {
       NAME, 'results_tiny/tiny_mood.parquet', 'results_tiny/tiny_kind.parquet',
   }
@@ -158,7 +157,7 @@ def test_numbers_are_those_of_the_plain_way(whole, model, tasks):
       ranked = ranking.rank(
           scores, found.example_id, found.option_index, found.is_correct
       )
-      for field in dataclasses.fields(ranking.Ranked):
+      for field in dataclasses.fields(ranking.Predictions):
         np.testing.assert_array_equal(
             getattr(of.ranked, field.name), getattr(ranked, field.name)
         )
@@ -171,7 +170,7 @@ def test_numbers_are_those_of_the_plain_way(whole, model, tasks):
 def test_settings_and_digest(whole, model, run):
   results, _ = whole
   assert results['checkpoint'] == {
-      'path': 'there', 'step': 7, 'sha256': weights_digest.sha256(model.params),
+      'path': 'there', 'step': 7, 'sha256': tensors.digest(model.params),
   }
   assert (results['suite'], results['groups'], results['missing']) == (
       None, [], {}
@@ -227,7 +226,7 @@ def test_goes_on_where_it_was(
 
   monkeypatch.setattr(batches.CandidateSource, 'read', count)
   evaluated(model, tasks, tmp_path / NAME)
-  assert files(tmp_path) == files(whole[1])
+  assert contents(tmp_path) == contents(whole[1])
   # Nothing that was done is read again, and nothing twice.
   assert len(read) == len(set(read)) == sum((3, 3, 2, 2, 2)[done:])
 
@@ -246,7 +245,7 @@ def test_interrupted_by_hand(model, tasks, whole, tmp_path, monkeypatch):
     evaluated(model, tasks, tmp_path / NAME)
   evaluated(model, tasks, tmp_path / NAME)
   assert len(calls) == 3 + 3
-  assert files(tmp_path) == files(whole[1])
+  assert contents(tmp_path) == contents(whole[1])
 
 
 def test_other_settings_are_not_mixed(
@@ -268,7 +267,7 @@ def test_other_settings_are_not_mixed(
   evaluated(model, tasks, tmp_path / NAME)
   said = capsys.readouterr().err
   assert said.count('differs in checkpoint from this evaluation') == 2
-  assert files(tmp_path) == files(whole[1])
+  assert contents(tmp_path) == contents(whole[1])
 
 
 def test_damaged_part_is_made_anew(
@@ -285,7 +284,7 @@ def test_damaged_part_is_made_anew(
   part.write_bytes(part.read_bytes()[:100])
   evaluated(model, tasks, tmp_path / NAME)
   assert f'{part} is damaged' in capsys.readouterr().err
-  assert files(tmp_path) == files(whole[1])
+  assert contents(tmp_path) == contents(whole[1])
 
 
 def test_killed(folder, run, tmp_path, capsys):
@@ -293,7 +292,7 @@ def test_killed(folder, run, tmp_path, capsys):
       'eval', str(run), '--batch_size', '16', '--output', str(tmp_path / NAME)
   ]
   assert main.main(arguments) == 0
-  expected = files(tmp_path)
+  expected = contents(tmp_path)
   for path in (tmp_path / NAME, *tmp_path.rglob('*.parquet')):
     path.unlink()
 
@@ -307,12 +306,12 @@ def test_killed(folder, run, tmp_path, capsys):
       capture_output=True, text=True, check=False,
   )
   assert killed.returncode == -signal.SIGKILL, killed.stderr
-  there = files(tmp_path)
+  there = contents(tmp_path)
   assert NAME not in there
   assert len([n for n in there if n.endswith('.parquet')]) == 3
   capsys.readouterr()
   assert main.main(arguments) == 0
-  assert files(tmp_path) == expected
+  assert contents(tmp_path) == expected
   assert '156 encoder passes instead of 156' in capsys.readouterr().out
 
 
@@ -465,7 +464,7 @@ def test_wrong_method(run, capsys):
 def test_model_that_records_no_method(model, tmp_path, capsys):
   (tmp_path / 'hf').mkdir()
   hf_checkpoints.write(
-      tmp_path / 'hf', demo_data.NETWORK, tensors.of(model.params),
+      tmp_path / 'hf', demo_data.NETWORK, tensors.from_arrays(model.params),
       demo_data.vocabulary(),
   )
   argv = ['eval', str(tmp_path / 'hf'), '--limit', '5']

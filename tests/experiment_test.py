@@ -384,7 +384,7 @@ def test_no_runs(tmp_path):
 
 def ranked(correct):
   correct = np.array(correct)
-  return ranking.Ranked(
+  return ranking.Predictions(
       np.arange(len(correct)), (~correct).astype(int),
       np.zeros(len(correct), int), np.full(len(correct), 2), correct & False,
   )

@@ -70,7 +70,7 @@ def stacked(params):
   """`params` for scanned layers."""
   return tensors.tree({
       name: jnp.asarray(tensor.read())
-      for name, tensor in tensors.stacked(tensors.of(params)).items()
+      for name, tensor in tensors.stacked(tensors.from_arrays(params)).items()
   })
 
 

@@ -407,7 +407,7 @@ def test_no_shard_no_index(tmp_path):
 @pytest.mark.parametrize('config', (NETWORK, TIED_NETWORK))
 @pytest.mark.parametrize('dtype', (jnp.float32, jnp.bfloat16))
 def test_written_and_read_again(tmp_path, make_params, config, dtype):
-  params = tensors.of(make_params(config, 3))
+  params = tensors.from_arrays(make_params(config, 3))
   params = {n: t.astype(dtype) for n, t in params.items()}
   total = sum(t.nbytes for t in params.values())
   largest = max(t.nbytes for t in params.values())
@@ -458,7 +458,7 @@ def test_bit_exact_there_and_back(tmp_path):
 
 
 def test_stacked_layers(tmp_path, make_params):
-  params = tensors.of(make_params(NETWORK, 3))
+  params = tensors.from_arrays(make_params(NETWORK, 3))
   hf_checkpoints.write(
       tmp_path, dataclasses.replace(NETWORK, scan_layers=True),
       tensors.stacked(params), None,
@@ -471,7 +471,7 @@ def test_stacked_layers(tmp_path, make_params):
 def test_files_that_are_written(
     tmp_path, make_params, tiny_network, tiny_vocabulary_path
 ):
-  params = tensors.of(make_params(tiny_network, 3))
+  params = tensors.from_arrays(make_params(tiny_network, 3))
   bfloat16 = {n: t.astype(jnp.bfloat16) for n, t in params.items()}
   hf_checkpoints.write(tmp_path, tiny_network, bfloat16, tiny_vocabulary_path)
   assert {p.name for p in tmp_path.iterdir()} == {
@@ -508,14 +508,14 @@ def test_activations_that_are_written(
 ):
   config = dataclasses.replace(NETWORK, mlp_activations=activations)
   hf_checkpoints.write(
-      tmp_path, config, tensors.of(make_params(config, 1)), None)
+      tmp_path, config, tensors.from_arrays(make_params(config, 1)), None)
   raw = json.loads((tmp_path / 'config.json').read_text())
   assert raw['feed_forward_proj'] == projection
   assert hf_checkpoints.open(tmp_path)[0] == config
 
 
 def test_what_cannot_be_written(tmp_path, make_params, tiny_vocabulary_path):
-  params = tensors.of(make_params(NETWORK, 1))
+  params = tensors.from_arrays(make_params(NETWORK, 1))
   name = 'encoder/layers_1/mlp/wi_0/kernel'
   for changed, message in (
       ({n: t for n, t in params.items() if n != name}, f'{name} is missing'),
@@ -534,7 +534,7 @@ def test_what_cannot_be_written(tmp_path, make_params, tiny_vocabulary_path):
     hf_checkpoints.write(tmp_path, NETWORK, params | {name: liar}, None)
   for activations in (('gelu', 'gelu'), ('elu',), ('linear', 'gelu')):
     config = dataclasses.replace(NETWORK, mlp_activations=activations)
-    values = tensors.of(make_params(config, 1))
+    values = tensors.from_arrays(make_params(config, 1))
     with pytest.raises(ValueError, match='Transformers has no mlp_activations'):
       hf_checkpoints.write(tmp_path, config, values, None)
 

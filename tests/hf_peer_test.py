@@ -229,7 +229,7 @@ def test_from_here_to_there(tmp_path, name, dtype, make_params):
   params = jax.tree.map(lambda a: a.astype(dtype), params)
   (tmp_path / 'out').mkdir()
   hf_checkpoints.write(
-      tmp_path / 'out', config, tensors.of(params), None,
+      tmp_path / 'out', config, tensors.from_arrays(params), None,
       max_shard_bytes=20_000,
   )
   model, info = transformers.T5ForConditionalGeneration.from_pretrained(
@@ -252,7 +252,7 @@ def test_a_whole_folder(
   import transformers
 
   hf_checkpoints.write(
-      tmp_path, tiny_network, tensors.of(tiny_params), tiny_vocabulary_path)
+      tmp_path, tiny_network, tensors.from_arrays(tiny_params), tiny_vocabulary_path)
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
   model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
   assert_same_logits(model, tiny_network, tiny_params)

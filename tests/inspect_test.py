@@ -317,7 +317,7 @@ def test_training_measures_what_training_draws(
     draw = examples.DrawPair(*arguments)
     pairs = [draw(rows[n], s) for n, s in zip(numbers, seeds, strict=True)]
     measured = measurement.measure(
-        units.Pairs(dataclasses.replace(draw, counts=collections.Counter())),
+        units.PairUnits(dataclasses.replace(draw, counts=collections.Counter())),
         rows, numbers, seeds, num_examples=99,
     )
     assert measured.units == sum(p is not None for p in pairs)

@@ -25,7 +25,7 @@ def hf_folder(tiny_network, tiny_params, tiny_vocabulary_path, tmp_path):
   folder = tmp_path / 'hf'
   folder.mkdir()
   hf_checkpoints.write(
-      folder, tiny_network, tensors.of(tiny_params), tiny_vocabulary_path
+      folder, tiny_network, tensors.from_arrays(tiny_params), tiny_vocabulary_path
   )
   return folder
 
@@ -39,7 +39,7 @@ def edit(path, **fields):
 
 
 def assert_weights(files, params):
-  expected = {n: t.read() for n, t in tensors.of(params).items()}
+  expected = {n: t.read() for n, t in tensors.from_arrays(params).items()}
   assert files.tensors.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(files.tensors[name].read(), array, name)
@@ -123,7 +123,7 @@ def test_layers_stacked_otherwise_than_the_configuration_says(
     tiny_run, tiny_network, tiny_params, tmp_path
 ):
   shutil.copyfile(tiny_run / 'config.json', tmp_path / 'config.json')
-  stacks = tensors.stacked(tensors.of(tiny_params))
+  stacks = tensors.stacked(tensors.from_arrays(tiny_params))
   t5x_checkpoints.write(stacks, 70, tmp_path)
   assert model_files.open(tmp_path).network == dataclasses.replace(
       tiny_network, scan_layers=True
@@ -144,11 +144,11 @@ def test_layers_stacked_otherwise_than_the_configuration_says(
     ({'decoder/layers_0/mlp/wi_1/kernel': None}, 'wi_1/kernel is missing'),
 ))
 def test_weights_of_another_network(tiny_params, tmp_path, changed, message):
-  found = tensors.of(tiny_params)
+  found = tensors.from_arrays(tiny_params)
   for name, shape in changed.items():
     found.pop(name, None)
     if shape:
-      found |= tensors.of({name: np.ones(shape, np.float32)})
+      found |= tensors.from_arrays({name: np.ones(shape, np.float32)})
   path = t5x_checkpoints.write(found, 1, tmp_path)
   with pytest.raises(ValueError, match=f'{path}: .*{message}'):
     model_files.open(path)

@@ -290,7 +290,7 @@ def deep_network(tiny_network):
 def deep_params(deep_network, make_params):
   """Weights of `deep_network`, by whether they are stacked."""
   params = make_params(deep_network, seed=5)
-  stacked = tensors.stacked(tensors.of(params))
+  stacked = tensors.stacked(tensors.from_arrays(params))
   return {False: params, True: tensors.tree(
       {name: jnp.asarray(t.read()) for name, t in stacked.items()}
   )}
@@ -320,7 +320,7 @@ def backward(deep_network, deep_params, tokens):
       return objectives.likelihood_loss(logits, target, weights)[0], logits
 
     gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(deep_params[scan])
-    return logits, tensors.of(gradient)
+    return logits, tensors.from_arrays(gradient)
 
   return call
 

@@ -97,7 +97,7 @@ def train(
   apart = network_lib.Transformer(
       dataclasses.replace(network, scan_layers=False)
   )
-  params = tensors.of(partitioning.init_variables(apart, 0)['params'])
+  params = tensors.from_arrays(partitioning.init_variables(apart, 0)['params'])
   params = tensors.tree({
       n: t.read()
       for n, t in (tensors.stacked(params) if scanned else params).items()
@@ -117,7 +117,7 @@ def train(
       rows = change(rows) if change else rows
       state, metrics = step(state, partitioner.place_batch(rows))
       losses.append(float(metrics['loss']))
-  params = tensors.unstacked(tensors.of(jax.device_get(state['params'])))
+  params = tensors.unstacked(tensors.from_arrays(jax.device_get(state['params'])))
   return losses, {n: t.read() for n, t in params.items()}
 
 

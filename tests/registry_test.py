@@ -238,7 +238,7 @@ def test_lengths_and_mixtures_for_training():
 
 def test_drops_are_counted():
   data = catalog.dataset('tiny_mood')
-  step = preprocessors.DrawPair('tiny_mood', data.load_templates)
+  step = preprocessors.PairPreprocessor('tiny_mood', data.load_templates)
   task = seqio.Task(
       'counted', row_source.RowSource(data, {'train': 'train'}),
       train_task().output_features, [step],

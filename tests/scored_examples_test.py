@@ -1,7 +1,7 @@
 """Tests of scored_examples.py and weights_digest.py: by hand, and read back."""
 
 from flipped_t5x import scored_examples
-from flipped_t5x import weights_digest
+from flipped_t5x import tensors
 from flipped_t5x.engine import batches
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 
 def candidates(ids, options, gold):
   """As a source makes them: options of each example in order."""
-  return batches.Candidates.of(
+  return batches.Candidates.from_examples(
       [
           {'inputs': [3, 1], 'targets': [4, 1], 'example_id': i,
            'option_index': n, 'is_correct': n == right, 'option': option}
@@ -129,10 +129,10 @@ def test_score_that_is_not_finite(score):
 
 def test_digest_of_weights():
   first = {'b': {'x': jnp.arange(6.0)}, 'a': jnp.ones((2, 3), jnp.bfloat16)}
-  digest = weights_digest.sha256(first)
+  digest = tensors.digest(first)
   assert len(digest) == 64
   again = {'a': np.asarray(first['a']), 'b': {'x': np.arange(6.0, dtype='f')}}
-  assert weights_digest.sha256(again) == digest
+  assert tensors.digest(again) == digest
   for other in (
       first | {'a': jnp.ones((3, 2), jnp.bfloat16)},
       first | {'a': jnp.ones((2, 3))},
@@ -140,4 +140,4 @@ def test_digest_of_weights():
       {'a': first['a'], 'b': {'y': first['b']['x']}},
       {'a': first['a']},
   ):
-    assert weights_digest.sha256(other) != digest
+    assert tensors.digest(other) != digest

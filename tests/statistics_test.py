@@ -16,7 +16,7 @@ from sklearn import metrics
 def ranked(prediction, gold, num_options=None, example_id=None):
   prediction, gold = np.asarray(prediction), np.asarray(gold)
   n = len(gold)
-  return ranking.Ranked(
+  return ranking.Predictions(
       example_id=np.arange(n) if example_id is None else np.asarray(example_id),
       prediction=prediction,
       gold=gold,
@@ -145,7 +145,7 @@ def test_bootstrap_errors():
   one = ranked([0, 1], [0, 1])
   with pytest.raises(ValueError, match="metric 'f1' is not"):
     statistics.bootstrap_interval([one], 'f1')
-  none = ranking.Ranked(*[np.zeros(0, int)] * 5)
+  none = ranking.Predictions(*[np.zeros(0, int)] * 5)
   for templates in ((), (one, none)):
     with pytest.raises(ValueError, match='no template, or one without'):
       statistics.bootstrap_interval(templates, 'accuracy')

@@ -356,7 +356,7 @@ def test_one_tensor_at_a_time(params, tmp_path, dtype):
 
 def test_stacked_layers(params, tiny_run, tmp_path):
   """As stored without `like`, else as `like` has them."""
-  apart, stacks = tensors.of(params), tensors.stacked(tensors.of(params))
+  apart, stacks = tensors.from_arrays(params), tensors.stacked(tensors.from_arrays(params))
   kernel = 'encoder/encoder/attention/query/kernel'
   assert stacks[kernel].shape == (16, 2, 16)
   path = t5x_checkpoints.write(stacks, 3, tmp_path)
@@ -699,7 +699,7 @@ def test_stacked_layers_that_t5x_wrote(
   )
   assert_same(t5x_checkpoints.read(path)[0], params)
   apart, _ = t5x_checkpoints.read(path, tensors.tree(
-      tensors.unstacked(tensors.of(params))
+      tensors.unstacked(tensors.from_arrays(params))
   ))
   kernel = 'layers_1/encoder_decoder_attention/out/kernel'
   np.testing.assert_array_equal(

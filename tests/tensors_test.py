@@ -32,7 +32,7 @@ def stacks(tiny_params, reads):
 
     return dataclasses.replace(tensor, read=read)
 
-  stacked = tensors.stacked(tensors.of(tiny_params))
+  stacked = tensors.stacked(tensors.from_arrays(tiny_params))
   return {name: watched(name, tensor) for name, tensor in stacked.items()}
 
 
@@ -48,7 +48,7 @@ def assert_equal(found, expected):
 
 
 def test_stacked_and_apart_again(tiny_params, stacks):
-  apart = values(tensors.of(tiny_params))
+  apart = values(tensors.from_arrays(tiny_params))
   assert stacks[KERNEL].shape == (24, 2, 16)
   out = 'decoder/decoder/self_attention/out/kernel'
   assert stacks[out].shape == (16, 1, 16)
@@ -62,7 +62,7 @@ def test_stacked_and_apart_again(tiny_params, stacks):
   # What is stacked already stays so, and so does what is apart.
   assert_equal(values(tensors.stacked(stacks)), values(stacks))
   assert_equal(
-      values(tensors.unstacked(tensors.of(tiny_params))), apart
+      values(tensors.unstacked(tensors.from_arrays(tiny_params))), apart
   )
 
 
@@ -91,7 +91,7 @@ def test_a_layer_is_no_view_of_its_stack(stacks):
 
 
 def test_layers_that_do_not_stack(tiny_params):
-  apart = tensors.of(tiny_params)
+  apart = tensors.from_arrays(tiny_params)
   name = 'encoder/layers_0/mlp/wo/kernel'
   with pytest.raises(ValueError, match=f'{name} is missing'):
     tensors.stacked({n: t for n, t in apart.items() if n != name})
@@ -104,7 +104,7 @@ def test_layers_that_do_not_stack(tiny_params):
 
 def test_types_and_transposes():
   array = np.array([[1, 2, 3], [4, 5, 1 + 2**-10]], np.float32)
-  tensor = tensors.of({'a': array})['a']
+  tensor = tensors.from_arrays({'a': array})['a']
   assert tensor.nbytes == 24
   rounded = tensor.T.astype('bfloat16')
   assert (rounded.shape, rounded.dtype.name) == ((3, 2), 'bfloat16')
@@ -113,7 +113,7 @@ def test_types_and_transposes():
       rounded.read().astype(np.float32), [[1, 4], [2, 5], [3, 1]]
   )
   # A tensor stays one.
-  assert tensors.of({'b': {'c': tensor}}) == {'b/c': tensor}
+  assert tensors.from_arrays({'b': {'c': tensor}}) == {'b/c': tensor}
 
 
 @pytest.mark.parametrize('scan', (False, True))
@@ -132,7 +132,7 @@ def test_shapes_are_those_of_the_network(tiny_network, scan, tied):
 
 
 def test_differences():
-  found = tensors.of({'a': np.ones((2, 3)), 'b': np.ones(1)})
+  found = tensors.from_arrays({'a': np.ones((2, 3)), 'b': np.ones(1)})
   assert not tensors.differences(found, {'a': (2, 3), 'b': (1,)})
   assert tensors.differences(found, {'a': (3, 2), 'c': (1,)}) == (
       'c is missing; b is not in the network; a is (2, 3) where the network has'

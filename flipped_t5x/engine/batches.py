@@ -79,7 +79,7 @@ class Candidates:
   options: Sequence[str] = ()
 
   @classmethod
-  def of(
+  def from_examples(
       cls,
       examples: Sequence[Mapping[str, Any]],
       counts: Mapping[str, int],

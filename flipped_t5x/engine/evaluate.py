@@ -24,7 +24,7 @@ from flipped_t5x import scored_examples
 from flipped_t5x import scoring
 from flipped_t5x import suites
 from flipped_t5x import summary
-from flipped_t5x import weights_digest
+from flipped_t5x import tensors
 from flipped_t5x.engine import batches
 from flipped_t5x.engine import chunks as chunks_lib
 from flipped_t5x.engine import prompt_bar
@@ -96,7 +96,7 @@ def evaluate(
     ValueError: nothing to evaluate, or data or weights are damaged.
     KeyboardInterrupt: with a message; the chunks that are done are there.
   """
-  sha256 = weights_digest.sha256(model.params)
+  sha256 = tensors.digest(model.params)
   shared = _fingerprint(model, sha256, batch_size, about or {})
   folder = path.with_suffix('')
   files_of = _file_names(tasks)

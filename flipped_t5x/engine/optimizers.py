@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from flax import traverse_util
+from flipped_t5x import layers
 from flipped_t5x import tensors
 import jax
 import optax
@@ -54,7 +55,7 @@ def _each_layer(
   Adafactor clips the update of a tensor by its root mean square: a stack of
   layers that were one tensor would be trained otherwise than its layers.
   """
-  axis = tensors.SCAN_AXIS
+  axis = layers.SCAN_AXIS
 
   def split(tree):
     """The stacks of each side, which may differ in depth, and the others."""

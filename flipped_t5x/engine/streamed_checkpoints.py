@@ -34,7 +34,7 @@ def write(
   # The step, too: what Orbax writes itself it writes beside us, and goes on
   # when a tensor cannot be read and all is being removed.
   flat = {f'params/{name}': tensor for name, tensor in tensors.items()}
-  flat |= tensors_lib.of({'step': np.asarray(step, np.int32)})
+  flat |= tensors_lib.from_arrays({'step': np.asarray(step, np.int32)})
   tree = tensors_lib.tree(flat)
   registry = ocp.type_handlers.create_type_handler_registry(
       (tensors_lib.Tensor, _TensorHandler(flat)),
