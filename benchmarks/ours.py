@@ -15,9 +15,9 @@ from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x import scoring
 from flipped_t5x import tensors
-from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
+from flipped_t5x.prompts import arrays as arrays_lib
 import jax
 import numpy as np
 import optax
@@ -122,12 +122,12 @@ class Trainer(Network):
     )
     del self._params  # The step consumes them.
 
-  def loss(self, batch: batches_lib.Batch) -> list[float]:
+  def loss(self, batch: arrays_lib.Batch) -> list[float]:
     """The loss of a batch, without dropout."""
     return [float(jax.jit(self._loss)(self._state['params'], batch))]
 
   def run(
-      self, batches: Sequence[batches_lib.Batch]
+      self, batches: Sequence[arrays_lib.Batch]
   ) -> tuple[float, list[Shape]]:
     """Trains on each batch; seconds for all, and the shapes of their rows."""
     jax.block_until_ready(self._state)
@@ -270,14 +270,14 @@ class T5xRanker(Ranker):
       shapes.append(_shape(batch))
     return found[: len(task['inputs'])], shapes
 
-  def _batches(self, task: Task) -> Iterator[batches_lib.Batch]:
+  def _batches(self, task: Task) -> Iterator[arrays_lib.Batch]:
     for start in range(0, len(task['inputs']), self._ROWS):
       arrays = {}
       for name, length in self._lengths.items():
         arrays[name] = np.zeros((self._ROWS, length), np.int32)
         for row, tokens in enumerate(task[name][start : start + self._ROWS]):
           arrays[name][row, : len(tokens)] = tokens
-      yield batches_lib.training_batch(arrays, 'token')
+      yield arrays_lib.training_batch(arrays, 'token')
 
 
 def _t5x_model(network: network_lib.T5Config, **objective: Any) -> Any:
@@ -297,7 +297,7 @@ def _t5x_model(network: network_lib.T5Config, **objective: Any) -> Any:
   )
 
 
-def _shape(batch: batches_lib.Batch, sides: int = 1) -> Shape:
+def _shape(batch: arrays_lib.Batch, sides: int = 1) -> Shape:
   inputs = batch['encoder_input_tokens']
   rows = sides * len(inputs)
   return rows, rows, inputs.shape[1], batch['decoder_input_tokens'].shape[1]

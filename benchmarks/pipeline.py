@@ -42,9 +42,9 @@ import tempfile
 import time
 from typing import Any
 
-from flipped_t5x import examples
-from flipped_t5x import features
 from flipped_t5x import files
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
@@ -124,7 +124,7 @@ def train_vocabulary(mixture: str) -> pathlib.Path:
     if path.is_file():
       return path
     try:
-      features.train_vocabulary(texts, vocab_size, path)
+      tokenization.train_vocabulary(texts, vocab_size, path)
     except RuntimeError as e:
       if 'Vocabulary size' not in str(e):
         raise
@@ -139,7 +139,7 @@ class Ours:
     self._draws = {
         name: examples.DrawPair(
             name, catalog.dataset(name).load_templates(MAX_FIELD_CHARS),
-            features.load_vocabulary(vocabulary), LENGTHS,
+            tokenization.load_vocabulary(vocabulary), LENGTHS,
         )
         for name in mixtures.mixture(mixture).datasets
     }
@@ -175,7 +175,7 @@ class Peer:
     with tempfile.TemporaryDirectory() as folder:
       pathlib.Path(folder, 'spiece.model').write_bytes(vocabulary.read_bytes())
       self._tokenizer = transformers.T5Tokenizer.from_pretrained(folder)
-    size = features.load_vocabulary(vocabulary).vocab_size
+    size = tokenization.load_vocabulary(vocabulary).vocab_size
     if not self._tokenizer.is_fast or len(self._tokenizer) != size:
       raise ValueError(f'{self._tokenizer}: not a fast tokenizer of {size} ids')
     self._templates = {}
@@ -321,7 +321,7 @@ def main():
   vocabulary = arguments.vocabulary or train_vocabulary(arguments.mixture)
   results = {
       'mixture': arguments.mixture,
-      'vocab_size': features.load_vocabulary(vocabulary).vocab_size,
+      'vocab_size': tokenization.load_vocabulary(vocabulary).vocab_size,
       'examples': arguments.examples,
       'cores': len(cores),
       'versions': {p: importlib.metadata.version(p) for p in _PACKAGES},

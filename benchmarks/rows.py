@@ -9,14 +9,14 @@ import itertools
 import pathlib
 from typing import Any
 
-from flipped_t5x import features
 from flipped_t5x import flops
 from flipped_t5x import gin_config
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import network as network_lib
 from flipped_t5x import tensors
-from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import partitioning
+from flipped_t5x.prompts import arrays
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches as task_batches
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks import vocabularies
@@ -102,7 +102,7 @@ def vocabulary(
   if path is None:
     most = _DEMO_VOCAB_SIZE if mixture == DEMO else _VOCAB_SIZE
     path = vocabularies.trained(mixture, min(most, network.vocab_size))
-  size = features.load_vocabulary(path).vocab_size
+  size = tokenization.load_vocabulary(path).vocab_size
   if size > network.vocab_size:
     raise ValueError(
         f'{path} has {size} ids, and the network {network.vocab_size}'
@@ -124,7 +124,7 @@ def write_weights(
 def packed_pairs(
     mixture: str, vocabulary_path: pathlib.Path, setting: Recipe,
     batch_size: int, count: int, seed: int = 0,
-) -> list[batches_lib.Batch]:
+) -> list[arrays.Batch]:
   """The trainer's first batches of a mixture.
 
   Args:
@@ -145,7 +145,7 @@ def packed_pairs(
   return list(itertools.islice(made, count))
 
 
-def unpacked(batch: batches_lib.Batch) -> list[dict[str, list[int]]]:
+def unpacked(batch: arrays.Batch) -> list[dict[str, list[int]]]:
   """The pairs in a packed batch: `inputs`, `wrong_inputs`, `targets`."""
   names = {
       'inputs': ('encoder_input_tokens', 'encoder_segment_ids'),
@@ -192,7 +192,7 @@ def candidates(
   return found
 
 
-def _task(templates: Sequence[batches_lib.Candidates]) -> Task:
+def _task(templates: Sequence[arrays.Candidates]) -> Task:
   numbers = itertools.count()
   prompts = collections.defaultdict(lambda: next(numbers))
   task = {

@@ -10,11 +10,11 @@ import dataclasses
 from typing import Any
 import warnings
 
-from flipped_t5x import features
-from flipped_t5x import formats
 from flipped_t5x import queries
 from flipped_t5x import run_config
 from flipped_t5x import terminal
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import tokenization
 
 _SHOWN = 60  # Characters of a label in a message.
 _GUESSING_FORMATS = ('flipped', 'flipped_plain')
@@ -53,7 +53,7 @@ class Encoder:
   """
 
   config: run_config.RunConfig
-  vocabulary: features.Vocabulary
+  vocabulary: tokenization.Vocabulary
 
   def to_rank(self, query: Mapping[str, Any]) -> EncodedQuery:
     """All options of a query.
@@ -69,11 +69,11 @@ class Encoder:
     for option in rendered.options:
       text = make_text(rendered, option)
       with self._short(option):
-        source, cut = features.encode_inputs(
+        source, cut = tokenization.encode_inputs(
             self.vocabulary, text, self.config.input_length
         )
         cut_inputs |= cut
-        target, cut = features.encode_targets(
+        target, cut = tokenization.encode_targets(
             self.vocabulary, text, self.config.target_length
         )
         cut_targets |= cut
@@ -110,7 +110,7 @@ class Encoder:
       )
     rendered, output = queries.render_to_guess(query, self._max_field_chars)
     with self._short(output):
-      source, cut = features.encode_inputs(
+      source, cut = tokenization.encode_inputs(
           self.vocabulary, formats.get(self.config.format)(rendered, output),
           self.config.input_length,
       )
@@ -121,7 +121,7 @@ class Encoder:
     """Says of what does not fit whose it is, and not all of its text."""
     try:
       yield
-    except features.TooLong as e:
+    except tokenization.TooLong as e:
       config = self.config
       raise ValueError(
           f'option {terminal.shortened(label, _SHOWN)!r}: {e.reason}; the model'

@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 from flipped_t5x import files as files_lib
-from flipped_t5x import formats
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import logits_check
 from flipped_t5x import model_card
@@ -20,6 +19,7 @@ from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors as tensors_lib
 from flipped_t5x.engine import streamed_checkpoints
+from flipped_t5x.prompts import formats
 import numpy as np
 import tqdm
 

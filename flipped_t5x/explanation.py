@@ -5,8 +5,8 @@ import dataclasses
 import os
 from typing import Any
 
-from flipped_t5x import features
 from flipped_t5x import terminal
+from flipped_t5x.prompts import tokenization
 import numpy as np
 
 _OPTION_WIDTH = 20
@@ -96,7 +96,7 @@ class Explanation:
 
 
 def token_texts(
-    vocabulary: features.Vocabulary, tokens: Sequence[int]
+    vocabulary: tokenization.Vocabulary, tokens: Sequence[int]
 ) -> tuple[str, ...]:
   """Text of each token; joined, they are the decoded text.
 
@@ -109,7 +109,7 @@ def token_texts(
   """
   texts, before = [], ''
   for i, token in enumerate(tokens):
-    if token == features.EOS_ID:
+    if token == tokenization.EOS_ID:
       texts.append('</s>')
       continue
     text = vocabulary.decode(tokens[: i + 1])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
 import seqio
 import tensorflow as tf
 
@@ -27,7 +27,7 @@ class WeightedFeatureConverter(seqio.EncDecFeatureConverter):
   }
 
   def __init__(self, averaging: str = 'example', **kwargs):
-    batches.check_averaging(averaging)
+    arrays.check_averaging(averaging)
     super().__init__(**kwargs)
     self._averaging = averaging
 

@@ -14,9 +14,9 @@ import dataclasses
 from typing import NamedTuple
 
 from flipped_t5x import compilation
-from flipped_t5x import features
 from flipped_t5x import network as network_lib
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
+from flipped_t5x.prompts import tokenization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +86,7 @@ def generate(
   divisors = np.float32(lengths**length_penalty)
   search = compilation.jit(_search, params, static_argnums=(0, 1, 2))
   # A lone input is not worth a batch of padding.
-  for chosen, batch in batches.score_batches(
+  for chosen, batch in arrays.score_batches(
       inputs, [()] * len(inputs), min(batch_size, len(inputs)), length_multiple
   ):
     tokens, log_probs = jax.device_get(search(
@@ -94,7 +94,7 @@ def generate(
         divisors,
     ))
     for row, i in enumerate(chosen):
-      ends = np.flatnonzero(tokens[row] == features.EOS_ID)
+      ends = np.flatnonzero(tokens[row] == tokenization.EOS_ID)
       end = ends[0] if len(ends) else max_length
       generated[i] = Generated(
           tuple(tokens[row, :end].tolist()), float(log_probs[row])
@@ -155,7 +155,7 @@ def _search(
     )
     return logits[:, 0], changed['cache']
 
-  is_open = jnp.any(source != features.PAD_ID, axis=1)
+  is_open = jnp.any(source != tokenization.PAD_ID, axis=1)
   if num_beams == 1:
     return _greedy(next_logits, caches['cache'], is_open, max_length)
   return _beams(next_logits, caches['cache'], is_open, num_beams, divisors)
@@ -181,9 +181,9 @@ def _greedy(next_logits, cache, is_open, max_length):
     )[:, 0]
     return _Greedy(
         state.step + 1,
-        state.is_open & (token != features.EOS_ID),
+        state.is_open & (token != tokenization.EOS_ID),
         state.tokens.at[:, state.step + 1].set(
-            jnp.where(state.is_open, token, features.PAD_ID)
+            jnp.where(state.is_open, token, tokenization.PAD_ID)
         ),
         state.log_probs + jnp.where(state.is_open, log_prob, 0.0),
         cache,
@@ -233,7 +233,7 @@ def _beams(next_logits, cache, is_open, num_beams, divisors):
     parents, token = flat // vocab, flat % vocab
     step = state.step + 1
     tokens = _choose(state.tokens, parents).at[:, :, step].set(token)
-    ends = (token == features.EOS_ID) | (step == max_length)
+    ends = (token == tokenization.EOS_ID) | (step == max_length)
 
     log_probs, kept = jax.lax.top_k(
         jnp.where(ends, -jnp.inf, totals), num_beams

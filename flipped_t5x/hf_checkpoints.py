@@ -15,13 +15,13 @@ import hashlib
 import pathlib
 from typing import Any
 
-from flipped_t5x import features
 from flipped_t5x import hf_config
 from flipped_t5x import hf_vocabulary
 from flipped_t5x import network as network_lib
 from flipped_t5x import safetensors_files
 from flipped_t5x import tensors
 from flipped_t5x import torch_files
+from flipped_t5x.prompts import tokenization
 import jax
 import numpy as np
 
@@ -153,7 +153,7 @@ def write(
   dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
   hf_config.write(folder / _CONFIG, config, dtype)
   if vocabulary is not None:
-    size = features.SentencePiece(vocabulary).vocab_size
+    size = tokenization.SentencePiece(vocabulary).vocab_size
     if size > config.vocab_size:
       raise ValueError(
           f'{vocabulary} has {size} ids, sentinels counted in, and the'

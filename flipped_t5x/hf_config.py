@@ -6,9 +6,9 @@ import json
 import pathlib
 from typing import Any
 
-from flipped_t5x import features
 from flipped_t5x import layers
 from flipped_t5x import network as network_lib
+from flipped_t5x.prompts import tokenization
 
 # Field -> attribute of `T5Config`, and what a field is that is left out.
 _SIZES = {
@@ -21,9 +21,9 @@ _SIZES = {
     'num_decoder_layers': ('num_decoder_layers', None),
 }
 _TOKENS = {
-    'pad_token_id': features.PAD_ID,
-    'eos_token_id': features.EOS_ID,
-    'decoder_start_token_id': features.PAD_ID,
+    'pad_token_id': tokenization.PAD_ID,
+    'eos_token_id': tokenization.EOS_ID,
+    'decoder_start_token_id': tokenization.PAD_ID,
 }
 # What the network and the batches know no other value of.
 _FIXED = {

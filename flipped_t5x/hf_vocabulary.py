@@ -12,12 +12,12 @@ import pathlib
 import shutil
 from typing import Any
 
-from flipped_t5x import features
+from flipped_t5x.prompts import tokenization
 from sentencepiece import sentencepiece_model_pb2
 
 _SPIECE = 'spiece.model'
 _TOKENIZER = 'tokenizer.json'
-_SENTINELS = [f'<extra_id_{k}>' for k in range(features.EXTRA_IDS)]
+_SENTINELS = [f'<extra_id_{k}>' for k in range(tokenization.EXTRA_IDS)]
 _SPECIAL = {'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'}
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
@@ -70,7 +70,7 @@ def write(vocabulary: pathlib.Path, folder: pathlib.Path) -> None:
       ('special_tokens_map.json', special),
       ('tokenizer_config.json', {
           **special,
-          'extra_ids': features.EXTRA_IDS,
+          'extra_ids': tokenization.EXTRA_IDS,
           'tokenizer_class': 'T5Tokenizer',
       }),
   ):
@@ -89,12 +89,12 @@ def _model(
   # The first versions of `tokenizers` wrote no type.
   if unigram.get('type', 'Unigram') != 'Unigram':
     raise _Unlike(f'its model is {unigram["type"]}, not Unigram')
-  for field, wanted in (('unk_id', features.UNK_ID), ('byte_fallback', False)):
+  for field, wanted in (('unk_id', tokenization.UNK_ID), ('byte_fallback', False)):
     if unigram.get(field, wanted) != wanted:
       raise _Unlike(f'its {field} is {unigram[field]}, not {wanted}')
   kinds = {
-      features.PAD_ID: _Piece.CONTROL, features.EOS_ID: _Piece.CONTROL,
-      features.UNK_ID: _Piece.UNKNOWN,
+      tokenization.PAD_ID: _Piece.CONTROL, tokenization.EOS_ID: _Piece.CONTROL,
+      tokenization.UNK_ID: _Piece.UNKNOWN,
   }
   model = sentencepiece_model_pb2.ModelProto()
   for i, (piece, score) in enumerate(_without_sentinels(tokenizer)):
@@ -104,8 +104,8 @@ def _model(
   trainer = model.trainer_spec
   trainer.model_type = trainer.UNIGRAM
   trainer.vocab_size = len(model.pieces)
-  trainer.pad_id, trainer.eos_id = features.PAD_ID, features.EOS_ID
-  trainer.unk_id, trainer.bos_id = features.UNK_ID, -1
+  trainer.pad_id, trainer.eos_id = tokenization.PAD_ID, tokenization.EOS_ID
+  trainer.unk_id, trainer.bos_id = tokenization.UNK_ID, -1
   normalizer = model.normalizer_spec
   normalizer.precompiled_charsmap = _charsmap(tokenizer)
   normalizer.add_dummy_prefix = True
@@ -121,8 +121,8 @@ def _without_sentinels(tokenizer: Mapping[str, Any]) -> list[tuple[str, float]]:
   tokens = {i: piece for i, (piece, _) in enumerate(vocab)} | {
       token['id']: token['content'] for token in tokenizer['added_tokens']
   }
-  number = len(tokens) - features.EXTRA_IDS
-  last = [tokens.get(number + i) for i in range(features.EXTRA_IDS)]
+  number = len(tokens) - tokenization.EXTRA_IDS
+  last = [tokens.get(number + i) for i in range(tokenization.EXTRA_IDS)]
   if last != _SENTINELS[::-1] or number > len(vocab):
     others = sorted(
         token['content'] for token in tokenizer['added_tokens']

@@ -22,16 +22,16 @@ from typing import Any
 
 from flipped_t5x import candidates as candidates_lib
 from flipped_t5x import explanation as explanation_lib
-from flipped_t5x import features
-from flipped_t5x import formats
 from flipped_t5x import generation
 from flipped_t5x import model_files
 from flipped_t5x import queries
 from flipped_t5x import run_config
 from flipped_t5x import scoring
-from flipped_t5x import templates
 from flipped_t5x import tensors
 from flipped_t5x import terminal
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates
+from flipped_t5x.prompts import tokenization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +84,7 @@ class Model:
 
   config: run_config.RunConfig
   params: dict = dataclasses.field(repr=False)
-  vocabulary: features.Vocabulary
+  vocabulary: tokenization.Vocabulary
   step: int | None
 
   def rank(
@@ -289,7 +289,7 @@ class Model:
     # An embedding may have rows that no piece of the vocabulary belongs to.
     size = self.vocabulary.vocab_size
     return self.vocabulary.decode(
-        [t if t < size else features.UNK_ID for t in tokens]
+        [t if t < size else tokenization.UNK_ID for t in tokens]
     )
 
   @property
@@ -342,7 +342,7 @@ def _ranked(
 
 
 def _explained(
-    vocabulary: features.Vocabulary,
+    vocabulary: tokenization.Vocabulary,
     row: candidates_lib.EncodedQuery,
     log_probs: Sequence[np.ndarray],
 ) -> explanation_lib.Explanation:
@@ -379,7 +379,7 @@ def load(
       weights stay as they are stored, and activations are what the model's
       configuration says, float32 if it says nothing.
     revision: commit, branch or tag of a name on the hub.
-    format: text format, see `formats.py`; by default the model's own, `flipped`
+    format: text format, see `prompts/formats.py`; by default the model's own, `flipped`
       if it has none. So are the lengths, 384 and 64 tokens if it has none.
     input_length: tokens that the encoder reads, EOS counted in.
     target_length: tokens that the decoder writes, EOS counted in.
@@ -421,7 +421,7 @@ def load(
   )
   return Model(
       config, _on_device(files.tensors, dtype),
-      features.load_vocabulary(files.vocabulary), files.step,
+      tokenization.load_vocabulary(files.vocabulary), files.step,
   )
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
-from flipped_t5x import formats
 from flipped_t5x import inspection_examples
 from flipped_t5x import terminal
 from flipped_t5x import units
+from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import inspection
 import rich.console
 import rich.table

@@ -17,10 +17,10 @@ import functools
 import logging
 from typing import Any
 
-from flipped_t5x import features
-from flipped_t5x import formats
 from flipped_t5x import inference
 from flipped_t5x import lm_eval_prompt
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import tokenization
 from lm_eval import __main__ as lm_eval_main
 from lm_eval.api import instance as instance_lib
 from lm_eval.api import model as model_lib
@@ -133,13 +133,13 @@ class FlippedT5X(model_lib.LM):
       rendered = prompt.render(request)
       try:
         text = make_text(rendered, rendered.options[0])
-        source, cut_instance = features.encode_inputs(
+        source, cut_instance = tokenization.encode_inputs(
             self.model.vocabulary, text, config.input_length
         )
-        target, cut_target = features.encode_targets(
+        target, cut_target = tokenization.encode_targets(
             self.model.vocabulary, text, config.target_length
         )
-      except features.TooLong as e:
+      except tokenization.TooLong as e:
         raise prompt.error(
             f'document {doc_id}: {e}; the model arguments `input_length` and'
             ' `target_length` set the lengths'

@@ -1,11 +1,11 @@
 """A prompt of lm-evaluation-harness, its literal text apart from the rest.
 
 A task's `doc_to_text` is Jinja as promptsource's templates are, and is split as
-they are, see `jinja_chunks.py`; the harness's own environment renders it.
+they are, see `prompts/jinja_chunks.py`; the harness's own environment renders it.
 """
 
-from flipped_t5x import jinja_chunks
-from flipped_t5x import templates
+from flipped_t5x.prompts import jinja_chunks
+from flipped_t5x.prompts import templates
 import jinja2
 
 try:

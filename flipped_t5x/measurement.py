@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from flipped_t5x import examples
 from flipped_t5x import units as units_lib
+from flipped_t5x.prompts import examples
 
 EITHER = 'inputs or targets'
 PERCENTILES = {'50': 50, '90': 90, '99': 99, 'max': 100}

@@ -22,9 +22,7 @@ import re
 from typing import Any
 
 from etils import epath
-from flipped_t5x import features
 from flipped_t5x import files
-from flipped_t5x import formats
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import hf_vocabulary
 from flipped_t5x import layers
@@ -32,6 +30,8 @@ from flipped_t5x import network as network_lib
 from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors as tensors_lib
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import tokenization
 
 HF, NATIVE, T5X = 'hf', 'native', 't5x'
 CONFIG, VOCABULARY = 'config.json', 'sentencepiece.model'
@@ -51,7 +51,7 @@ class ModelFiles:
     network: its sizes; `scan_layers` as the tensors are.
     tensors: its weights.
     vocabulary: a SentencePiece model without sentinels; None if there is none.
-    format: text format, see `formats.py`.
+    format: text format, see `prompts/formats.py`.
     input_length: tokens of the encoder side.
     target_length: tokens of the decoder side.
     settings: macro -> value of the run that trained it, as far as known.
@@ -119,7 +119,7 @@ def open(  # pylint: disable=redefined-builtin
         f' {problems}'
     )
   if found.vocabulary is not None:
-    size = features.load_vocabulary(found.vocabulary).vocab_size
+    size = tokenization.load_vocabulary(found.vocabulary).vocab_size
     if size > found.network.vocab_size:
       raise ValueError(
           f'{found.vocabulary} has {size} ids, its 100 sentinels counted in,'

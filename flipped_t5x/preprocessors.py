@@ -1,6 +1,6 @@
 """SeqIO preprocessors: rows as JSON text to the token features of a task.
 
-Rendering, drawing and tokenizing are one Python call per row, `examples.py`.
+Rendering, drawing and tokenizing are one Python call per row, `prompts/examples.py`.
 """
 
 import collections
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 
-from flipped_t5x import examples
-from flipped_t5x import templates as templates_lib
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import templates as templates_lib
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -43,7 +43,7 @@ class PairPreprocessor:
   Attributes:
     task: the task's name.
     load_templates: gives the templates to draw from, uniformly.
-    format: name of the text format, see `formats.py`.
+    format: name of the text format, see `prompts/formats.py`.
     counts: reason -> rows dropped so far, and `truncated` -> pairs cut.
     output_features: set by SeqIO.
     sequence_length: set by SeqIO.
@@ -89,7 +89,7 @@ class OptionsPreprocessor:
   Attributes:
     task: the task's name.
     load_template: gives the template.
-    format: name of the text format, see `formats.py`.
+    format: name of the text format, see `prompts/formats.py`.
     counts: reason -> rows dropped so far, and `truncated` -> candidates cut.
     output_features: set by SeqIO.
     sequence_length: set by SeqIO.

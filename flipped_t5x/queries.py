@@ -20,7 +20,7 @@ import difflib
 import functools
 from typing import Any
 
-from flipped_t5x import templates as templates_lib
+from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.tasks import catalog
 import jinja2
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
-from flipped_t5x import formats
 from flipped_t5x import terminal
+from flipped_t5x.prompts import formats
 import matplotlib
 from matplotlib import figure
 from matplotlib import lines as lines_lib

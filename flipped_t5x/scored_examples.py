@@ -16,7 +16,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import ranking
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,7 +50,7 @@ class Examples:
 
 
 def table(
-    template: str, candidates: batches.Candidates, scores: np.ndarray
+    template: str, candidates: arrays.Candidates, scores: np.ndarray
 ) -> pa.Table:
   """The rows of one template.
 

@@ -16,7 +16,7 @@ import dataclasses
 from flipped_t5x import compilation
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays as arrays_lib
 import jax
 import numpy as np
 
@@ -58,7 +58,7 @@ def token_log_probs(
     return []
   found = [None] * len(inputs)
   score = compilation.jit(log_probs, params, static_argnums=(0,))
-  for chosen, batch in batches.score_batches(
+  for chosen, batch in arrays_lib.score_batches(
       inputs, targets, _num_rows(batch_size, len(inputs)), length_multiple
   ):
     values = np.asarray(score(network, params, batch))
@@ -82,7 +82,7 @@ def _num_rows(batch_size: int, candidates: int) -> int:
 
 
 def log_probs(
-    config: network_lib.T5Config, params: dict, batch: batches.Batch
+    config: network_lib.T5Config, params: dict, batch: arrays_lib.Batch
 ) -> jax.Array:
   """float32[batch, length]: log-probabilities of the targets' tokens."""
   logits = network_lib.Transformer(config).apply(
@@ -265,7 +265,7 @@ def _decoder_arrays(
     )
   return {
       'encoder_row': encoder_row,
-      'inputs': batches.shift_right(targets, segments),
+      'inputs': arrays_lib.shift_right(targets, segments),
       'targets': targets,
       'segments': segments,
   }

@@ -12,8 +12,8 @@ import json
 import random
 from typing import Any
 
-from flipped_t5x import examples
-from flipped_t5x import features
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import tokenization
 
 SIDES = ('inputs', 'targets')
 
@@ -133,7 +133,7 @@ def _sides(unit: Unit) -> list[Sequence[int]]:
 
 
 def _texts(
-    vocabulary: features.Vocabulary, right: Unit, wrong: Unit
+    vocabulary: tokenization.Vocabulary, right: Unit, wrong: Unit
 ) -> dict[str, str]:
   texts = {side: vocabulary.decode(right[side]) for side in SIDES}
   for side in SIDES:

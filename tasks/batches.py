@@ -15,11 +15,11 @@ import json
 import pathlib
 from typing import Any
 
-from flipped_t5x import examples
-from flipped_t5x import features
-from flipped_t5x import formats
-from flipped_t5x import templates as templates_lib
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates as templates_lib
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks.sources import store
@@ -66,7 +66,7 @@ class TrainBatches:
         gives the same batches.
       pack: whether to put several examples in one row.
       averaging: 'example' or 'token', see `engine.batches.loss_weights`.
-      format: see `formats.py`.
+      format: see `prompts/formats.py`.
       max_field_chars: see `templates.Template`.
       num_shards: parts of the stream that several hosts may share out.
       unlikelihood_weight: lambda; see `formats.wrong_side` for what it adds.
@@ -76,7 +76,7 @@ class TrainBatches:
         that do not divide the batch.
     """
     formats.get(format)
-    batches.check_averaging(averaging)
+    arrays.check_averaging(averaging)
     if num_shards < 1 or batch_size % num_shards:
       fit = [n for n in range(1, batch_size + 1) if not batch_size % n]
       raise ValueError(
@@ -101,7 +101,7 @@ class TrainBatches:
       self.counts[name] = collections.Counter()
       draw = examples.DrawPair(
           name, data.load_templates(max_field_chars),
-          features.load_vocabulary(pathlib.Path(vocabulary)), lengths, format,
+          tokenization.load_vocabulary(pathlib.Path(vocabulary)), lengths, format,
           self.counts[name], bool(unlikelihood_weight),
       )
       self.origins[name] = data.open('train').origin
@@ -152,15 +152,15 @@ class TrainBatches:
       dataset = dataset.map(lambda pair: _pad(pair, lengths))
     return dataset.batch(batch_size, drop_remainder=True)
 
-  def __iter__(self) -> Iterator[batches.Batch]:
+  def __iter__(self) -> Iterator[arrays.Batch]:
     return self
 
-  def __next__(self) -> batches.Batch:
+  def __next__(self) -> arrays.Batch:
     parts = [next(iterator) for iterator in self._iterators.values()]
     pairs = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     if self._rows is not None:
       pairs = {k: a[self._rows] for k, a in pairs.items()}
-    return batches.training_batch(pairs, self._averaging)
+    return arrays.training_batch(pairs, self._averaging)
 
   def get_state(self) -> bytes:
     """The position of the shards that are read."""
@@ -254,14 +254,14 @@ class CandidateSource:
     numbers: numbers of the rows to use, ascending.
     vocabulary: the vocabulary.
     lengths: the most tokens of `inputs` and of `targets`, EOS counted in.
-    format: see `formats.py`.
+    format: see `prompts/formats.py`.
   """
 
   dataset: catalog.Dataset
   split: str
   templates: Mapping[str, templates_lib.Template]
   numbers: Sequence[int]
-  vocabulary: features.Vocabulary
+  vocabulary: tokenization.Vocabulary
   lengths: Mapping[str, int]
   format: str
 
@@ -290,7 +290,7 @@ class CandidateSource:
 
   def read(
       self, template: str, numbers: Sequence[int] | None = None
-  ) -> batches.Candidates:
+  ) -> arrays.Candidates:
     """All options of some rows in one template, in order.
 
     Args:
@@ -312,7 +312,7 @@ class CandidateSource:
     for number in self.numbers if numbers is None else numbers:
       with _named(name, self.split, number):
         candidates += expand(rows[number], number)
-    return batches.Candidates.from_examples(candidates, expand.counts, self.origin)
+    return arrays.Candidates.from_examples(candidates, expand.counts, self.origin)
 
   @property
   def _rows(self) -> store.Rows:
@@ -336,7 +336,7 @@ def open_candidates(
     vocabulary: file of the SentencePiece model, without sentinels.
     input_length: tokens of the encoder side, EOS counted in.
     target_length: tokens of the decoder side, EOS counted in.
-    format: see `formats.py`.
+    format: see `prompts/formats.py`.
     max_field_chars: see `templates.Template`.
     split: the split; None for the one that the catalog says.
     limit: the most rows, see `catalog.Dataset.sample`.
@@ -354,14 +354,14 @@ def open_candidates(
   return CandidateSource(
       data, split, data.load_templates(max_field_chars),
       data.sample(split, limit),
-      features.load_vocabulary(pathlib.Path(vocabulary)),
+      tokenization.load_vocabulary(pathlib.Path(vocabulary)),
       {'inputs': input_length, 'targets': target_length}, format,
   )
 
 
 def read_candidates(
     dataset: str, template: str, *args: Any, **kwargs: Any
-) -> batches.Candidates:
+) -> arrays.Candidates:
   """All options of all rows of a split in one template, in order.
 
   Args:

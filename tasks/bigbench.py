@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from flipped_t5x import templates
+from flipped_t5x.prompts import templates
 
 TEMPLATE_NAME = 'BIG-bench'
 

@@ -16,7 +16,7 @@ import pathlib
 import random
 
 from flipped_t5x import files
-from flipped_t5x import templates as templates_lib
+from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.tasks import bigbench
 from flipped_t5x.tasks import labels
 from flipped_t5x.tasks import sources

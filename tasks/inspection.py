@@ -14,11 +14,11 @@ import pathlib
 import random
 from typing import Any
 
-from flipped_t5x import examples
-from flipped_t5x import features
-from flipped_t5x import formats
 from flipped_t5x import measurement
 from flipped_t5x import units
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 
@@ -31,7 +31,7 @@ class Settings:
     vocabulary: file of the SentencePiece model, without sentinels.
     input_length: tokens of the encoder's side, EOS counted in.
     target_length: tokens of the decoder's side, EOS counted in.
-    format: see `formats.py`.
+    format: see `prompts/formats.py`.
     max_field_chars: see `templates.Template`.
     split: looks at this split as evaluation does. None: a training mixture's
       training splits, or an evaluation mixture's evaluation splits.
@@ -257,7 +257,7 @@ def _make(
 ) -> units.PairUnits | units.CandidateUnits:
   """What turns rows into units, as the engines do it."""
   rest = (
-      features.load_vocabulary(settings.vocabulary),
+      tokenization.load_vocabulary(settings.vocabulary),
       {
           'inputs': settings.input_length,
           'wrong_inputs': settings.input_length,

@@ -27,8 +27,8 @@ import pathlib
 import re
 from typing import Any
 
-from flipped_t5x import jinja_chunks
-from flipped_t5x import templates
+from flipped_t5x.prompts import jinja_chunks
+from flipped_t5x.prompts import templates
 
 LABEL_PAIRS = pathlib.Path(__file__).parent / 'label_pairs.csv'
 _MEANINGS = ('yes', 'no', 'maybe')

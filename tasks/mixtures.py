@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 import difflib
 
-from flipped_t5x import formats
+from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import catalog
 
 _EXPLICIT = {

@@ -21,11 +21,11 @@ import itertools
 import os
 import re
 
-from flipped_t5x import features
-from flipped_t5x import formats
 from flipped_t5x import metrics
 from flipped_t5x import preprocessors
-from flipped_t5x import templates as templates_lib
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates as templates_lib
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import cache
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
@@ -61,7 +61,7 @@ def vocabulary(
       `default_vocabulary`.
   """
   return seqio.SentencePieceVocabulary(
-      os.fspath(path or default_vocabulary()), extra_ids=features.EXTRA_IDS
+      os.fspath(path or default_vocabulary()), extra_ids=tokenization.EXTRA_IDS
   )
 
 
@@ -172,7 +172,7 @@ def train_task(
   Args:
     name: a dataset of the catalog.
     vocabulary: see `register`.
-    format: see `formats.py`.
+    format: see `prompts/formats.py`.
     max_field_chars: see `templates.Template`.
 
   Returns:
@@ -211,7 +211,7 @@ def score_tasks(
   Args:
     name: a dataset of the catalog.
     vocabulary: see `register`.
-    format: see `formats.py`.
+    format: see `prompts/formats.py`.
     max_field_chars: see `templates.Template`.
 
   Returns:

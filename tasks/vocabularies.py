@@ -5,8 +5,8 @@ import hashlib
 import json
 import pathlib
 
-from flipped_t5x import features
 from flipped_t5x import files
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 
@@ -30,7 +30,7 @@ def trained(mixture: str, vocab_size: int) -> pathlib.Path:
   folder = files.data_folder() / 'vocabularies'
   path = folder / f'{mixture}-{vocab_size}-{digest.hexdigest()[:8]}.model'
   if not path.is_file():
-    features.train_vocabulary(_texts(mixture), vocab_size, path)
+    tokenization.train_vocabulary(_texts(mixture), vocab_size, path)
   return path
 
 

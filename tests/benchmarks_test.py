@@ -10,7 +10,7 @@ import demo_data
 from flipped_t5x import flops
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import tensors
-from flipped_t5x.engine import batches as batches_lib
+from flipped_t5x.prompts import arrays
 import numpy as np
 import pytest
 
@@ -213,7 +213,7 @@ def test_prompts_share_inputs(load, recipe):
   """By hand: a row in two templates, in one of them beside another."""
   rows, rank_step = load('rows'), load('rank_step')
   task = rows._task([
-      batches_lib.Candidates(
+      arrays.Candidates(
           inputs, targets, np.array(example, np.int32),
           np.array(option, np.int32), np.zeros(len(inputs), bool), {},
       )

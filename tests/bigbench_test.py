@@ -2,8 +2,8 @@
 
 import json
 
-from flipped_t5x import examples
-from flipped_t5x import formats
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import bigbench
 from flipped_t5x.tasks.sources import readers
 import pytest

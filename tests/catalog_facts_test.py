@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import demo_catalog
-from flipped_t5x import templates
+from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import catalog
 import jinja2
 from jinja2 import meta

@@ -5,10 +5,10 @@ import pathlib
 import random
 
 from flax import traverse_util
-from flipped_t5x import features
 from flipped_t5x import network as network_lib
 from flipped_t5x import run_config
 from flipped_t5x.engine import checkpoints
+from flipped_t5x.prompts import tokenization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,14 +69,14 @@ def tiny_sentences() -> list[str]:
 def tiny_vocabulary_path(tmp_path_factory, tiny_sentences) -> pathlib.Path:
   """A SentencePiece model of 200 ids, the 100 sentinels counted in."""
   path = tmp_path_factory.mktemp('vocabulary') / 'tiny.model'
-  features.train_vocabulary(tiny_sentences, 200, path)
+  tokenization.train_vocabulary(tiny_sentences, 200, path)
   return path
 
 
 @pytest.fixture(scope='session')
-def tiny_vocabulary(tiny_vocabulary_path) -> features.SentencePiece:
+def tiny_vocabulary(tiny_vocabulary_path) -> tokenization.SentencePiece:
   """The vocabulary of `tiny_vocabulary_path`."""
-  return features.load_vocabulary(tiny_vocabulary_path)
+  return tokenization.load_vocabulary(tiny_vocabulary_path)
 
 
 @pytest.fixture(scope='session')

@@ -13,9 +13,9 @@ import random
 import subprocess
 import sys
 
-from flipped_t5x import features
 from flipped_t5x import files
 from flipped_t5x import network
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import mixtures
 import jax
 import xla_flags
@@ -225,7 +225,7 @@ def _vocabulary_bytes() -> bytes:
     for _, choices, jinja in templates:
       texts += [f'input: output: {choices} {jinja}'] * 20
   path = files.data_folder() / f'{os.getpid()}.model'
-  features.train_vocabulary(texts, VOCAB_SIZE, path)
+  tokenization.train_vocabulary(texts, VOCAB_SIZE, path)
   content = path.read_bytes()
   path.unlink()
   return content

@@ -16,11 +16,11 @@ from flipped_t5x import inference
 from flipped_t5x import ranking
 from flipped_t5x import run_config
 from flipped_t5x import scored_examples
-from flipped_t5x import templates
 from flipped_t5x import tensors
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import evaluate
+from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import batches
 import numpy as np
 import pyarrow.parquet as pq

@@ -12,7 +12,7 @@ from flipped_t5x import network as network_lib
 from flipped_t5x import scored_examples
 from flipped_t5x import suites
 from flipped_t5x import summary
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
 import numpy as np
 
 NETWORK = network_lib.T5Config(
@@ -142,7 +142,7 @@ def _table(template, right, values):
   prediction = np.where(right, gold, (gold + 1) % options)
   number = np.tile(np.arange(options), len(gold))
   scores = np.where(number == np.repeat(prediction, options), 0.0, -1.0)
-  candidates = batches.Candidates(
+  candidates = arrays.Candidates(
       inputs=[], targets=[],
       example_id=np.repeat(np.arange(len(gold)) + values.first, options),
       option_index=number,

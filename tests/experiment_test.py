@@ -8,10 +8,10 @@ import demo_data
 from flipped_t5x import experiment
 from flipped_t5x import experiment_report
 from flipped_t5x import experiment_results
-from flipped_t5x import features
-from flipped_t5x import formats
 from flipped_t5x import ranking
 from flipped_t5x import scored_examples
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
@@ -125,8 +125,8 @@ def vocabulary(data):
   for rendered in drawn(TRAINED, 60):
     texts += [rendered.prompt, ' '.join(rendered.options)]
   path = data / 'words.model'
-  features.train_vocabulary(dict.fromkeys(texts), 240, path)
-  return features.load_vocabulary(path)
+  tokenization.train_vocabulary(dict.fromkeys(texts), 240, path)
+  return tokenization.load_vocabulary(path)
 
 
 def decode(vocabulary, batch, name):

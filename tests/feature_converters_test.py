@@ -2,7 +2,7 @@
 
 import demo_data
 from flipped_t5x import feature_converters
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import registry
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def direct():
   return registry.train_task('tiny_kind', demo_data.vocabulary(), 'direct')
 
 
-@pytest.mark.parametrize('averaging', batches.AVERAGINGS)
+@pytest.mark.parametrize('averaging', arrays.AVERAGINGS)
 @pytest.mark.parametrize('name, lengths', (
     ('task', LENGTHS), ('direct', DIRECT),
     # Without a length for wrong labels there are none.
@@ -62,7 +62,7 @@ def test_unpacked_is_the_same_as_in_the_other_engine(
       k: np.array([np.pad(p[k], (0, n - len(p[k]))) for p in pairs], np.int32)
       for k, n in lengths.items()
   }
-  expected = batches.training_batch(padded, averaging)
+  expected = arrays.training_batch(padded, averaging)
   # A length of what the task has not is no harm: one gin file for all.
   more = {'wrong_targets' if name == 'task' else 'wrong_inputs': 56}
   converted = convert(task, False, averaging, lengths | more)

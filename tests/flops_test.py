@@ -5,9 +5,9 @@ import dataclasses
 from flipped_t5x import flops
 from flipped_t5x import layers
 from flipped_t5x import network as network_lib
-from flipped_t5x.engine import batches
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
+from flipped_t5x.prompts import arrays
 import forward
 import jax
 from jax.extend import core
@@ -39,7 +39,7 @@ def batch():
   def rows(length):
     return rng.integers(2, 200, (ROWS, length)).astype(np.int32)
 
-  return batches.training_batch(
+  return arrays.training_batch(
       {'inputs': rows(L), 'wrong_inputs': rows(L), 'targets': rows(T)},
       'example',
   )

@@ -6,7 +6,7 @@ import json
 import re
 
 import demo_data
-from flipped_t5x import features
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 import numpy as np
@@ -41,7 +41,7 @@ def same(ours, theirs):
 
 def texts(batch_list):
   """The encoder side of each row of unpacked batches."""
-  vocabulary = features.load_vocabulary(demo_data.vocabulary())
+  vocabulary = tokenization.load_vocabulary(demo_data.vocabulary())
   return [
       vocabulary.decode(row)
       for batch in batch_list
@@ -271,7 +271,7 @@ def test_lambda_adds_wrong_labels_to_direct():
       f'wrong_decoder_{n}'
       for n in ('input_tokens', 'target_tokens', 'loss_weights')
   }
-  vocabulary = features.load_vocabulary(demo_data.vocabulary())
+  vocabulary = tokenization.load_vocabulary(demo_data.vocabulary())
   labels = collections.Counter(
       tuple(
           vocabulary.decode(batch[f'{wrong}decoder_target_tokens'][row])
@@ -352,7 +352,7 @@ def candidates(name, template, **kwargs):
 
 
 def test_candidates_are_complete_and_in_order():
-  vocabulary = features.load_vocabulary(demo_data.vocabulary())
+  vocabulary = tokenization.load_vocabulary(demo_data.vocabulary())
   found = candidates('tiny_kind', 'Where')
   rows = demo_data.rows('tiny_kind')['test']
   assert len(found.inputs) == len(found.targets) == 12 * 4

@@ -3,8 +3,8 @@
 import base64
 import json
 
-from flipped_t5x import features
 from flipped_t5x import hf_vocabulary
+from flipped_t5x.prompts import tokenization
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
@@ -74,7 +74,7 @@ def changed(content, path, value):
 def write(folder, content):
   (folder / 'tokenizer.json').write_text(json.dumps(content))
   hf_vocabulary.write_spiece(folder, folder / 'made.model')
-  return features.SentencePiece(folder / 'made.model')
+  return tokenization.SentencePiece(folder / 'made.model')
 
 
 def assert_same_ids(one, other, texts):
@@ -190,7 +190,7 @@ def test_the_file_itself_comes_first(
   hf_vocabulary.write(tiny_vocabulary_path, tmp_path)
   path = hf_vocabulary.spiece_path(tmp_path)
   assert path == tmp_path / 'spiece.model'
-  assert_same_ids(features.SentencePiece(path), tiny_vocabulary, tiny_sentences)
+  assert_same_ids(tokenization.SentencePiece(path), tiny_vocabulary, tiny_sentences)
   hf_vocabulary.write_spiece(tmp_path, tmp_path / 'made.model')
   assert (tmp_path / 'made.model').read_bytes() == path.read_bytes()
 
@@ -209,13 +209,13 @@ def test_ids_are_those_of_transformers(
   theirs.save_pretrained(saved)
   assert hf_vocabulary.spiece_path(saved) is None
   hf_vocabulary.write_spiece(saved, tmp_path / 'made.model')
-  made = features.SentencePiece(tmp_path / 'made.model')
+  made = tokenization.SentencePiece(tmp_path / 'made.model')
   again = transformers.AutoTokenizer.from_pretrained(saved)
   for text in (*TEXTS, *tiny_sentences):
-    ids = [*tiny_vocabulary.encode(text), features.EOS_ID]
+    ids = [*tiny_vocabulary.encode(text), tokenization.EOS_ID]
     assert theirs(text).input_ids == ids, text
     assert again(text).input_ids == ids, text
-    assert [*made.encode(text), features.EOS_ID] == ids, text
+    assert [*made.encode(text), tokenization.EOS_ID] == ids, text
 
 
 @pytest.mark.torch

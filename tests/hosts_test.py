@@ -14,11 +14,11 @@ import sys
 import time
 
 import demo_data
-from flipped_t5x import features
 from flipped_t5x import run_config
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import hosts
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 import jax
 import numpy as np
@@ -73,7 +73,7 @@ def record(folder, action='', set_next=setattr):
     set_next: sets the method of TrainBatches.
   """
   read = batches.TrainBatches.__next__
-  vocabulary = features.load_vocabulary(demo_data.vocabulary())
+  vocabulary = tokenization.load_vocabulary(demo_data.vocabulary())
   what, who, when = (action or 'nothing 0 0').split()
   number = 0
 

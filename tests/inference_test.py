@@ -9,13 +9,13 @@ import sys
 import warnings
 
 from flipped_t5x import candidates as candidates_lib
-from flipped_t5x import examples
-from flipped_t5x import features
 from flipped_t5x import generation
 from flipped_t5x import inference
 from flipped_t5x import network as network_lib
 from flipped_t5x import queries
-from flipped_t5x import templates
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import templates
+from flipped_t5x.prompts import tokenization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -461,7 +461,7 @@ def test_load_otherwise(model, tiny_run, tiny_vocabulary_path):
   assert (config.format, config.input_length, config.target_length) == (
       'direct', 7, 5
   )
-  assert other.vocabulary is features.load_vocabulary(tiny_vocabulary_path)
+  assert other.vocabulary is tokenization.load_vocabulary(tiny_vocabulary_path)
   scores = [m.score([[5, 6, 7, 1]], [[8, 9, 1]])[0] for m in (model, other)]
   assert scores[0] != scores[1]
   assert scores[0] == pytest.approx(scores[1], rel=0.05)

@@ -8,15 +8,15 @@ import random
 import subprocess
 import sys
 
-from flipped_t5x import examples
-from flipped_t5x import features
-from flipped_t5x import formats
 from flipped_t5x import inspection_plot
 from flipped_t5x import inspection_report
 from flipped_t5x import measurement
 from flipped_t5x import terminal
 from flipped_t5x import units
 from flipped_t5x.cli import main
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import inspection
@@ -308,7 +308,7 @@ def test_training_measures_what_training_draws(
     numbers = [s % len(rows) for s in seeds]
     arguments = (
         name, dataset.load_templates(),
-        features.load_vocabulary(data / 'words.model'),
+        tokenization.load_vocabulary(data / 'words.model'),
         dict(zip(
             ('inputs', 'wrong_inputs', 'targets', 'wrong_targets'),
             (lengths[0], *lengths, lengths[1]), strict=True,

@@ -2,8 +2,8 @@
 
 import re
 
-from flipped_t5x import formats
-from flipped_t5x import templates
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import labels
 import pytest

@@ -1,6 +1,6 @@
 """Mixtures: names, twins in other formats, shares, what is not trained on."""
 
-from flipped_t5x import formats
+from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 import pytest

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 
-from flipped_t5x import features
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import model_files
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors
+from flipped_t5x.prompts import tokenization
 import hf_vocabulary_test
 import numpy as np
 import pytest
@@ -182,7 +182,7 @@ def test_vocabularies(
     with pytest.raises(FileNotFoundError, match='no such vocabulary'):
       model_files.open(path, vocabulary=missing)
   large = tmp_path / 'large.model'
-  features.train_vocabulary(tiny_sentences, 209, large)
+  tokenization.train_vocabulary(tiny_sentences, 209, large)
   for model in (path, tiny_run, hf_folder):
     with pytest.raises(
         ValueError, match=rf'{large} has 209 ids.*{EMBEDDING} of .* 208 rows'
@@ -209,7 +209,7 @@ def test_vocabulary_of_a_tokenizer_json(
   before = made.stat().st_mtime_ns
   assert model_files.open(hf_folder).vocabulary == made
   assert made.stat().st_mtime_ns == before
-  one, other = map(features.SentencePiece, (tiny_vocabulary_path, made))
+  one, other = map(tokenization.SentencePiece, (tiny_vocabulary_path, made))
   assert [one.encode(s) for s in tiny_sentences] == [
       other.encode(s) for s in tiny_sentences
   ]

@@ -12,7 +12,7 @@ from flipped_t5x import layers
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x import tensors
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
 import forward
 import jax
 import jax.numpy as jnp
@@ -193,7 +193,7 @@ def pair_batches():
     segments = np.pad(np.repeat((1, 2, 3), numbers), rest)
     packed[f'{name}_segment_ids'] = segments[None]
     packed[f'{name}_positions'] = 0 * segments[None]  # The network has none.
-  return [batches.training_batch(p, 'example') for p in (single, packed)]
+  return [arrays.training_batch(p, 'example') for p in (single, packed)]
 
 
 def test_packed_examples_are_apart(apply, tiny_network, tiny_params):
@@ -246,7 +246,7 @@ def test_logits_are_those_of_t5x(tiny_network, make_params, sizes, expected):
   source, target = np.random.default_rng(4).integers(1, 200, (2, 1, 40))
   logits = network_lib.Transformer(config).apply(
       {'params': make_params(config, seed=3)}, source,
-      batches.shift_right(target), target, enable_dropout=False,
+      arrays.shift_right(target), target, enable_dropout=False,
   )
   # From t5x.examples.t5.network at T5X cc342d4 with these weights.
   np.testing.assert_allclose(logits[0, [0, 39], :3], expected, atol=1e-5)
@@ -310,7 +310,7 @@ def backward(deep_network, deep_params, tokens):
 
     def loss(params):
       logits = model.apply(
-          {'params': params}, source, batches.shift_right(target), target,
+          {'params': params}, source, arrays.shift_right(target), target,
           enable_dropout=seed is not None,
           # 'rbg' compiles in a fraction of the time.
           rngs=None if seed is None else {
@@ -374,7 +374,7 @@ def test_decoding_with_a_cache_is_teacher_forcing(
   )
   params = deep_params[scan]
   source, target = tokens[0], np.maximum(tokens[1], 1)
-  inputs = batches.shift_right(target)
+  inputs = arrays.shift_right(target)
 
   @jax.jit
   def start(params):

@@ -8,10 +8,10 @@ import sys
 
 from flipped_t5x import network as network_lib
 from flipped_t5x import tensors
-from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import train_step
+from flipped_t5x.prompts import arrays as arrays_lib
 import forward
 import jax
 import numpy as np
@@ -53,7 +53,7 @@ def batch(seed, packed=False):
     if packed:
       pairs[f'{name}_segment_ids'] = segments
       pairs[f'{name}_positions'] = positions
-  return batches_lib.training_batch(pairs, 'example')
+  return arrays_lib.training_batch(pairs, 'example')
 
 
 def unpack(packed):
@@ -71,7 +71,7 @@ def unpack(packed):
               ('targets', 'decoder', 'target_tokens'),
           )
       })
-  return batches_lib.training_batch({
+  return arrays_lib.training_batch({
       name: np.stack([
           np.pad(r[name], (0, length - len(r[name]))) for r in rows
       ])

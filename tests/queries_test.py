@@ -2,9 +2,9 @@
 
 import json
 
-from flipped_t5x import formats
 from flipped_t5x import queries
-from flipped_t5x import templates
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import labels
 import pytest
 

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import demo_data
-from flipped_t5x import examples
-from flipped_t5x import features
 from flipped_t5x import preprocessors
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import registry
 from flipped_t5x.tasks import row_source
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def vocabulary():
-  return features.load_vocabulary(demo_data.vocabulary())
+  return tokenization.load_vocabulary(demo_data.vocabulary())
 
 
 def train_task(name='tiny_mood'):

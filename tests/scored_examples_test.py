@@ -2,7 +2,7 @@
 
 from flipped_t5x import scored_examples
 from flipped_t5x import tensors
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pytest
 
 def candidates(ids, options, gold):
   """As a source makes them: options of each example in order."""
-  return batches.Candidates.from_examples(
+  return arrays.Candidates.from_examples(
       [
           {'inputs': [3, 1], 'targets': [4, 1], 'example_id': i,
            'option_index': n, 'is_correct': n == right, 'option': option}

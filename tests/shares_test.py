@@ -5,7 +5,7 @@ import itertools
 import json
 import pathlib
 
-from flipped_t5x import examples
+from flipped_t5x.prompts import examples
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import demo_data
-from flipped_t5x import features
 from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import inference
@@ -18,6 +17,7 @@ from flipped_t5x import summary as summary_lib
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import t5x_results
 from flipped_t5x.cli import main
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 import numpy as np
@@ -156,7 +156,7 @@ def expected(data, params):
       demo_data.NETWORK, 'flipped', *LENGTHS.values(), {}
   )
   model = inference.Model(
-      run, params, features.load_vocabulary(demo_data.vocabulary()), STEP
+      run, params, tokenization.load_vocabulary(demo_data.vocabulary()), STEP
   )
   results = {}
   for name in TASKS:

@@ -5,8 +5,8 @@ import functools
 
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import train_step
+from flipped_t5x.prompts import arrays
 import forward
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def sequences(seed=0):
 
 
 def unpacked(averaging='example'):
-  return batches_lib.training_batch({
+  return arrays.training_batch({
       name: np.stack([
           np.pad(e[name], (0, length - len(e[name]))) for e in sequences()
       ]).astype(np.int32)
@@ -60,7 +60,7 @@ def packed(averaging='example'):
     pairs[name] = tokens
     pairs[f'{name}_segment_ids'] = segments
     pairs[f'{name}_positions'] = positions
-  return batches_lib.training_batch(pairs, averaging)
+  return arrays.training_batch(pairs, averaging)
 
 
 @pytest.fixture(scope='module')
@@ -142,14 +142,14 @@ def test_metrics_are_those_of_two_passes(params, update, log_probs):
   }, rel=1e-4)
 
 
-@pytest.mark.parametrize('averaging', batches_lib.AVERAGINGS)
+@pytest.mark.parametrize('averaging', arrays.AVERAGINGS)
 def test_packed_is_unpacked(averaging, update):
   rows = packed(averaging)
   assert len(rows['decoder_target_tokens']) == ROWS
   assert_same(update(rows), update(unpacked(averaging)))
 
 
-@pytest.mark.parametrize('averaging', batches_lib.AVERAGINGS)
+@pytest.mark.parametrize('averaging', arrays.AVERAGINGS)
 def test_parts_of_a_batch_are_the_whole(averaging, update):
   batch = packed(averaging)
   assert_same(

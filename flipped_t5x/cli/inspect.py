@@ -19,9 +19,9 @@ import os
 import pathlib
 import sys
 
-from flipped_t5x import formats
 from flipped_t5x import inspection_plot
 from flipped_t5x import inspection_report
+from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import inspection
 from flipped_t5x.tasks import mixtures
 import rich.console

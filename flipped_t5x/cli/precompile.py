@@ -20,7 +20,6 @@ import pathlib
 import sys
 from typing import Any
 
-from flipped_t5x import formats
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
 from flipped_t5x import precompile_report
@@ -30,6 +29,7 @@ from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import precompile
 from flipped_t5x.engine import precompile_search
 from flipped_t5x.engine import tpu_compiler
+from flipped_t5x.prompts import formats
 import gin
 import optax
 

@@ -15,9 +15,9 @@ import warnings
 
 from flipped_t5x import candidates
 from flipped_t5x import files
-from flipped_t5x import formats
 from flipped_t5x import inference
 from flipped_t5x import queries
+from flipped_t5x.prompts import formats
 
 _STANDARD_INPUT = '-'
 _OF_ROWS = ('dataset', 'template', 'row')

@@ -17,9 +17,9 @@ import shutil
 import time
 from typing import Any
 
-from flipped_t5x import features
 from flipped_t5x import files
 from flipped_t5x import run_config
+from flipped_t5x.prompts import tokenization
 import jax
 import orbax.checkpoint as ocp
 
@@ -49,7 +49,7 @@ def prepare(
       without a run, or the embedding has fewer rows than the vocabulary has
       ids.
   """
-  size = features.load_vocabulary(vocabulary).vocab_size
+  size = tokenization.load_vocabulary(vocabulary).vocab_size
   if config.network.vocab_size < size:
     raise ValueError(
         f'{vocabulary} has {size} ids but the network a vocab_size of'

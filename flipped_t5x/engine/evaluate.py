@@ -25,9 +25,9 @@ from flipped_t5x import scoring
 from flipped_t5x import suites
 from flipped_t5x import summary
 from flipped_t5x import tensors
-from flipped_t5x.engine import batches
 from flipped_t5x.engine import chunks as chunks_lib
 from flipped_t5x.engine import prompt_bar
+from flipped_t5x.prompts import arrays
 import jax
 import numpy as np
 import pyarrow
@@ -56,7 +56,7 @@ class Task(Protocol):
   texts: Mapping[str, Any]
   origin: Mapping[str, Any]
 
-  def read(self, template: str, numbers: Sequence[int]) -> batches.Candidates:
+  def read(self, template: str, numbers: Sequence[int]) -> arrays.Candidates:
     """The candidates of some rows, with the texts of their options."""
     ...
 
@@ -273,7 +273,7 @@ def _score(
 
 def _table(
     name: str,
-    found: Mapping[str, batches.Candidates],
+    found: Mapping[str, arrays.Candidates],
     log_probs: Sequence[np.ndarray],
 ) -> pyarrow.Table:
   """The scored examples; the templates' candidates follow each other."""

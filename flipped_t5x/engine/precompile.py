@@ -13,10 +13,10 @@ from typing import Any
 from flipped_t5x import network as network_lib
 from flipped_t5x import scoring
 from flipped_t5x import tpu_topologies
-from flipped_t5x.engine import batches
 from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import tpu_compiler
 from flipped_t5x.engine import train_step
+from flipped_t5x.prompts import arrays
 import jax
 import numpy as np
 import optax
@@ -218,7 +218,7 @@ def one_row(step: Step) -> Mapping[str, np.ndarray]:
   targets = np.ones((1, step.target_length), np.int32)
   if step.task == 'rank':
     # Lengths in between are not compiled: rows are padded to multiples.
-    (_, batch), = batches.score_batches(inputs, targets, 1)
+    (_, batch), = arrays.score_batches(inputs, targets, 1)
     return batch
   features = {'inputs': inputs, 'targets': targets}
   if step.wrong_side:
@@ -228,7 +228,7 @@ def one_row(step: Step) -> Mapping[str, np.ndarray]:
         f'{name}_{kind}': tokens for name, tokens in features.items()
         for kind in ('segment_ids', 'positions')
     }
-  return batches.training_batch(features, 'example')
+  return arrays.training_batch(features, 'example')
 
 
 def _shard_bytes(array: jax.ShapeDtypeStruct) -> int:

@@ -16,11 +16,11 @@ from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors
 from flipped_t5x.engine import agreement
-from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import run_log
 from flipped_t5x.engine import train_step
+from flipped_t5x.prompts import arrays
 import jax
 import numpy as np
 import optax
@@ -33,7 +33,7 @@ class Interrupted(KeyboardInterrupt):
 def train(
     model_dir: str,
     network: network_lib.T5Config,
-    batches: batches_lib.Batches,
+    batches: arrays.Batches,
     optimizer: optax.GradientTransformation,
     vocabulary: str,
     *,
@@ -135,7 +135,7 @@ def train(
 def _check_hosts(
     folder: pathlib.Path,
     config: run_config.RunConfig,
-    batches: batches_lib.Batches,
+    batches: arrays.Batches,
     vocabulary: str,
 ) -> bool:
   """Whether the folder has a checkpoint; ValueError if the hosts differ."""
@@ -155,7 +155,7 @@ def _check_hosts(
 def _prepare(
     folder: pathlib.Path,
     config: run_config.RunConfig,
-    batches: batches_lib.Batches,
+    batches: arrays.Batches,
     vocabulary: str,
 ) -> None:
   """Makes or checks the run's folder, and waits until all hosts see it."""
@@ -185,7 +185,7 @@ def _run_steps(
     steps: range,
     state: train_step.State,
     step_fn: Callable[..., Any],
-    batches: batches_lib.Batches,
+    batches: arrays.Batches,
     partitioner: partitioning.Partitioner,
     saver: checkpoints.Checkpoints,
     log: run_log.RunLog,
@@ -215,7 +215,7 @@ def _run_steps(
         )
 
 
-def _say_counts(batches: batches_lib.Batches, start: int) -> None:
+def _say_counts(batches: arrays.Batches, start: int) -> None:
   """Prints how many examples were dropped or cut, and why."""
   read = ' of those that host 0 has read' if jax.process_count() > 1 else ''
   for name, counts in batches.counts.items():
@@ -246,7 +246,7 @@ def _say(text: str) -> None:
 
 
 def _share_out(
-    batches: batches_lib.Batches, partitioner: partitioning.Partitioner
+    batches: arrays.Batches, partitioner: partitioning.Partitioner
 ) -> int:
   """Lets each host make the rows that its devices get.
 
@@ -294,7 +294,7 @@ def _initial_params(
   return params
 
 
-def num_examples(batch: batches_lib.Batch) -> int:
+def num_examples(batch: arrays.Batch) -> int:
   """How many pairs are in the rows of a batch."""
   if 'decoder_segment_ids' in batch:
     return int(np.max(batch['decoder_segment_ids'], axis=1).sum())

@@ -7,8 +7,8 @@ from typing import Any
 from flipped_t5x import layers
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x.engine import batches as batches_lib
 from flipped_t5x.engine import partitioning
+from flipped_t5x.prompts import arrays as arrays_lib
 import jax
 import jax.numpy as jnp
 import optax
@@ -42,7 +42,7 @@ def make_train_step(
     num_microbatches: int = 1,
     num_logit_chunks: int = 1,
     partitioner: partitioning.Partitioner | None = None,
-) -> Callable[[State, batches_lib.Batch], tuple[State, dict[str, jax.Array]]]:
+) -> Callable[[State, arrays_lib.Batch], tuple[State, dict[str, jax.Array]]]:
   """Compiles the update: (state, batch) -> (state, metrics).
 
   Right and wrong sides go through the network as one batch of twice the size.

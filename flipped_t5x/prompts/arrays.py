@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 from typing import Protocol
 
-from flipped_t5x import features
+from flipped_t5x.prompts import tokenization
 import numpy as np
 
 Batch = Mapping[str, np.ndarray]
@@ -139,7 +139,7 @@ def score_batches(
         'encoder_input_tokens': encoder,
         'decoder_input_tokens': shift_right(target),
         'decoder_target_tokens': target,
-        'decoder_loss_weights': (target != features.PAD_ID).astype(
+        'decoder_loss_weights': (target != tokenization.PAD_ID).astype(
             np.float32
         ),
     }
@@ -205,7 +205,7 @@ def loss_weights(
   Returns:
     float32[batch, length].
   """
-  real = (targets != features.PAD_ID).astype(np.float32)
+  real = (targets != tokenization.PAD_ID).astype(np.float32)
   if averaging == 'token':
     return real
   if segments is None:

@@ -3,7 +3,7 @@
 A template is Jinja with the prompt left of `|||` and the answer right of it.
 Flipped learning needs to know which characters of the prompt were written by
 the template's author (the instruction) and which were inserted from the example
-(the instance); `jinja_chunks.py` tells them apart. A template is compiled once,
+(the instance); `prompts/jinja_chunks.py` tells them apart. A template is compiled once,
 and draws its random choices from a seed for each row.
 """
 
@@ -19,7 +19,7 @@ import pathlib
 import random
 from typing import Any
 
-from flipped_t5x import jinja_chunks
+from flipped_t5x.prompts import jinja_chunks
 import jinja2
 from jinja2 import meta
 import yaml

@@ -1,11 +1,11 @@
-"""Written-out cases for templates.py: what it must do, and what it refuses.
+"""Written-out cases for prompts/templates.py: what it must do, and what it refuses.
 
 `promptsource_test.py` reads files, and compares with plain Jinja.
 """
 
 import random
 
-from flipped_t5x import templates
+from flipped_t5x.prompts import templates
 import jinja2
 import numpy as np
 import pytest

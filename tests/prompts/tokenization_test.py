@@ -1,9 +1,9 @@
-"""Tests of features.py: ids as SeqIO's, what is cut, and what is never cut."""
+"""Tests of prompts/tokenization.py: ids as SeqIO's, what is cut, and what is never cut."""
 
 import random
 
-from flipped_t5x import features
-from flipped_t5x import formats
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import tokenization
 import pytest
 import sentencepiece
 
@@ -38,14 +38,14 @@ class Words:
 def encode_inputs(length, instance, label='output: x'):
   words = Words()
   text = formats.Text(instance, label, 'unused')
-  tokens, truncated = features.encode_inputs(words, text, length)
+  tokens, truncated = tokenization.encode_inputs(words, text, length)
   return words.decode(tokens), truncated
 
 
 def encode_targets(length, targets):
   words = Words()
   text = formats.Text(('unused',), 'unused', targets)
-  tokens, truncated = features.encode_targets(words, text, length)
+  tokens, truncated = tokenization.encode_targets(words, text, length)
   return words.decode(tokens), truncated
 
 
@@ -62,7 +62,7 @@ def test_ids_are_those_of_seqio(
 
 
 def test_ids_are_those_of_t5(tiny_vocabulary):
-  assert (features.PAD_ID, features.EOS_ID, features.UNK_ID) == (0, 1, 2)
+  assert (tokenization.PAD_ID, tokenization.EOS_ID, tokenization.UNK_ID) == (0, 1, 2)
   assert tiny_vocabulary.decode([1]) == ''
   assert tiny_vocabulary.encode('☃')[-1] == 2
   for k in (0, 1, 50, 99):
@@ -92,7 +92,7 @@ def test_tokens_of_the_pieces_are_those_of_the_whole(tiny_vocabulary, seed):
     ]
     label = rng.choice(('', 'output: yes', 'output: <extra_id_3> no good'))
     text = formats.Text(tuple(filter(None, pieces)), label, 'unused')
-    tokens, truncated = features.encode_inputs(tiny_vocabulary, text)
+    tokens, truncated = tokenization.encode_inputs(tiny_vocabulary, text)
     assert tokens == [*tiny_vocabulary.encode(text.inputs), 1], text
     assert not truncated
 
@@ -137,10 +137,10 @@ def test_cut_inputs_keep_label_sentinels_and_eos(tiny_vocabulary, seed):
   ))
   text = formats.Text(tuple(filter(None, instance)), 'output: yes', 'unused')
   label = [*tiny_vocabulary.encode('output: yes'), 1]
-  whole, _ = features.encode_inputs(tiny_vocabulary, text)
+  whole, _ = tokenization.encode_inputs(tiny_vocabulary, text)
   sentinels = [199, 198, 197, 196]
   for length in range(len(label) + 5, len(whole) + 3):
-    tokens, truncated = features.encode_inputs(tiny_vocabulary, text, length)
+    tokens, truncated = tokenization.encode_inputs(tiny_vocabulary, text, length)
     assert truncated == (length < len(whole))
     assert len(tokens) == min(length, len(whole))
     assert tokens[-len(label) :] == label
@@ -152,7 +152,7 @@ def test_cut_inputs_keep_label_sentinels_and_eos(tiny_vocabulary, seed):
 @pytest.mark.parametrize('length', (0, 1, 2, 3))
 def test_no_room_beside_the_label(length):
   message = f"'output: x' has 2 .* in {length}"
-  with pytest.raises(features.TooLong, match=message) as error:
+  with pytest.raises(tokenization.TooLong, match=message) as error:
     encode_inputs(length, INSTANCE)
   assert error.value.reason == 'label too long'
 
@@ -184,7 +184,7 @@ def test_targets_end_with_eos_inside_the_length(length, expected):
 @pytest.mark.parametrize('length', (0, 1, 2))
 def test_targets_that_are_cut_to_nothing(length):
   message = f'cut to nothing at {length} tokens'
-  with pytest.raises(features.TooLong, match=message) as error:
+  with pytest.raises(tokenization.TooLong, match=message) as error:
     encode_targets(length, TARGETS)
   assert error.value.reason == 'target cut to nothing'
 
@@ -193,7 +193,7 @@ def test_targets_that_were_never_more():
   sentinels = '<extra_id_0> <extra_id_1>'
   assert encode_targets(None, sentinels) == (f'{sentinels} </s>', False)
   assert encode_targets(3, sentinels) == (f'{sentinels} </s>', False)
-  with pytest.raises(features.TooLong) as error:
+  with pytest.raises(tokenization.TooLong) as error:
     encode_targets(None, '')
   assert error.value.reason == 'empty target'
 
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_model(tmp_path, content):
   path = tmp_path / 'bad.model'
   path.write_bytes(content)
   with pytest.raises(ValueError, match='bad.model: not a SentencePiece model'):
-    features.SentencePiece(path)
+    tokenization.SentencePiece(path)
 
 
 def test_a_model_of_other_conventions(tmp_path, tiny_sentences):
@@ -212,19 +212,19 @@ def test_a_model_of_other_conventions(tmp_path, tiny_sentences):
       model_prefix=str(tmp_path / 'other'),
   )
   with pytest.raises(ValueError, match='other.model: pad, eos, unk are not'):
-    features.SentencePiece(tmp_path / 'other.model')
+    tokenization.SentencePiece(tmp_path / 'other.model')
 
 
 def test_training_is_deterministic(
     tmp_path, tiny_sentences, tiny_vocabulary_path
 ):
   path = tmp_path / 'new' / 'folder' / 'again.model'
-  features.train_vocabulary(iter(tiny_sentences), 200, path)
+  tokenization.train_vocabulary(iter(tiny_sentences), 200, path)
   assert path.read_bytes() == tiny_vocabulary_path.read_bytes()
   assert list(path.parent.iterdir()) == [path]
-  features.train_vocabulary(tiny_sentences[::2], 190, path)
-  assert features.SentencePiece(path).vocab_size == 190
+  tokenization.train_vocabulary(tiny_sentences[::2], 190, path)
+  assert tokenization.SentencePiece(path).vocab_size == 190
 
 
 def test_vocabularies_are_read_once(tiny_vocabulary_path, tiny_vocabulary):
-  assert features.load_vocabulary(tiny_vocabulary_path) is tiny_vocabulary
+  assert tokenization.load_vocabulary(tiny_vocabulary_path) is tiny_vocabulary

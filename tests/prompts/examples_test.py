@@ -1,11 +1,11 @@
-"""Draws and candidates of examples.py, with templates written out here."""
+"""Draws and candidates of prompts/examples.py, with templates written out here."""
 
 import collections
 import dataclasses
 import json
 
-from flipped_t5x import examples
-from flipped_t5x import templates
+from flipped_t5x.prompts import examples
+from flipped_t5x.prompts import templates
 import pytest
 
 LETTERS = 'abcdefghij'

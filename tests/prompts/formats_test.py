@@ -1,7 +1,7 @@
-"""Tests of formats.py: exact texts of small templates."""
+"""Tests of prompts/formats.py: exact texts of small templates."""
 
-from flipped_t5x import formats
-from flipped_t5x import templates
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates
 import pytest
 
 INFER = (

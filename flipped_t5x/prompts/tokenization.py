@@ -15,7 +15,7 @@ import pathlib
 from typing import Protocol
 
 from flipped_t5x import files
-from flipped_t5x import formats
+from flipped_t5x.prompts import formats
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 

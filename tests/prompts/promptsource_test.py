@@ -1,4 +1,4 @@
-"""Promptsource's templates in templates.py: as plain Jinja renders them."""
+"""Promptsource's templates in prompts/templates.py: as plain Jinja renders them."""
 
 import collections
 import functools
@@ -8,8 +8,8 @@ import pathlib
 import random
 import re
 
-from flipped_t5x import formats
-from flipped_t5x import templates
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates
 import jinja2
 import pytest
 

@@ -12,18 +12,18 @@ import json
 import random
 from typing import Any
 
-from flipped_t5x import features
-from flipped_t5x import formats
-from flipped_t5x import templates as templates_lib
+from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import templates as templates_lib
+from flipped_t5x.prompts import tokenization
 
 TRUNCATED = 'truncated'
 SAME_TOKENS = 'right and wrong option are the same tokens'
 # In this order: a pair that several of them drop is counted for the first.
 _ENCODERS = {
-    'inputs': features.encode_inputs,
-    'wrong_inputs': features.encode_inputs,
-    'targets': features.encode_targets,
-    'wrong_targets': features.encode_targets,
+    'inputs': tokenization.encode_inputs,
+    'wrong_inputs': tokenization.encode_inputs,
+    'targets': tokenization.encode_targets,
+    'wrong_targets': tokenization.encode_targets,
 }
 
 
@@ -37,14 +37,14 @@ class DrawPair:
     vocabulary: the vocabulary.
     lengths: of `inputs`, `targets` and their `wrong_` twins, the most tokens
       with EOS counted in; a feature that is not there is not cut.
-    format: name of the text format, see `formats.py`.
+    format: name of the text format, see `prompts/formats.py`.
     counts: reason -> rows dropped so far, and `truncated` -> pairs cut.
     unlikelihood: whether lambda is not 0, see `formats.wrong_side`.
   """
 
   task: str
   templates: Mapping[str, templates_lib.Template]
-  vocabulary: features.Vocabulary
+  vocabulary: tokenization.Vocabulary
   lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
   format: str = 'flipped'
   counts: collections.Counter = dataclasses.field(
@@ -91,7 +91,7 @@ class DrawPair:
               self.vocabulary, texts[name], self.lengths.get(name)
           )
           truncated |= cut
-    except features.TooLong as e:
+    except tokenization.TooLong as e:
       self.counts[e.reason] += 1
       return None
     if side and pair[side] == pair[side.removeprefix('wrong_')]:
@@ -116,13 +116,13 @@ class ExpandOptions:
     template: the template.
     vocabulary: the vocabulary.
     lengths: of `inputs` and `targets`, see `DrawPair`.
-    format: name of the text format, see `formats.py`.
+    format: name of the text format, see `prompts/formats.py`.
     counts: reason -> rows dropped so far, and `truncated` -> candidates cut.
   """
 
   task: str
   template: templates_lib.Template
-  vocabulary: features.Vocabulary
+  vocabulary: tokenization.Vocabulary
   lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
   format: str = 'flipped'
   counts: collections.Counter = dataclasses.field(
@@ -154,13 +154,13 @@ class ExpandOptions:
     for number, option in enumerate(rendered.options):
       text = make_text(rendered, option)
       try:
-        inputs, cut_inputs = features.encode_inputs(
+        inputs, cut_inputs = tokenization.encode_inputs(
             self.vocabulary, text, self.lengths.get('inputs')
         )
-        targets, cut_targets = features.encode_targets(
+        targets, cut_targets = tokenization.encode_targets(
             self.vocabulary, text, self.lengths.get('targets')
         )
-      except features.TooLong as e:
+      except tokenization.TooLong as e:
         self.counts[e.reason] += 1
         return []  # Without one of its options a row cannot be judged.
       self.counts[TRUNCATED] += cut_inputs or cut_targets

@@ -13,7 +13,7 @@ A format is a function of a rendered prompt and one option; it returns `Text`.
 from collections.abc import Callable
 import dataclasses
 
-from flipped_t5x import templates
+from flipped_t5x.prompts import templates
 
 MAX_CHUNKS = 100  # T5's vocabularies have 100 sentinels.
 

@@ -1,6 +1,6 @@
-"""Tests of engine/batches.py: arrays by hand, and nothing lost on the way."""
+"""Tests of prompts/arrays.py: arrays by hand, and nothing lost on the way."""
 
-from flipped_t5x.engine import batches
+from flipped_t5x.prompts import arrays as arrays_lib
 import numpy as np
 import pytest
 
@@ -24,7 +24,7 @@ def candidates(n, seed=0):
 def test_score_batches_hold_every_candidate_once(n, batch_size, multiple):
   inputs, targets = candidates(n)
   seen, full = [], []
-  for chosen, batch in batches.score_batches(
+  for chosen, batch in arrays_lib.score_batches(
       inputs, targets, batch_size, multiple
   ):
     assert 1 <= len(chosen) <= batch_size
@@ -54,7 +54,7 @@ def test_score_batches_hold_every_candidate_once(n, batch_size, multiple):
 def test_score_batches_hold_like_lengths(n, most):
   inputs, targets = candidates(n)
   computed = real = 0
-  for chosen, batch in batches.score_batches(inputs, targets, 32):
+  for chosen, batch in arrays_lib.score_batches(inputs, targets, 32):
     for name, sequences in (
         ('encoder_input_tokens', inputs), ('decoder_target_tokens', targets)
     ):
@@ -65,7 +65,7 @@ def test_score_batches_hold_like_lengths(n, most):
 
 def test_score_batches_names_and_types():
   inputs, targets = candidates(3)
-  for chosen, batch in batches.score_batches(inputs, targets, 2, 16):
+  for chosen, batch in arrays_lib.score_batches(inputs, targets, 2, 16):
     assert chosen.dtype.kind == 'i'
     assert {k: v.dtype.name for k, v in batch.items()} == {
         'encoder_input_tokens': 'int32',
@@ -77,10 +77,10 @@ def test_score_batches_names_and_types():
 
 def test_shift_right_by_hand():
   np.testing.assert_array_equal(
-      batches.shift_right(TARGETS), [[0, 5, 6, 1, 7, 1], [0, 8, 1, 0, 0, 0]]
+      arrays_lib.shift_right(TARGETS), [[0, 5, 6, 1, 7, 1], [0, 8, 1, 0, 0, 0]]
   )
   # Packed: each example starts with 0, and nothing runs into the padding.
-  shifted = batches.shift_right(TARGETS, SEGMENTS)
+  shifted = arrays_lib.shift_right(TARGETS, SEGMENTS)
   np.testing.assert_array_equal(
       shifted, [[0, 5, 6, 0, 7, 0], [0, 8, 0, 0, 0, 0]]
   )
@@ -95,7 +95,7 @@ def test_shift_right_by_hand():
     (SEGMENTS, 'token', [[1] * 5 + [0], [1] * 2 + [0] * 4]),
 ))
 def test_loss_weights_by_hand(segments, averaging, expected):
-  weights = batches.loss_weights(TARGETS, segments, averaging)
+  weights = arrays_lib.loss_weights(TARGETS, segments, averaging)
   assert weights.dtype == np.float32
   np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
@@ -103,32 +103,32 @@ def test_loss_weights_by_hand(segments, averaging, expected):
 def test_loss_weights_of_padding_alone():
   empty = np.zeros((2, 3), np.int32)
   for segments in (None, empty):
-    for averaging in batches.AVERAGINGS:
+    for averaging in arrays_lib.AVERAGINGS:
       np.testing.assert_array_equal(
-          batches.loss_weights(empty, segments, averaging), 0
+          arrays_lib.loss_weights(empty, segments, averaging), 0
       )
 
 
 def test_check_averaging():
   for averaging in ('example', 'token'):
-    batches.check_averaging(averaging)
+    arrays_lib.check_averaging(averaging)
   with pytest.raises(ValueError, match="'tokens' is not one of .*'token'"):
-    batches.check_averaging('tokens')
+    arrays_lib.check_averaging('tokens')
 
 
 def test_training_batch_of_padded_pairs():
   inputs, wrong_inputs = np.array([[[3, 4, 1], [5, 1, 0]],
                                    [[3, 9, 1], [6, 1, 0]]], np.int32)
-  batch = batches.training_batch(
+  batch = arrays_lib.training_batch(
       {'inputs': inputs, 'wrong_inputs': wrong_inputs, 'targets': TARGETS},
       'example',
   )
   expected = {
       'encoder_input_tokens': inputs,
       'wrong_encoder_input_tokens': wrong_inputs,
-      'decoder_input_tokens': batches.shift_right(TARGETS),
+      'decoder_input_tokens': arrays_lib.shift_right(TARGETS),
       'decoder_target_tokens': TARGETS,
-      'decoder_loss_weights': batches.loss_weights(TARGETS, None, 'example'),
+      'decoder_loss_weights': arrays_lib.loss_weights(TARGETS, None, 'example'),
   }
   assert batch.keys() == expected.keys()
   for name, array in expected.items():
@@ -143,12 +143,12 @@ def test_training_batch_with_wrong_targets():
   pairs = {
       'inputs': inputs, 'targets': TARGETS, 'wrong_targets': wrong_targets
   }
-  batch = batches.training_batch(pairs, 'example')
+  batch = arrays_lib.training_batch(pairs, 'example')
   expected = {
       'encoder_input_tokens': inputs,
-      'decoder_input_tokens': batches.shift_right(TARGETS),
+      'decoder_input_tokens': arrays_lib.shift_right(TARGETS),
       'decoder_target_tokens': TARGETS,
-      'decoder_loss_weights': batches.loss_weights(TARGETS, None, 'example'),
+      'decoder_loss_weights': arrays_lib.loss_weights(TARGETS, None, 'example'),
       'wrong_decoder_input_tokens': [[0, 2, 1, 4, 5, 3], [0, 7, 9, 1, 0, 0]],
       'wrong_decoder_target_tokens': wrong_targets,
       'wrong_decoder_loss_weights': (
@@ -159,7 +159,7 @@ def test_training_batch_with_wrong_targets():
   for name, array in expected.items():
     np.testing.assert_allclose(batch[name], array, rtol=1e-6)
   # Packed, each side by its own segments.
-  packed = batches.training_batch(pairs | {
+  packed = arrays_lib.training_batch(pairs | {
       f'{name}_{suffix}': segments
       for name, segments in (
           ('inputs', np.ones_like(inputs)), ('targets', SEGMENTS),
@@ -185,7 +185,7 @@ def test_training_batch_with_wrong_targets():
   )
   np.testing.assert_array_equal(
       packed['decoder_loss_weights'],
-      batches.loss_weights(TARGETS, SEGMENTS, 'example'),
+      arrays_lib.loss_weights(TARGETS, SEGMENTS, 'example'),
   )
 
 
@@ -207,11 +207,11 @@ def test_training_batch_of_packed_pairs():
   } | {
       'encoder_input_tokens': pairs['inputs'],
       'wrong_encoder_input_tokens': pairs['wrong_inputs'],
-      'decoder_input_tokens': batches.shift_right(TARGETS, segments),
+      'decoder_input_tokens': arrays_lib.shift_right(TARGETS, segments),
       'decoder_target_tokens': TARGETS,
-      'decoder_loss_weights': batches.loss_weights(TARGETS, segments, 'token'),
+      'decoder_loss_weights': arrays_lib.loss_weights(TARGETS, segments, 'token'),
   }
-  batch = batches.training_batch(pairs, 'token')
+  batch = arrays_lib.training_batch(pairs, 'token')
   assert batch.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(batch[name], array)
@@ -224,7 +224,7 @@ def test_candidates_of_examples():
        'option_index': i, 'is_correct': i == 1}
       for i in range(2)
   ]
-  got = batches.Candidates.from_examples(
+  got = arrays_lib.Candidates.from_examples(
       examples, {'truncated': 2, 'no label': 0, 'b': 1}, {'split': 'test'}
   )
   assert got.inputs == [[3, 1], [3, 1]] and got.targets == [[4, 1], [4, 1]]
