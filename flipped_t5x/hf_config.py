@@ -6,8 +6,8 @@ import json
 import pathlib
 from typing import Any
 
-from flipped_t5x import layers
 from flipped_t5x import network as network_lib
+from flipped_t5x.network import layers
 from flipped_t5x.prompts import tokenization
 
 # Field -> attribute of `T5Config`, and what a field is that is left out.

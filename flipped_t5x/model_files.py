@@ -25,11 +25,11 @@ from etils import epath
 from flipped_t5x import files
 from flipped_t5x import hf_checkpoints
 from flipped_t5x import hf_vocabulary
-from flipped_t5x import layers
 from flipped_t5x import network as network_lib
 from flipped_t5x import run_config
 from flipped_t5x import t5x_checkpoints
 from flipped_t5x import tensors as tensors_lib
+from flipped_t5x.network import layers
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 
@@ -263,7 +263,7 @@ def infer_network(
     for those of T5 1.0.
 
   Raises:
-    ValueError: they are not the weights of a T5 that `network.py` can be.
+    ValueError: they are not the weights of a T5 that `network/t5.py` can be.
   """
 
   def shape(name: str) -> tuple[int, ...]:

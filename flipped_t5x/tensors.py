@@ -20,7 +20,7 @@ import threading
 from typing import Any
 
 from flax import traverse_util
-from flipped_t5x import layers as layers_lib
+from flipped_t5x.network import layers as layers_lib
 import numpy as np
 
 _LAYER = re.compile(r'(encoder|decoder)/layers_(\d+)/(.+)')

@@ -1,6 +1,6 @@
 """Where weights, optimizer state and batches lie: a mesh of data x model.
 
-Weights and activations have T5X's logical axes (`layers.py`); rules send those
+Weights and activations have T5X's logical axes (`network/layers.py`); rules send those
 to the axes of the mesh, as in T5X. Over `model` heads, feed-forward and
 vocabulary are divided, over `data` the batch and, with
 `shard_params_over_data`, the other axis of every matrix, too: then no device

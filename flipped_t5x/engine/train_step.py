@@ -4,10 +4,10 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
-from flipped_t5x import layers
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import partitioning
+from flipped_t5x.network import layers
 from flipped_t5x.prompts import arrays as arrays_lib
 import jax
 import jax.numpy as jnp

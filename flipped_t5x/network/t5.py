@@ -12,7 +12,7 @@ import dataclasses
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
-from flipped_t5x import layers
+from flipped_t5x.network import layers
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Tests of network.py and layers.py.
+"""Tests of network/t5.py and network/layers.py.
 
 Names, positions, masks, packing, dropout, types; scanned layers, what is
 computed again in the backward pass, and the cache.
@@ -8,10 +8,10 @@ import dataclasses
 import functools
 
 from flax import traverse_util
-from flipped_t5x import layers
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x import tensors
+from flipped_t5x.network import layers
 from flipped_t5x.prompts import arrays
 import forward
 import jax
