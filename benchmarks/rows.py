@@ -11,15 +11,15 @@ from typing import Any
 
 from flipped_t5x import flops
 from flipped_t5x import gin_config
-from flipped_t5x import hf_checkpoints
 from flipped_t5x import network as network_lib
-from flipped_t5x import tensors
 from flipped_t5x.engine import partitioning
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches as task_batches
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks import vocabularies
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import tensors
 import gin
 import jax
 import numpy as np

@@ -11,10 +11,10 @@ from typing import Any
 import warnings
 
 from flipped_t5x import queries
-from flipped_t5x import run_config
 from flipped_t5x import terminal
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import run_config
 
 _SHOWN = 60  # Characters of a label in a message.
 _GUESSING_FORMATS = ('flipped', 'flipped_plain')

@@ -23,15 +23,15 @@ from typing import Any
 from flipped_t5x import candidates as candidates_lib
 from flipped_t5x import explanation as explanation_lib
 from flipped_t5x import generation
-from flipped_t5x import model_files
 from flipped_t5x import queries
-from flipped_t5x import run_config
 from flipped_t5x import scoring
-from flipped_t5x import tensors
 from flipped_t5x import terminal
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import tensors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -372,7 +372,7 @@ def load(
   """Loads a model: ours, T5X's, or one in Hugging Face's form.
 
   Args:
-    path_or_hub_name: a folder, or a checkpoint in it, see `model_files.py`; or
+    path_or_hub_name: a folder, or a checkpoint in it, see `weights/model_files.py`; or
       a name on the Hugging Face hub.
     vocabulary: a SentencePiece file, where the model has none of its own.
     dtype: of the weights and the activations, one of `DTYPES`; by default

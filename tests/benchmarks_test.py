@@ -8,9 +8,9 @@ import pathlib
 
 import demo_data
 from flipped_t5x import flops
-from flipped_t5x import hf_checkpoints
-from flipped_t5x import tensors
 from flipped_t5x.prompts import arrays
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import tensors
 import numpy as np
 import pytest
 

@@ -6,9 +6,9 @@ import random
 
 from flax import traverse_util
 from flipped_t5x import network as network_lib
-from flipped_t5x import run_config
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import run_config
 import jax
 import jax.numpy as jnp
 import numpy as np

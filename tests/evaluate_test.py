@@ -11,17 +11,17 @@ import sys
 
 import demo_data
 from flipped_t5x import files
-from flipped_t5x import hf_checkpoints
 from flipped_t5x import inference
 from flipped_t5x import ranking
-from flipped_t5x import run_config
 from flipped_t5x import scored_examples
-from flipped_t5x import tensors
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import evaluate
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import batches
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import tensors
 import numpy as np
 import pyarrow.parquet as pq
 import pytest

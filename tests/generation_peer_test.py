@@ -3,8 +3,8 @@
 import functools
 
 from flipped_t5x import generation
-from flipped_t5x import hf_checkpoints
-from flipped_t5x import tensors
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import tensors
 import jax.numpy as jnp
 import numpy as np
 import pytest

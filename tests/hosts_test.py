@@ -14,12 +14,12 @@ import sys
 import time
 
 import demo_data
-from flipped_t5x import run_config
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import hosts
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
+from flipped_t5x.weights import run_config
 import jax
 import numpy as np
 import orbax.checkpoint as ocp

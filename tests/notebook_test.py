@@ -6,8 +6,8 @@ import pathlib
 import re
 import sys
 
-from flipped_t5x import run_config
 from flipped_t5x.engine import checkpoints
+from flipped_t5x.weights import run_config
 import numpy as np
 import pytest
 

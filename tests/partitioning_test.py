@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 from flipped_t5x import network as network_lib
-from flipped_t5x import tensors
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import train_step
 from flipped_t5x.prompts import arrays as arrays_lib
+from flipped_t5x.weights import tensors
 import forward
 import jax
 import numpy as np

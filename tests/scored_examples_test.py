@@ -1,8 +1,8 @@
 """Tests of scored_examples.py and weights_digest.py: by hand, and read back."""
 
 from flipped_t5x import scored_examples
-from flipped_t5x import tensors
 from flipped_t5x.prompts import arrays
+from flipped_t5x.weights import tensors
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa

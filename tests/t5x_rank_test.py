@@ -12,14 +12,14 @@ from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import inference
 from flipped_t5x import ranking
-from flipped_t5x import run_config
 from flipped_t5x import summary as summary_lib
-from flipped_t5x import t5x_checkpoints
 from flipped_t5x import t5x_results
 from flipped_t5x.cli import main
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import t5x_checkpoints
 import numpy as np
 import pytest
 

@@ -18,8 +18,8 @@ import re
 import signal
 import sys
 
-from flipped_t5x import convert
 from flipped_t5x.prompts import formats
+from flipped_t5x.weights import convert
 
 _UNITS = {'': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
 

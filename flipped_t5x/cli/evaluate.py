@@ -22,13 +22,13 @@ import re
 import sys
 
 from flipped_t5x import inference
-from flipped_t5x import model_files
 from flipped_t5x import suites
 from flipped_t5x.engine import evaluate
 from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
+from flipped_t5x.weights import model_files
 
 _T5X_CHECKPOINT = re.compile(r'checkpoint_\d+')
 

@@ -18,8 +18,8 @@ import time
 from typing import Any
 
 from flipped_t5x import files
-from flipped_t5x import run_config
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import run_config
 import jax
 import orbax.checkpoint as ocp
 

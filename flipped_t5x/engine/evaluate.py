@@ -24,10 +24,10 @@ from flipped_t5x import scored_examples
 from flipped_t5x import scoring
 from flipped_t5x import suites
 from flipped_t5x import summary
-from flipped_t5x import tensors
 from flipped_t5x.engine import chunks as chunks_lib
 from flipped_t5x.engine import prompt_bar
 from flipped_t5x.prompts import arrays
+from flipped_t5x.weights import tensors
 import jax
 import numpy as np
 import pyarrow

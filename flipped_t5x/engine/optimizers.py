@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from flax import traverse_util
-from flipped_t5x import tensors
 from flipped_t5x.network import layers
+from flipped_t5x.weights import tensors
 import jax
 import optax
 

@@ -10,17 +10,17 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
-from flipped_t5x import model_files
 from flipped_t5x import network as network_lib
-from flipped_t5x import run_config
-from flipped_t5x import t5x_checkpoints
-from flipped_t5x import tensors
 from flipped_t5x.engine import agreement
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import run_log
 from flipped_t5x.engine import train_step
 from flipped_t5x.prompts import arrays
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import tensors
 import jax
 import numpy as np
 import optax

@@ -10,9 +10,9 @@ import functools
 from flax import traverse_util
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x import tensors
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import arrays
+from flipped_t5x.weights import tensors
 import forward
 import jax
 import jax.numpy as jnp

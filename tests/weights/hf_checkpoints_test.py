@@ -4,10 +4,10 @@ import dataclasses
 import json
 import tracemalloc
 
-from flipped_t5x import hf_checkpoints
-from flipped_t5x import hf_config
 from flipped_t5x import network as network_lib
-from flipped_t5x import tensors
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import hf_config
+from flipped_t5x.weights import tensors
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -321,7 +321,7 @@ def test_head_of_a_tied_model(tmp_path):
 
 
 def test_configurations_of_transformers_5(tmp_path):
-  """It writes `tie_word_embeddings: true` for every T5; see hf_config.py."""
+  """It writes `tie_word_embeddings: true` for every T5; see weights/hf_config.py."""
   weights = random_weights()
   new = {'tie_word_embeddings': True, 'scale_decoder_outputs': False}
   config, found = hf_checkpoints.open(make(tmp_path / 'hf', weights, **new))

@@ -1,9 +1,9 @@
 """T5 in the folders of Hugging Face.
 
-    config.json              see hf_config.py
+    config.json              see weights/hf_config.py
     model.safetensors        or shards of it, and model.safetensors.index.json
     pytorch_model.bin        likewise; read where there are no safetensors
-    spiece.model             see hf_vocabulary.py
+    spiece.model             see weights/hf_vocabulary.py
 
 Weights are read and written one at a time. Those of linear layers are [out, in]
 there and [in, out] in T5X.
@@ -15,13 +15,13 @@ import hashlib
 import pathlib
 from typing import Any
 
-from flipped_t5x import hf_config
-from flipped_t5x import hf_vocabulary
 from flipped_t5x import network as network_lib
-from flipped_t5x import safetensors_files
-from flipped_t5x import tensors
-from flipped_t5x import torch_files
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import hf_config
+from flipped_t5x.weights import hf_vocabulary
+from flipped_t5x.weights import safetensors_files
+from flipped_t5x.weights import tensors
+from flipped_t5x.weights import torch_files
 import jax
 import numpy as np
 

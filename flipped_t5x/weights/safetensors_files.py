@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from flipped_t5x import tensors
+from flipped_t5x.weights import tensors
 import ml_dtypes
 import numpy as np
 import safetensors

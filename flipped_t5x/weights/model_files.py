@@ -23,15 +23,15 @@ from typing import Any
 
 from etils import epath
 from flipped_t5x import files
-from flipped_t5x import hf_checkpoints
-from flipped_t5x import hf_vocabulary
 from flipped_t5x import network as network_lib
-from flipped_t5x import run_config
-from flipped_t5x import t5x_checkpoints
-from flipped_t5x import tensors as tensors_lib
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import hf_vocabulary
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import tensors as tensors_lib
 
 HF, NATIVE, T5X = 'hf', 'native', 't5x'
 CONFIG, VOCABULARY = 'config.json', 'sentencepiece.model'
@@ -150,9 +150,9 @@ def resolve(
   if not _HUB_NAME.fullmatch(os.fspath(path_or_name)) or path.exists():
     return path
   # Here, because it takes a third of a second.
-  from flipped_t5x import hub_models  # pylint: disable=g-import-not-at-top
+  from flipped_t5x.weights import hub  # pylint: disable=g-import-not-at-top
 
-  return epath.Path(hub_models.fetch(os.fspath(path_or_name), revision))
+  return epath.Path(hub.fetch(os.fspath(path_or_name), revision))
 
 
 def _is_hf(folder: epath.Path) -> bool:

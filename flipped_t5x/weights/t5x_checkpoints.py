@@ -20,8 +20,8 @@ from typing import Any
 from etils import epath
 from flax import serialization
 from flax import traverse_util
-from flipped_t5x import stored_arrays
-from flipped_t5x import tensors as tensors_lib
+from flipped_t5x.weights import stored_arrays
+from flipped_t5x.weights import tensors as tensors_lib
 import jax
 import numpy as np
 import orbax.checkpoint as ocp

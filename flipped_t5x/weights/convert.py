@@ -11,15 +11,15 @@ import sys
 from typing import Any
 
 from flipped_t5x import files as files_lib
-from flipped_t5x import hf_checkpoints
-from flipped_t5x import logits_check
-from flipped_t5x import model_card
-from flipped_t5x import model_files
-from flipped_t5x import run_config
-from flipped_t5x import t5x_checkpoints
-from flipped_t5x import tensors as tensors_lib
-from flipped_t5x.engine import streamed_checkpoints
 from flipped_t5x.prompts import formats
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import logits_check
+from flipped_t5x.weights import model_card
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import streamed_checkpoints
+from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import tensors as tensors_lib
 import numpy as np
 import tqdm
 
@@ -68,7 +68,7 @@ def convert(
   """Converts a model; one tensor is in memory at a time.
 
   Args:
-    source: a folder or a name of the hub, see `model_files.py`.
+    source: a folder or a name of the hub, see `weights/model_files.py`.
     destination: a local folder that does not exist; it is there when all is
       written, or not at all.
     to: one of `KINDS`; by default `hf` of a native run, else `native`.

@@ -3,8 +3,8 @@
 import base64
 import json
 
-from flipped_t5x import hf_vocabulary
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import hf_vocabulary
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 

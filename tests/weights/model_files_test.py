@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 
-from flipped_t5x import hf_checkpoints
-from flipped_t5x import model_files
-from flipped_t5x import t5x_checkpoints
-from flipped_t5x import tensors
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import tensors
 import hf_vocabulary_test
 import numpy as np
 import pytest

@@ -9,18 +9,18 @@ import subprocess
 import sys
 import time
 
-from flipped_t5x import convert
-from flipped_t5x import hf_checkpoints
 from flipped_t5x import inference
-from flipped_t5x import logits_check
-from flipped_t5x import model_files
 from flipped_t5x import network as network_lib
-from flipped_t5x import run_config
-from flipped_t5x import t5x_checkpoints
-from flipped_t5x import tensors
 from flipped_t5x.cli import convert as command
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
+from flipped_t5x.weights import convert
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import logits_check
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import tensors
 import jax
 import numpy as np
 import pytest

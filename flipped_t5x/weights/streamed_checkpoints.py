@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from flipped_t5x import stored_arrays
-from flipped_t5x import tensors as tensors_lib
+from flipped_t5x.weights import stored_arrays
+from flipped_t5x.weights import tensors as tensors_lib
 import jax
 import numpy as np
 import orbax.checkpoint as ocp

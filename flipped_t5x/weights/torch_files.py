@@ -18,7 +18,7 @@ from typing import Any
 from typing import BinaryIO
 import zipfile
 
-from flipped_t5x import tensors
+from flipped_t5x.weights import tensors
 import ml_dtypes
 import numpy as np
 

@@ -9,11 +9,11 @@ import dataclasses
 import functools
 import random
 
-from flipped_t5x import hf_checkpoints
-from flipped_t5x import hf_config
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x import tensors
+from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import hf_config
+from flipped_t5x.weights import tensors
 import jax
 import jax.numpy as jnp
 import ml_dtypes

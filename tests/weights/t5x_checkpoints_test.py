@@ -12,13 +12,13 @@ from flax import serialization
 from flax import traverse_util
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x import run_config
-from flipped_t5x import t5x_checkpoints
-from flipped_t5x import tensors
 from flipped_t5x.cli import main
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import tensors
 import forward
 import gin
 import jax

@@ -5,7 +5,7 @@ import random
 
 from flax import traverse_util
 from flipped_t5x import network as network_lib
-from flipped_t5x import tensors
+from flipped_t5x.weights import tensors
 import jax
 import ml_dtypes
 import numpy as np

@@ -6,10 +6,10 @@ import json
 import math
 from typing import Any
 
-from flipped_t5x import model_files
-from flipped_t5x import run_config
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import run_config
 
 _TEXT, _INSTRUCTION = 'A warm, funny film.', 'Did the reviewer enjoy the movie?'
 _OPTIONS = ('Yes', 'No')

@@ -2,8 +2,8 @@
 
 import time
 
-from flipped_t5x import hub_models
-from flipped_t5x import model_files
+from flipped_t5x.weights import hub as hub_lib
+from flipped_t5x.weights import model_files
 from huggingface_hub import constants
 import model_hub
 import pytest
@@ -78,7 +78,7 @@ def test_safetensors_are_preferred(hub, tmp_path, monkeypatch):
     (('tf_model.h5', 'README.md'), set()),
 ))
 def test_choose(files, chosen):
-  assert hub_models.choose(files) == chosen
+  assert hub_lib.choose(files) == chosen
 
 
 def test_revision(hub):

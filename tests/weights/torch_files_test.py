@@ -7,7 +7,7 @@ import random
 import struct
 import zipfile
 
-from flipped_t5x import torch_files
+from flipped_t5x.weights import torch_files
 import ml_dtypes
 import numpy as np
 import pytest

@@ -7,9 +7,9 @@ import gc
 import pathlib
 import re
 
-from flipped_t5x import model_files
 from flipped_t5x import network as network_lib
-from flipped_t5x import tensors as tensors_lib
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import tensors as tensors_lib
 import jax.numpy as jnp
 import numpy as np
 
