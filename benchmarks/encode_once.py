@@ -30,8 +30,8 @@ import time
 from typing import Any
 
 from flipped_t5x import network as network_lib
-from flipped_t5x import scoring
 from flipped_t5x.engine import partitioning
+from flipped_t5x.inference.model import scoring
 from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import batches
 import jax

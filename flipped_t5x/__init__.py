@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-_LAZY = {'load': 'flipped_t5x.inference'}
+_LAZY = {'load': 'flipped_t5x.inference.model'}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,8 @@ import functools
 import logging
 from typing import Any
 
-from flipped_t5x import inference
 from flipped_t5x import lm_eval_prompt
+from flipped_t5x.inference.model import model
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from lm_eval import __main__ as lm_eval_main
@@ -70,7 +70,7 @@ class FlippedT5X(model_lib.LM):
     """
     super().__init__()
     del device
-    self.model = inference.load(pretrained, **load_args)
+    self.model = model.load(pretrained, **load_args)
     self._instruction = instruction
     if str(batch_size).startswith('auto'):
       batch_size = min(BATCH_SIZE, max_batch_size or BATCH_SIZE)

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-from flipped_t5x import inference
 from flipped_t5x.cli import main
+from flipped_t5x.inference.model import model as model_lib
 import pytest
 
 TEXT = {'input': 'It was good.', 'instruction': 'a dog?',
@@ -19,7 +19,7 @@ QUERIES = {'rank': TEXT, 'guess': GUESS, 'explain': TEXT}
 
 @pytest.fixture(scope='module')
 def model(tiny_run):
-  return inference.load(tiny_run)
+  return model_lib.load(tiny_run)
 
 
 @pytest.fixture(name='run')

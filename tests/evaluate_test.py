@@ -11,12 +11,12 @@ import sys
 
 import demo_data
 from flipped_t5x import files
-from flipped_t5x import inference
 from flipped_t5x import ranking
 from flipped_t5x import scored_examples
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import evaluate
+from flipped_t5x.inference.model import model as model_lib
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import batches
 from flipped_t5x.weights import hf_checkpoints
@@ -85,7 +85,7 @@ def run(folder, make_params):
 
 @pytest.fixture(scope='module')
 def model(run):
-  return inference.load(run)
+  return model_lib.load(run)
 
 
 def open_task(model, name):

@@ -10,11 +10,11 @@ import sys
 import demo_data
 from flipped_t5x import files
 from flipped_t5x import gin_config
-from flipped_t5x import inference
 from flipped_t5x import ranking
 from flipped_t5x import summary as summary_lib
 from flipped_t5x import t5x_results
 from flipped_t5x.cli import main
+from flipped_t5x.inference.model import model as model_lib
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
@@ -155,7 +155,7 @@ def expected(data, params):
   run = run_config.RunConfig(
       demo_data.NETWORK, 'flipped', *LENGTHS.values(), {}
   )
-  model = inference.Model(
+  model = model_lib.Model(
       run, params, tokenization.load_vocabulary(demo_data.vocabulary()), STEP
   )
   results = {}

@@ -21,9 +21,9 @@ import pathlib
 import re
 import sys
 
-from flipped_t5x import inference
 from flipped_t5x import suites
 from flipped_t5x.engine import evaluate
+from flipped_t5x.inference.model import model as model_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help='a SentencePiece file, by default that of the checkpoint',
   )
   parser.add_argument(
-      '--dtype', choices=inference.DTYPES,
+      '--dtype', choices=model_lib.DTYPES,
       help='of weights and activations, by default as the checkpoint says',
   )
   parser.add_argument(
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
   datasets, missing = _datasets(
       mixture, arguments.split, arguments.skip_missing or bool(arguments.suite)
   )
-  model = inference.load(
+  model = model_lib.load(
       source, vocabulary=arguments.vocabulary, dtype=arguments.dtype,
       format=method, input_length=arguments.input_length,
       target_length=arguments.target_length,

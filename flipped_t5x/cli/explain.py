@@ -15,10 +15,10 @@ import argparse
 import pathlib
 import sys
 
-from flipped_t5x import explanation
-from flipped_t5x import inference
-from flipped_t5x import queries
 from flipped_t5x.cli import rows
+from flipped_t5x.inference.model import explanation
+from flipped_t5x.inference.model import model
+from flipped_t5x.inference.model import queries
 
 _PLOTS = ('.pdf', '.png', '.svg')
 
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
       raise ValueError(f'{arguments.plot} must end with one of {_PLOTS}')
     rows.check_writable(arguments.plot)
   explained = rows.run(
-      arguments, queries.RANK_KEYS, inference.Model.explain_batch,
+      arguments, queries.RANK_KEYS, model.Model.explain_batch,
       explanation.Explanation.to_json, explanation.Explanation.table,
   )
   if arguments.plot:

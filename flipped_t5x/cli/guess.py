@@ -15,9 +15,9 @@ import argparse
 import dataclasses
 import functools
 
-from flipped_t5x import inference
-from flipped_t5x import queries
 from flipped_t5x.cli import rows
+from flipped_t5x.inference.model import model
+from flipped_t5x.inference.model import queries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
   guess = functools.partial(
-      inference.Model.guess_batch, num_beams=arguments.num_beams,
+      model.Model.guess_batch, num_beams=arguments.num_beams,
       max_length=arguments.max_length,
   )
   rows.run(arguments, queries.GUESS_KEYS, guess, dataclasses.asdict, _text)
 
 
-def _text(guess: inference.Guess) -> str:
+def _text(guess: model.Guess) -> str:
   return f'{guess.instruction}\nlog-probability  {guess.log_prob:.4f}'

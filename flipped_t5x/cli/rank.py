@@ -18,10 +18,10 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from flipped_t5x import inference
-from flipped_t5x import queries
 from flipped_t5x import terminal
 from flipped_t5x.cli import rows
+from flipped_t5x.inference.model import model
+from flipped_t5x.inference.model import queries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,18 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
   rows.run(
-      arguments, queries.RANK_KEYS, inference.Model.rank_batch, _json, _text
+      arguments, queries.RANK_KEYS, model.Model.rank_batch, _json, _text
   )
 
 
-def _json(ranked: Sequence[inference.Ranked]) -> dict[str, Any]:
+def _json(ranked: Sequence[model.Ranked]) -> dict[str, Any]:
   return {
       'prediction': ranked[0].option,
       'options': [dataclasses.asdict(r) for r in ranked],
   }
 
 
-def _text(ranked: Sequence[inference.Ranked]) -> str:
+def _text(ranked: Sequence[model.Ranked]) -> str:
   return terminal.aligned([
       ('option', 'log-probability', 'probability'),
       *(

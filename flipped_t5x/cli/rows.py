@@ -13,10 +13,10 @@ import sys
 from typing import Any
 import warnings
 
-from flipped_t5x import candidates
 from flipped_t5x import files
-from flipped_t5x import inference
-from flipped_t5x import queries
+from flipped_t5x.inference.model import encoded_queries
+from flipped_t5x.inference.model import model as model_lib
+from flipped_t5x.inference.model import queries
 from flipped_t5x.prompts import formats
 
 _STANDARD_INPUT = '-'
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help='a SentencePiece file, by default that of the checkpoint',
   )
   parser.add_argument(
-      '--dtype', choices=inference.DTYPES,
+      '--dtype', choices=model_lib.DTYPES,
       help='of weights and activations, by default as the checkpoint says',
   )
   parser.add_argument(
@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       ' is standard input',
   )
   parser.add_argument(
-      '--batch_size', type=int, default=inference.BATCH_SIZE,
-      help=f'of a JSONL file (default {inference.BATCH_SIZE})',
+      '--batch_size', type=int, default=model_lib.BATCH_SIZE,
+      help=f'of a JSONL file (default {model_lib.BATCH_SIZE})',
   )
   parser.add_argument(
       '--output_file', type=pathlib.Path, metavar='FILE',
@@ -98,7 +98,7 @@ class Rows:
   """What is asked.
 
   Attributes:
-    queries: see `queries.py`.
+    queries: see `inference/queries.py`.
     places: where each is from, for messages; empty for one text.
   """
 
@@ -204,7 +204,7 @@ def run(
   """
   rows = read(arguments, keys)
   check_writable(arguments.output_file)
-  model = inference.load(
+  model = model_lib.load(
       arguments.checkpoint,
       **{
           name: getattr(arguments, name)
@@ -252,11 +252,11 @@ def _write(text: str, path: pathlib.Path | None) -> None:
 def _said_on_stderr() -> Iterator[None]:
   """What was cut as a plain sentence, without the place in the code."""
   with warnings.catch_warnings():
-    warnings.simplefilter('always', candidates.Truncated)
+    warnings.simplefilter('always', encoded_queries.Truncated)
     show = warnings.showwarning
 
     def show_plain(message, category, *where):
-      if issubclass(category, candidates.Truncated):
+      if issubclass(category, encoded_queries.Truncated):
         print(f'flipped-t5x: {message}', file=sys.stderr)
       else:
         show(message, category, *where)

@@ -19,13 +19,13 @@ from typing import Any
 from typing import Protocol
 
 from flipped_t5x import files
-from flipped_t5x import inference
 from flipped_t5x import scored_examples
-from flipped_t5x import scoring
 from flipped_t5x import suites
 from flipped_t5x import summary
 from flipped_t5x.engine import chunks as chunks_lib
 from flipped_t5x.engine import prompt_bar
+from flipped_t5x.inference.model import model as model_lib
+from flipped_t5x.inference.model import scoring
 from flipped_t5x.prompts import arrays
 from flipped_t5x.weights import tensors
 import jax
@@ -62,7 +62,7 @@ class Task(Protocol):
 
 
 def evaluate(
-    model: inference.Model,
+    model: model_lib.Model,
     tasks: Mapping[str, Task],
     path: pathlib.Path,
     *,
@@ -147,7 +147,7 @@ def evaluate(
 
 
 def _score_all(
-    model: inference.Model,
+    model: model_lib.Model,
     tasks: Mapping[str, Task],
     chunks: Mapping[str, chunks_lib.Chunks],
     batch_size: int,
@@ -189,13 +189,13 @@ def _without_unfit(
   return found, missing
 
 
-def _config(model: inference.Model) -> dict[str, Any]:
+def _config(model: model_lib.Model) -> dict[str, Any]:
   config = dataclasses.asdict(model.config)
   return {**config, 'settings': dict(model.config.settings)}
 
 
 def _fingerprint(
-    model: inference.Model, sha256: str, batch_size: int,
+    model: model_lib.Model, sha256: str, batch_size: int,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
   """What the scores of all tasks depend on, in their last bit."""
@@ -239,7 +239,7 @@ def _file_names(tasks: Sequence[str]) -> dict[str, str]:
 
 
 def _score(
-    model: inference.Model,
+    model: model_lib.Model,
     name: str,
     task: Task,
     chunks: chunks_lib.Chunks,

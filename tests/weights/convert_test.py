@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 
-from flipped_t5x import inference
 from flipped_t5x import network as network_lib
 from flipped_t5x.cli import convert as command
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
+from flipped_t5x.inference.model import model
 from flipped_t5x.weights import convert
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import logits_check
@@ -174,9 +174,9 @@ def test_engine_reads_what_is_written(
       input='The film was good.', instruction='Is the film good?',
       options=['yes', 'no'],
   )
-  expected = inference.load(tiny_run).rank(**queries)
+  expected = model.load(tiny_run).rank(**queries)
   for path in models.values():
-    ranked = inference.load(path).rank(**queries)
+    ranked = model.load(path).rank(**queries)
     assert [r.option for r in ranked] == [r.option for r in expected]
     np.testing.assert_allclose(
         [r.log_prob for r in ranked], [r.log_prob for r in expected], rtol=1e-5

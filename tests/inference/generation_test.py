@@ -1,4 +1,4 @@
-"""Tests of generation.py: the cache, greedy and beam search.
+"""Tests of inference/generation.py: the cache, greedy and beam search.
 
 `generation_peer_test.py` has the comparison with `transformers`.
 """
@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import itertools
 
-from flipped_t5x import generation
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
+from flipped_t5x.inference.model import generation
 from flipped_t5x.weights import tensors
 import jax
 import jax.numpy as jnp

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
-from flipped_t5x import compilation
 from flipped_t5x import network as network_lib
+from flipped_t5x.inference.model import low_memory_jit
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import tokenization
 import jax
@@ -84,7 +84,7 @@ def generate(
   # In float64 and on the host, as `transformers` has them; none has length 0.
   lengths = np.maximum(np.arange(max_length + 1.0), 1.0)
   divisors = np.float32(lengths**length_penalty)
-  search = compilation.jit(_search, params, static_argnums=(0, 1, 2))
+  search = low_memory_jit.jit(_search, params, static_argnums=(0, 1, 2))
   # A lone input is not worth a batch of padding.
   for chosen, batch in arrays.score_batches(
       inputs, [()] * len(inputs), min(batch_size, len(inputs)), length_multiple

@@ -10,8 +10,8 @@ import dataclasses
 from typing import Any
 import warnings
 
-from flipped_t5x import queries
 from flipped_t5x import terminal
+from flipped_t5x.inference.model import queries
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import run_config
@@ -45,7 +45,7 @@ class EncodedQuery:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """Makes candidates of queries, see `queries.py`.
+  """Makes candidates of queries, see `inference/queries.py`.
 
   Attributes:
     config: the model's format, lengths and settings.

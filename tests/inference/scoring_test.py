@@ -1,10 +1,10 @@
-"""Tests of scoring.py: encoded once, and the same scores as one at a time."""
+"""Tests of inference/scoring.py: encoded once, and the same scores as one at a time."""
 
 import dataclasses
 import itertools
 
 from flipped_t5x import network as network_lib
-from flipped_t5x import scoring
+from flipped_t5x.inference.model import scoring
 import jax
 import jax.numpy as jnp
 import numpy as np

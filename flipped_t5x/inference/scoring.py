@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
-from flipped_t5x import compilation
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
+from flipped_t5x.inference.model import low_memory_jit
 from flipped_t5x.prompts import arrays as arrays_lib
 import jax
 import numpy as np
@@ -57,7 +57,7 @@ def token_log_probs(
   if not len(inputs):
     return []
   found = [None] * len(inputs)
-  score = compilation.jit(log_probs, params, static_argnums=(0,))
+  score = low_memory_jit.jit(log_probs, params, static_argnums=(0,))
   for chosen, batch in arrays_lib.score_batches(
       inputs, targets, _num_rows(batch_size, len(inputs)), length_multiple
   ):
@@ -149,8 +149,8 @@ def encode_once(
   for i, pair in enumerate(zip(inputs, targets, strict=True)):
     shared.setdefault(pair[0], {}).setdefault(pair[1], []).append(i)
   found, shapes = [None] * len(inputs), []
-  encode = compilation.jit(_encode, params, static_argnums=(0,))
-  decode = compilation.jit(_decode, params, static_argnums=(0,))
+  encode = low_memory_jit.jit(_encode, params, static_argnums=(0,))
+  decode = low_memory_jit.jit(_decode, params, static_argnums=(0,))
   for some in _batches(shared, batch_size, length_multiple):
     encoded = encode(network, params, some.tokens)
     encoder_rows = len(some.tokens)

@@ -1,10 +1,10 @@
-"""Tests of explanation.py and explanation_plot.py, on values made by hand."""
+"""Tests of inference/explanation.py and inference/explanation_plot.py, on values made by hand."""
 
 import json
 import warnings
 
-from flipped_t5x import explanation as explanation_lib
 from flipped_t5x import terminal
+from flipped_t5x.inference.model import explanation as explanation_lib
 from matplotlib import figure
 import numpy as np
 import pytest

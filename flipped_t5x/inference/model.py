@@ -20,12 +20,12 @@ import dataclasses
 import os
 from typing import Any
 
-from flipped_t5x import candidates as candidates_lib
-from flipped_t5x import explanation as explanation_lib
-from flipped_t5x import generation
-from flipped_t5x import queries
-from flipped_t5x import scoring
 from flipped_t5x import terminal
+from flipped_t5x.inference.model import encoded_queries
+from flipped_t5x.inference.model import explanation as explanation_lib
+from flipped_t5x.inference.model import generation
+from flipped_t5x.inference.model import queries
+from flipped_t5x.inference.model import scoring
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.prompts import tokenization
@@ -293,12 +293,12 @@ class Model:
     )
 
   @property
-  def _encoder(self) -> candidates_lib.Encoder:
-    return candidates_lib.Encoder(self.config, self.vocabulary)
+  def _encoder(self) -> encoded_queries.Encoder:
+    return encoded_queries.Encoder(self.config, self.vocabulary)
 
   def _scored(
       self,
-      rows: Sequence[candidates_lib.EncodedQuery],
+      rows: Sequence[encoded_queries.EncodedQuery],
       batch_size: int,
       progress: bool,
   ) -> list[list[np.ndarray]]:
@@ -343,7 +343,7 @@ def _ranked(
 
 def _explained(
     vocabulary: tokenization.Vocabulary,
-    row: candidates_lib.EncodedQuery,
+    row: encoded_queries.EncodedQuery,
     log_probs: Sequence[np.ndarray],
 ) -> explanation_lib.Explanation:
   order = _best_first(log_probs)

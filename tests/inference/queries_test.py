@@ -1,8 +1,8 @@
-"""Tests of queries.py: what is asked, checked and rendered."""
+"""Tests of inference/queries.py: what is asked, checked and rendered."""
 
 import json
 
-from flipped_t5x import queries
+from flipped_t5x.inference.model import queries
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import labels

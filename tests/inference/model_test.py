@@ -1,4 +1,4 @@
-"""Tests of inference.py and what it stands on: scores, ranks, guesses, load."""
+"""Tests of inference/model.py and what it stands on: scores, ranks, guesses, load."""
 
 import dataclasses
 import json
@@ -8,11 +8,11 @@ import subprocess
 import sys
 import warnings
 
-from flipped_t5x import candidates as candidates_lib
-from flipped_t5x import generation
-from flipped_t5x import inference
 from flipped_t5x import network as network_lib
-from flipped_t5x import queries
+from flipped_t5x.inference.model import encoded_queries
+from flipped_t5x.inference.model import generation
+from flipped_t5x.inference.model import model as model_lib
+from flipped_t5x.inference.model import queries
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import templates
 from flipped_t5x.prompts import tokenization
@@ -32,7 +32,7 @@ TEMPLATE = templates.Template(
 
 @pytest.fixture(scope='module')
 def model(tiny_run):
-  return inference.load(tiny_run)
+  return model_lib.load(tiny_run)
 
 
 def in_format(model, format_, **changes):
@@ -160,7 +160,7 @@ def test_rank_is_by_the_score_of_the_instruction(model):
 
 
 def test_probabilities_of_scores_far_apart_and_far_below_0():
-  ranked = inference._ranked(('a', 'b', 'c'), np.float32([[-2000], [-999.5],
+  ranked = model_lib._ranked(('a', 'b', 'c'), np.float32([[-2000], [-999.5],
                                                           [-999.5]]))
   assert [(r.option, r.probability) for r in ranked] == [
       ('b', 0.5), ('c', 0.5), ('a', 0.0)
@@ -190,7 +190,7 @@ def test_rank_of_a_row_is_that_of_eval(model):
       batch_size=3,
   )
   for given in (row, row | {'label': 2}):
-    with pytest.warns(candidates_lib.Truncated):
+    with pytest.warns(encoded_queries.Truncated):
       ranked = model.rank(template=TEMPLATE, row=given)
     assert {r.option: r.log_prob for r in ranked} == pytest.approx(
         dict(zip(('yes', 'no', 'they said'), scores, strict=True)), rel=1e-6
@@ -258,17 +258,17 @@ def test_long_texts_are_cut_and_counted(model):
   ]
   # It is the label that tells the options apart.
   assert len({r.log_prob for r in first}) == len(OPTIONS)
-  encoder = candidates_lib.Encoder(model.config, model.vocabulary)
+  encoder = encoded_queries.Encoder(model.config, model.vocabulary)
   found = encoder.to_guess({'input': long, 'output': 'yes'})
   assert found.cut_inputs and len(found.inputs[0]) == 48
 
 
 def test_long_instructions_are_cut_and_counted(model):
   query = {'input': TEXT, 'options': OPTIONS}
-  with pytest.warns(candidates_lib.Truncated, match='1 of 1 targets were cut'
+  with pytest.warns(encoded_queries.Truncated, match='1 of 1 targets were cut'
                     ' to 32 tokens: what follows is not scored'):
     ranked = model.rank(instruction=f'{ASK} ' * 20, **query)
-  with pytest.warns(candidates_lib.Truncated):
+  with pytest.warns(encoded_queries.Truncated):
     assert ranked == model.rank(instruction=f'{ASK} ' * 30, **query)
 
 
@@ -436,18 +436,18 @@ def test_load_a_step_of_a_run(
   assert (config.format, config.settings) == ('flipped', {'SEED': 0})
   assert (config.input_length, config.target_length) == (48, 32)
   for path in (tiny_run / 'checkpoints' / '1', f'{tiny_run}/checkpoints/1/'):
-    older = inference.load(path)
+    older = model_lib.load(path)
     assert older.step == 1
     assert_params(older, make_params(tiny_network, 1))
 
 
 def test_load_of_a_relative_path(tiny_run, tiny_params, monkeypatch):
   monkeypatch.chdir(tiny_run.parent)
-  assert_params(inference.load(tiny_run.name), tiny_params)
+  assert_params(model_lib.load(tiny_run.name), tiny_params)
 
 
 def test_load_otherwise(model, tiny_run, tiny_vocabulary_path):
-  other = inference.load(
+  other = model_lib.load(
       tiny_run, dtype='bfloat16', format='direct', input_length=7,
       target_length=5, vocabulary=tiny_vocabulary_path,
   )
@@ -475,17 +475,17 @@ def test_load_otherwise(model, tiny_run, tiny_vocabulary_path):
 ))
 def test_load_with_wrong_arguments(tiny_run, arguments, message):
   with pytest.raises(ValueError, match=message):
-    inference.load(tiny_run, **arguments)
+    model_lib.load(tiny_run, **arguments)
 
 
 def test_load_without_model_or_vocabulary(tiny_run, tmp_path):
   with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-    inference.load(tmp_path)
+    model_lib.load(tmp_path)
   folder = tmp_path / 'run'
   shutil.copytree(tiny_run, folder)
   (folder / 'sentencepiece.model').unlink()
   with pytest.raises(ValueError, match='run has no vocabulary .*--vocabulary'):
-    inference.load(folder)
+    model_lib.load(folder)
 
 
 _SCRIPT = """
