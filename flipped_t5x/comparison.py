@@ -12,8 +12,8 @@ from typing import Any
 from etils import epath
 from flipped_t5x import ranking
 from flipped_t5x import report_run
-from flipped_t5x import scored_examples
-from flipped_t5x import statistics
+from flipped_t5x.evaluation import scored_examples
+from flipped_t5x.evaluation import statistics
 import numpy as np
 
 SIGNIFICANT = 0.05

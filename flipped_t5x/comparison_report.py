@@ -11,7 +11,7 @@ from flipped_t5x import report_run
 from flipped_t5x import report_sections
 from flipped_t5x import report_settings
 from flipped_t5x import report_tables
-from flipped_t5x import suites
+from flipped_t5x.evaluation import suites
 
 _METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
 BETTER, WORSE = '▲', '▼'

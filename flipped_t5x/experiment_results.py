@@ -11,8 +11,8 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import ranking
-from flipped_t5x import scored_examples
-from flipped_t5x import statistics
+from flipped_t5x.evaluation import scored_examples
+from flipped_t5x.evaluation import statistics
 
 # The last three differ in their label words alone.
 COLUMNS = {

@@ -29,7 +29,7 @@ _METRICS = {
     'multiple_choice_grade': 'accuracy',
     'macro-F1': 'macro_f1',
 }
-# As published -> the group of `suites.py`.
+# As published -> the group of `evaluation/suites.py`.
 _GROUPS = {'mean of 14': 'average of 14'}
 _DIFFERENCE = ' minus '
 _COLUMNS = [
@@ -44,7 +44,7 @@ class Figure:
   Attributes:
     benchmark: 'nlp', 'bigbench' or 'label_generalization'.
     task: a task of nlp, as the catalog has it; of BIG-bench one of the 14, a
-      group of `suites.py`; or 'average of 14', or words for a claim.
+      group of `evaluation/suites.py`; or 'average of 14', or words for a claim.
     metric: 'accuracy' or 'macro_f1'.
     measured: the metric in the source's words.
     model: the model; of a claim 'A minus B'.

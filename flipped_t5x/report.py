@@ -38,7 +38,7 @@ def write(
 
   Args:
     runs: one or several: a run's folder with `results.json`, or another file
-      of results; or a folder of T5X, see `t5x_results.py`, where `results.json`
+      of results; or a folder of T5X, see `evaluation/t5x_results.py`, where `results.json`
       is written, too, if it is the only one.
     output: another folder, or a file ending in .html or .md: the other files
       are called after it, and stand beside it.

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 from flipped_t5x import files
-from flipped_t5x import t5x_results
+from flipped_t5x.evaluation import t5x_results
 
 _ALL_IN_ONE = 'results.json'
 _LEFT_OUT = re.compile(r'(.+?): (.*)', re.DOTALL)
@@ -24,7 +24,7 @@ class EvaluatedRun:
   Attributes:
     name: what reports call it.
     path: the file of results; of T5X's folders the one that is yet to write.
-    results: see `engine/evaluate.py`.
+    results: see `evaluation/evaluate.py`.
     log: the lines of `metrics.jsonl`, or None: trained elsewhere.
     of_t5x: whether the results are made of T5X's files.
   """
@@ -49,7 +49,7 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
 
   Args:
     run: a run's folder with `results.json`, or a file of results; or a folder
-      of T5X, see `t5x_results.py`.
+      of T5X, see `evaluation/t5x_results.py`.
 
   Raises:
     FileNotFoundError: it has not been evaluated; names results that are there.

@@ -12,7 +12,7 @@ from flipped_t5x import report_published
 from flipped_t5x import report_run
 from flipped_t5x import report_settings
 from flipped_t5x import report_tables
-from flipped_t5x import suites
+from flipped_t5x.evaluation import suites
 
 FEWER = (
     'Where tasks are missing, the numbers are over fewer tasks than the name'

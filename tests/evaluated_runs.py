@@ -9,9 +9,9 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import network as network_lib
-from flipped_t5x import scored_examples
-from flipped_t5x import suites
-from flipped_t5x import summary
+from flipped_t5x.evaluation import scored_examples
+from flipped_t5x.evaluation import suites
+from flipped_t5x.evaluation import summary
 from flipped_t5x.prompts import arrays
 import numpy as np
 

@@ -9,7 +9,7 @@ from flipped_t5x import experiment
 from flipped_t5x import experiment_report
 from flipped_t5x import experiment_results
 from flipped_t5x import ranking
-from flipped_t5x import scored_examples
+from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches

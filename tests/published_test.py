@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 
 from flipped_t5x import published
-from flipped_t5x import suites
+from flipped_t5x.evaluation import suites
 from flipped_t5x.tasks import catalog
 import pytest
 

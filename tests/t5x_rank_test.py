@@ -11,9 +11,9 @@ import demo_data
 from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import ranking
-from flipped_t5x import summary as summary_lib
-from flipped_t5x import t5x_results
 from flipped_t5x.cli import main
+from flipped_t5x.evaluation import summary as summary_lib
+from flipped_t5x.evaluation import t5x_results
 from flipped_t5x.inference.model import model as model_lib
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches

@@ -21,8 +21,8 @@ import pathlib
 import re
 import sys
 
-from flipped_t5x import suites
-from flipped_t5x.engine import evaluate
+from flipped_t5x.evaluation import evaluate
+from flipped_t5x.evaluation import suites
 from flipped_t5x.inference.model import model as model_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import batches

@@ -1,4 +1,4 @@
-"""Results of T5X's runs in the form of `engine/evaluate.py`, from their files.
+"""Results of T5X's runs in the form of `evaluation/evaluate.py`, from their files.
 
 `t5x.infer` leaves those of `ranked_files.py` in its folder. `t5x.eval`, and
 `t5x.train` where it evaluates, leave SeqIO's in `inference_eval` below theirs:
@@ -17,7 +17,7 @@ from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import ranked_files
 from flipped_t5x import ranking
-from flipped_t5x import summary
+from flipped_t5x.evaluation import summary
 import numpy as np
 
 _SHARD = re.compile(r'(.+)-score\.jsonl-(\d+)-of-(\d+)')

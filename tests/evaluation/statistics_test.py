@@ -1,4 +1,4 @@
-"""Tests of statistics.py: by hand, by loops, by simulation, and against peers.
+"""Tests of evaluation/statistics.py: by hand, by loops, by simulation, and against peers.
 
 The peers are scikit-learn (confusion matrices) and SciPy (quantiles of t).
 """
@@ -6,7 +6,7 @@ The peers are scikit-learn (confusion matrices) and SciPy (quantiles of t).
 import itertools
 
 from flipped_t5x import ranking
-from flipped_t5x import statistics
+from flipped_t5x.evaluation import statistics
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,6 +1,6 @@
-"""Tests of scored_examples.py and weights_digest.py: by hand, and read back."""
+"""Tests of evaluation/scored_examples.py and weights_digest.py: by hand, and read back."""
 
-from flipped_t5x import scored_examples
+from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.prompts import arrays
 from flipped_t5x.weights import tensors
 import jax.numpy as jnp

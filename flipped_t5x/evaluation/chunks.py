@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from flipped_t5x import files
-from flipped_t5x import scored_examples
+from flipped_t5x.evaluation import scored_examples
 import pyarrow as pa
 
 _FINGERPRINT = 'fingerprint.json'

@@ -12,10 +12,10 @@ import sys
 import demo_data
 from flipped_t5x import files
 from flipped_t5x import ranking
-from flipped_t5x import scored_examples
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
-from flipped_t5x.engine import evaluate
+from flipped_t5x.evaluation import evaluate
+from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.inference.model import model as model_lib
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import batches

@@ -1,6 +1,6 @@
-"""Tests of suites.py: groups and averages by hand, and what is missing."""
+"""Tests of evaluation/suites.py: groups and averages by hand, and what is missing."""
 
-from flipped_t5x import suites
+from flipped_t5x.evaluation import suites
 from flipped_t5x.tasks import catalog
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flipped_t5x import ranking
-from flipped_t5x import statistics
+from flipped_t5x.evaluation import statistics
 import numpy as np
 
 

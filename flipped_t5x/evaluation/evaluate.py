@@ -19,11 +19,11 @@ from typing import Any
 from typing import Protocol
 
 from flipped_t5x import files
-from flipped_t5x import scored_examples
-from flipped_t5x import suites
-from flipped_t5x import summary
-from flipped_t5x.engine import chunks as chunks_lib
-from flipped_t5x.engine import prompt_bar
+from flipped_t5x.evaluation import chunks as chunks_lib
+from flipped_t5x.evaluation import prompt_bar
+from flipped_t5x.evaluation import scored_examples
+from flipped_t5x.evaluation import suites
+from flipped_t5x.evaluation import summary
 from flipped_t5x.inference.model import model as model_lib
 from flipped_t5x.inference.model import scoring
 from flipped_t5x.prompts import arrays
@@ -81,7 +81,7 @@ def evaluate(
       the folder of the same name without that, and into `.progress` there until
       all is done.
     checkpoint: what the model was loaded from.
-    suite: the suite that these tasks are, see `suites.py`.
+    suite: the suite that these tasks are, see `evaluation/suites.py`.
     missing: task of the suite -> why it is not there.
     about: `mixture`, `limit`, `split`, as far as there are such.
     batch_size: rows of a forward pass.
