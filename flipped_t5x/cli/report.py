@@ -12,7 +12,7 @@ Example:
 
 import argparse
 
-from flipped_t5x import report
+from flipped_t5x.reports import report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

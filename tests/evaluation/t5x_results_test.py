@@ -7,10 +7,10 @@ import demo_data
 from flipped_t5x import gin_config
 from flipped_t5x import ranked_files
 from flipped_t5x import ranking
-from flipped_t5x import report
 from flipped_t5x.cli import main
 from flipped_t5x.evaluation import summary
 from flipped_t5x.evaluation import t5x_results
+from flipped_t5x.reports import report
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 import numpy as np

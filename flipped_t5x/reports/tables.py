@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import re
 from typing import Any
 
-from flipped_t5x import report_parts as parts
-from flipped_t5x import report_run
+from flipped_t5x.reports import evaluated_run
+from flipped_t5x.reports import parts
 
 _MOST_OPTIONS = 10  # Of a confusion matrix that can still be read.
 _OTHER_WORDS = re.compile(r'(.*) \((\w+(?:/\w+)+)\)', re.DOTALL)
@@ -57,7 +57,7 @@ def tasks(results: Results) -> parts.Table:
   rows += [
       [name, parts.MISSING, _NOT_EVALUATED,
        *[parts.MISSING] * (len(header) - 3)]
-      for name in report_run.missing(results)
+      for name in evaluated_run.missing(results)
   ]
   # What no task has, older results and T5X's do not hold.
   empty = [

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-from flipped_t5x import comparison
-from flipped_t5x import report_parts as parts
-from flipped_t5x import report_plots
-from flipped_t5x import report_run
-from flipped_t5x import report_sections
-from flipped_t5x import report_settings
-from flipped_t5x import report_tables
 from flipped_t5x.evaluation import suites
+from flipped_t5x.reports import comparison
+from flipped_t5x.reports import evaluated_run
+from flipped_t5x.reports import parts
+from flipped_t5x.reports import plots as plots_lib
+from flipped_t5x.reports import sections as sections_lib
+from flipped_t5x.reports import settings
+from flipped_t5x.reports import tables
 
 _METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
 BETTER, WORSE = '▲', '▼'
 
-Runs = Sequence[report_run.EvaluatedRun]
+Runs = Sequence[evaluated_run.EvaluatedRun]
 Tests = Sequence[comparison.Test]
 
 
@@ -39,7 +39,7 @@ def report(runs: Runs) -> tuple[parts.Report, Tests]:
   title = f'{len(runs)} runs compared'
   return parts.Report(
       f'{title}: {suites.get(suite).title}' if suite else title,
-      f'{report_run.splits(runs[0].results)} split',
+      f'{evaluated_run.splits(runs[0].results)} split',
       [s for s in sections if s is not None],
   ), tests
 
@@ -47,7 +47,7 @@ def report(runs: Runs) -> tuple[parts.Report, Tests]:
 def task_names(runs: Runs) -> list[str]:
   """All tasks that any run has, or should have had."""
   found = [n for run in runs for n in run.results['tasks']]
-  found += [n for run in runs for n in report_run.missing(run.results)]
+  found += [n for run in runs for n in evaluated_run.missing(run.results)]
   return list(dict.fromkeys(found))
 
 
@@ -72,11 +72,11 @@ def cells(
 def _runs(runs) -> parts.Section:
   rows = []
   for run in runs:
-    size = report_run.num_parameters(run.results['network'])
+    size = evaluated_run.num_parameters(run.results['network'])
     rows.append([
         run.name, str(run.results.get('format') or parts.MISSING),
         str(run.results['step']),
-        parts.MISSING if size is None else report_run.million(size),
+        parts.MISSING if size is None else evaluated_run.million(size),
         str(run.path),
     ])
   content = [parts.Table(
@@ -104,7 +104,7 @@ def warnings(runs) -> list[parts.Text]:
       f'{parts.listed(names)} are of the same weights.'
       for names in digests.values() if len(names) > 1
   ]
-  limit = report_run.limit(runs[0].results)
+  limit = evaluated_run.limit(runs[0].results)
   if limit is not None:
     texts.append(
         f'Over a sample of at most {limit:,} rows of each dataset, not all.'
@@ -136,7 +136,7 @@ def _metrics(runs, tests) -> parts.Section:
     ))
   content.insert(1, parts.Text(_legend(runs, tests)))
   content += missing(runs)
-  content.append(report_sections.accuracy_plot(
+  content.append(sections_lib.accuracy_plot(
       {run.name: run.results for run in runs}
   ))
   return parts.Section('Results by task', content)
@@ -160,7 +160,7 @@ def missing(runs) -> list[parts.Text | parts.Items]:
   for task in task_names(runs):
     for run in runs:
       if task not in run.results['tasks']:
-        why = report_run.missing(run.results).get(task, '')
+        why = evaluated_run.missing(run.results).get(task, '')
         reasons.setdefault((task, why), []).append(run.name)
   items = [
       f'{task} in {"all runs" if len(of) == len(runs) else parts.listed(of)}'
@@ -182,7 +182,7 @@ def _groups(runs) -> parts.Section | None:
     there = {frozenset(_there(g)) if g else None for g in of}
     if len(there) == 1:
       values = [parts.number(g['metric']) for g in of]
-      rows.append([name, report_tables.coverage(group), *values])
+      rows.append([name, tables.coverage(group), *values])
     else:
       rows.append([name, 'not the same', *[parts.MISSING] * len(runs)])
       apart.append(name)
@@ -194,7 +194,7 @@ def _groups(runs) -> parts.Section | None:
       ),
   ]
   if any(g['missing'] for groups in found for g in groups.values()):
-    content.append(parts.Text(report_sections.FEWER, warns=True))
+    content.append(parts.Text(sections_lib.FEWER, warns=True))
   if apart:
     content.append(parts.Text(
         'No average where the runs lack different tasks: it would be over'
@@ -258,7 +258,7 @@ def _label_words(runs) -> parts.Section | None:
   for name in task_names(runs):
     of = [run.results['tasks'].get(name) for run in runs]
     metric = suites.metric_of(name, next(t for t in of if t) if any(of) else {})
-    found = [t and report_tables.label_words(t, metric) for t in of]
+    found = [t and tables.label_words(t, metric) for t in of]
     if any(found):
       by_metric.setdefault(metric, {})[name] = found
   if not by_metric:
@@ -266,7 +266,7 @@ def _label_words(runs) -> parts.Section | None:
   plots = []
   for metric, tasks in by_metric.items():
     baselines = {
-        name: report_sections.chance(
+        name: sections_lib.chance(
             next(r.results['tasks'][name] for r in runs
                  if name in r.results['tasks']), metric
         )
@@ -277,7 +277,7 @@ def _label_words(runs) -> parts.Section | None:
         f'Distribution of {_METRICS[metric]} over sets of label words for each'
         " task and run, with the task's own words marked.",
         lambda tasks=tasks, baselines=baselines, metric=metric:
-        report_plots.label_words(
+        plots_lib.label_words(
             [run.name for run in runs], tasks, baselines, _METRICS[metric]
         ),
     ))
@@ -302,11 +302,11 @@ def _same(runs) -> parts.Section:
   if results.get('suite'):
     items.append(f'suite: {results["suite"]}')
   items += [
-      f'split: {report_run.splits(results)}',
-      f'most rows of a dataset: {report_run.limit(results) or "all"}',
+      f'split: {evaluated_run.splits(results)}',
+      f'most rows of a dataset: {evaluated_run.limit(results) or "all"}',
       'characters of a field: '
       f'{results["settings"].get("MAX_FIELD_CHARS") or "all"}',
   ]
   return parts.Section('What is the same', [
-      parts.Items(items), report_settings.origins(results),
+      parts.Items(items), settings.origins(results),
   ])

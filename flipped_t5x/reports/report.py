@@ -7,15 +7,15 @@ import os
 from typing import Any
 
 from etils import epath
-from flipped_t5x import comparison_report
-from flipped_t5x import comparison_table
-from flipped_t5x import report_html
-from flipped_t5x import report_markdown
-from flipped_t5x import report_parts as parts
-from flipped_t5x import report_run
-from flipped_t5x import report_sections
-from flipped_t5x import report_tables
 from flipped_t5x import terminal
+from flipped_t5x.reports import comparison_report
+from flipped_t5x.reports import comparison_table
+from flipped_t5x.reports import evaluated_run
+from flipped_t5x.reports import html
+from flipped_t5x.reports import markdown
+from flipped_t5x.reports import parts
+from flipped_t5x.reports import sections
+from flipped_t5x.reports import tables
 import rich.console
 import rich.table
 import rich.text
@@ -53,9 +53,9 @@ def write(
     runs = [runs]
   console = console or rich.console.Console()
   if len(runs) == 1:
-    _write_one(report_run.read(runs[0]), output, console)
+    _write_one(evaluated_run.read(runs[0]), output, console)
     return
-  found = report_run.read_all(runs)
+  found = evaluated_run.read_all(runs)
   report, tests = comparison_report.report(found)
   folder, stem = _target(output, epath.Path(), 'report_comparison')
   page = _write_files(report, folder, stem, f'_{stem.removeprefix("report_")}')
@@ -75,14 +75,14 @@ def _write_one(run, output, console) -> None:
   )
   if run.of_t5x:
     run.path.write_text(json.dumps(run.results, indent=2) + '\n')
-  page = _write_files(report_sections.report(run), folder, stem, suffix)
+  page = _write_files(sections.report(run), folder, stem, suffix)
   console.print()
   console.print(table(run.results, console.width))
   console.print()
   for line in notes(run.results):
     console.print(rich.text.Text(line))
   console.print(
-      f'step {run.results["step"]}, {report_run.splits(run.results)} split'
+      f'step {run.results["step"]}, {evaluated_run.splits(run.results)} split'
   )
   _say_where(console, page, stem, run.path)
 
@@ -117,19 +117,19 @@ def _write_files(report, folder, stem, suffix) -> epath.Path:
   """Writes page, Markdown and its plots; returns the page."""
   for plot in report.plots:
     if plot.file:
-      path = folder / report_markdown.file_name(plot, suffix)
+      path = folder / markdown.file_name(plot, suffix)
       with path.open('wb') as f:  # It may be in a bucket.
         plot.draw().savefig(f)
-  (folder / f'{stem}.md').write_text(report_markdown.render(report, suffix))
+  (folder / f'{stem}.md').write_text(markdown.render(report, suffix))
   page = folder / f'{stem}.html'
-  page.write_text(report_html.render(report))
+  page.write_text(html.render(report))
   return page
 
 
 def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
   """One row a task, for a terminal of `width` columns."""
   shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-  header, rows = report_tables.brief(results)
+  header, rows = tables.brief(results)
   folder = terminal.common_folder([name for name, *_ in rows])
   room = max(width - _NUMBERS, _LEAST_NAME)
   header[0] += f'\n{terminal.folded(folder, room)}' if folder else ''
@@ -155,10 +155,10 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     lines.append(
         f'{average["name"]}: accuracy {parts.number(average["accuracy"])},'
         f' macro-F1 {parts.number(average["macro_f1"])}'
-        f' ({report_tables.coverage(average)})'
+        f' ({tables.coverage(average)})'
     )
   lines += [
       f'not evaluated: {name}{f": {why}" if why else ""}'
-      for name, why in report_run.missing(results).items()
+      for name, why in evaluated_run.missing(results).items()
   ]
   return lines

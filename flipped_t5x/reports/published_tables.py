@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import re
 from typing import Any
 
-from flipped_t5x import published
-from flipped_t5x import report_parts as parts
-from flipped_t5x import report_run
+from flipped_t5x.reports import evaluated_run
+from flipped_t5x.reports import parts
+from flipped_t5x.reports import published
 
 _NAMES = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
 _BILLIONS = re.compile(r'-(\d+(?:\.\d+)?)B\b')
@@ -63,7 +63,7 @@ def _asked(results) -> Iterator[tuple[str, str]]:
   """(task or group, metric) that something may be published of."""
   groups = [g['name'] for g in results.get('groups', ())]
   names = [
-      n for n in (*results['tasks'], *report_run.missing(results))
+      n for n in (*results['tasks'], *evaluated_run.missing(results))
       if n.removeprefix('bigbench/') not in groups
   ] + groups
   for name in dict.fromkeys(names):
@@ -139,10 +139,10 @@ def _sizes(results, columns) -> str:
     least, most = theirs[0], theirs[-1]
     of = f'{least:g}' if least == most else f'{least:g} to {most:g}'
     text += f' of {of} billion parameters'
-  ours = report_run.num_parameters(results['network'])
+  ours = evaluated_run.num_parameters(results['network'])
   if ours is None:
     return text + '; how many this one has, its results do not say.'
-  text += f'; this one has {report_run.million(ours)}'
+  text += f'; this one has {evaluated_run.million(ours)}'
   if theirs and not 0.8 <= ours / (1e9 * theirs[0]) <= 1.25:
     return text + (
         '. A difference between models of different sizes and training says'
@@ -152,7 +152,7 @@ def _sizes(results, columns) -> str:
 
 
 def _rows_differ(results) -> str:
-  limit = report_run.limit(results)
+  limit = evaluated_run.limit(results)
   if limit is None:
     return ''
   return (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flipped_t5x import report_parts as parts
+from flipped_t5x.reports import parts
 
 
 def render(report: parts.Report, suffix: str = '') -> str:

@@ -5,10 +5,10 @@ import math
 import re
 
 import evaluated_runs as runs
-from flipped_t5x import comparison
-from flipped_t5x import report
-from flipped_t5x import report_run
 from flipped_t5x.cli import main
+from flipped_t5x.reports import comparison
+from flipped_t5x.reports import evaluated_run
+from flipped_t5x.reports import report
 import pytest
 import report_page
 import rich.console
@@ -65,7 +65,7 @@ def test_side_by_side(two, tmp_path):
 
 
 def test_p_values_of_known_cases(two, tmp_path):
-  found = {t.task: t for t in comparison.tests(report_run.read_all(two))}
+  found = {t.task: t for t in comparison.tests(evaluated_run.read_all(two))}
   far, same = found['far'], found['same']
   assert far.difference == pytest.approx(-0.3)
   # 10,000 draws of p = 2 / 4,096, of which 5 are expected.
@@ -92,7 +92,7 @@ def test_small_p_alone_is_not_significant_among_many(tmp_path):
   paths = [
       runs.write(tmp_path / 'a', tasks), runs.write(tmp_path / 'b', less)
   ]
-  test = comparison.tests(report_run.read_all(paths))[0]
+  test = comparison.tests(evaluated_run.read_all(paths))[0]
   assert test.p == pytest.approx(2 / 64, abs=0.008)
   assert test.adjusted == pytest.approx(4 * test.p) and not test.significant
   page, _ = compare(paths, tmp_path / 'out')
@@ -166,7 +166,7 @@ def test_without_examples_there_is_no_test(how, two, tmp_path):
   assert any(t.startswith('There is no test where') for t in page.texts)
   reason, = (t for t in page.texts if t.startswith('far: '))
   assert str(two[1] if how == 'old' else two[1].parent / 'results') in reason
-  tasks = {t.task for t in comparison.tests(report_run.read_all(two))}
+  tasks = {t.task for t in comparison.tests(evaluated_run.read_all(two))}
   assert tasks == (set() if how == 'old' else {'same'})
   assert f'no test of {2 if how == "old" else 1} of 2 tasks' in shown
 
@@ -232,7 +232,7 @@ def test_averages_over_the_same_tasks(two, tmp_path):
 def test_names(folders, names, tmp_path):
   task = {'t': BASE['far']}
   paths = [runs.write(tmp_path / f, task) for f in folders]
-  found = [run.name for run in report_run.read_all(paths)]
+  found = [run.name for run in evaluated_run.read_all(paths)]
   if names[-1] == 'run':  # The folder above is needed to tell them apart.
     names = names[:-1] + [f'{tmp_path.name}/run']
   assert found == names
@@ -242,7 +242,7 @@ def test_files_of_one_folder_and_one_file_twice(tmp_path):
   path = runs.write(tmp_path / 'a', BASE)
   other = path.with_name('results_b.json')
   other.write_text(path.read_text())
-  found = report_run.read_all([path, other])
+  found = evaluated_run.read_all([path, other])
   assert [run.name for run in found] == ['a/results', 'a/results_b']
   with pytest.raises(ValueError, match=f'{path} appears twice'):
     report.write([path, tmp_path / 'a' / '..' / 'a'])
@@ -260,7 +260,7 @@ def test_many_runs_in_a_narrow_terminal(tmp_path):
     assert f'{(40 - i) / 40:.3f}' in shown and f'{i + 1}  run{i}' in shown
   assert len(page.rows('accuracy by run')['far']) == 13
   # 9 tests, of which each is corrected for all.
-  tests = comparison.tests(report_run.read_all(paths))
+  tests = comparison.tests(evaluated_run.read_all(paths))
   assert len(tests) == 9
   assert tests[-1].adjusted == pytest.approx(9 * min(t.p for t in tests), 0.5)
   assert not math.isclose(tests[-1].adjusted, tests[-1].p)

@@ -11,16 +11,16 @@ from typing import Any
 
 from etils import epath
 from flipped_t5x import ranking
-from flipped_t5x import report_run
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import statistics
+from flipped_t5x.reports import evaluated_run
 import numpy as np
 
 SIGNIFICANT = 0.05
 _UNKNOWN = object()
 _FILE = 'scores'  # Key of a task: its file of examples.
 
-Run = report_run.EvaluatedRun
+Run = evaluated_run.EvaluatedRun
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from flipped_t5x import comparison
-from flipped_t5x import comparison_report
-from flipped_t5x import report_run
 from flipped_t5x import terminal
+from flipped_t5x.reports import comparison
+from flipped_t5x.reports import comparison_report
+from flipped_t5x.reports import evaluated_run
 import rich.table
 import rich.text
 
@@ -13,7 +13,7 @@ _CELL = 8  # Columns of a number, with a mark and a gap.
 _LEAST_NAME, _MOST_NAME = 18, 30
 _MARKS = (comparison_report.BETTER, comparison_report.WORSE)
 
-Runs = Sequence[report_run.EvaluatedRun]
+Runs = Sequence[evaluated_run.EvaluatedRun]
 Tests = Sequence[comparison.Test]
 
 

@@ -6,13 +6,13 @@ import functools
 from typing import Any
 
 from flipped_t5x import ranking
-from flipped_t5x import report_parts as parts
-from flipped_t5x import report_plots
-from flipped_t5x import report_published
-from flipped_t5x import report_run
-from flipped_t5x import report_settings
-from flipped_t5x import report_tables
 from flipped_t5x.evaluation import suites
+from flipped_t5x.reports import evaluated_run
+from flipped_t5x.reports import parts
+from flipped_t5x.reports import plots as plots_lib
+from flipped_t5x.reports import published_tables
+from flipped_t5x.reports import settings
+from flipped_t5x.reports import tables as tables_lib
 
 FEWER = (
     'Where tasks are missing, the numbers are over fewer tasks than the name'
@@ -21,16 +21,16 @@ FEWER = (
 _METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
 
 
-def report(run: report_run.EvaluatedRun) -> parts.Report:
+def report(run: evaluated_run.EvaluatedRun) -> parts.Report:
   """The report of one run."""
   results = run.results
   sections = [
-      _tasks(results), _groups(results), report_published.section(results),
+      _tasks(results), _groups(results), published_tables.section(results),
       _label_words(results), _confusions(results), _calibration(results),
       _training(run.log, run.results.get('format', 'flipped')),
-      parts.Section('Templates', [report_tables.templates(results)]),
+      parts.Section('Templates', [tables_lib.templates(results)]),
       _data(results),
-      parts.Section('Settings', [report_settings.table(results)]),
+      parts.Section('Settings', [settings.table(results)]),
   ]
   return parts.Report(
       _title(run), _facts(results), [s for s in sections if s is not None]
@@ -43,26 +43,26 @@ def _title(run) -> str:
 
 
 def _facts(results) -> str:
-  facts = [f'step {results["step"]}', f'{report_run.splits(results)} split']
+  facts = [f'step {results["step"]}', f'{evaluated_run.splits(results)} split']
   if results.get('mixture'):
     facts.insert(0, results['mixture'])
   if results.get('format'):
     facts.append(f'format {results["format"]}')
-  size = report_run.num_parameters(results['network'])
+  size = evaluated_run.num_parameters(results['network'])
   if size is not None:
-    facts.append(f'{report_run.million(size)} parameters')
+    facts.append(f'{evaluated_run.million(size)} parameters')
   return ', '.join(facts)
 
 
 def _tasks(results) -> parts.Section:
-  content = [report_tables.tasks(results)]
-  limit = report_run.limit(results)
+  content = [tables_lib.tasks(results)]
+  limit = evaluated_run.limit(results)
   if limit is not None:
     content.append(parts.Text(
         f'Over a sample of at most {limit:,} rows of each dataset, not all.',
         warns=True,
     ))
-  content += missing_parts(report_run.missing(results))
+  content += missing_parts(evaluated_run.missing(results))
   text = (
       'Accuracy and macro-F1 are mean ± standard deviation over templates;'
       ' majority and random are the accuracy of the most frequent label and of'
@@ -105,7 +105,7 @@ def accuracy_plot(runs: Mapping[str, Mapping[str, Any]]) -> parts.Plot:
       'accuracy', 'Accuracy by task',
       f'Accuracy of each template, their mean and its 95 % interval, majority'
       f' and random, for {number} tasks{of}; the numbers are in the tables.',
-      lambda: report_plots.accuracy(runs),
+      lambda: plots_lib.accuracy(runs),
   )
 
 
@@ -116,7 +116,7 @@ def _groups(results) -> parts.Section | None:
   lacking = [g for g in results['groups'] if g['missing']]
   if lacking:
     content.append(parts.Text(FEWER, warns=True))
-  content.append(report_tables.groups(results))
+  content.append(tables_lib.groups(results))
   if lacking:
     content.append(parts.Items([
         f'{g["name"]} lacks {parts.listed(g["missing"])}' for g in lacking
@@ -128,7 +128,7 @@ def _label_words(results) -> parts.Section | None:
   rows, plotted, baselines = [], {}, {}
   for name, task in results['tasks'].items():
     metric = suites.metric_of(name, task)
-    found = report_tables.label_words(task, metric)
+    found = tables_lib.label_words(task, metric)
     if found is None:
       continue
     own, scores = found
@@ -160,7 +160,7 @@ def _label_words(results) -> parts.Section | None:
               f'Distribution of {_METRICS[metric]} over sets of label words,'
               " with the task's own words marked, and baselines; the numbers"
               ' are in the tables.',
-              lambda tasks=tasks, metric=metric: report_plots.label_words(
+              lambda tasks=tasks, metric=metric: plots_lib.label_words(
                   [''], tasks, baselines, _METRICS[metric]
               ),
           )
@@ -175,7 +175,7 @@ def chance(task, metric) -> dict[str, float]:
     return {'majority': task['majority_accuracy'],
             'random': task['random_accuracy']}
   found = {'majority': task['majority_macro_f1']}
-  matrix = report_tables.confusion(task)
+  matrix = tables_lib.confusion(task)
   if matrix is not None and len(task['options']) == 1:
     found['random'] = random_macro_f1(matrix)
   return found
@@ -194,8 +194,8 @@ def random_macro_f1(matrix: Sequence[Sequence[int]]) -> float:
 
 
 def _confusions(results) -> parts.Section | None:
-  tables = list(report_tables.confusions(results))
-  left_out = report_tables.without_confusion(results)
+  tables = list(tables_lib.confusions(results))
+  left_out = tables_lib.without_confusion(results)
   if not tables and not left_out:
     return None
   content = [parts.Text(
@@ -213,7 +213,7 @@ def _confusions(results) -> parts.Section | None:
 
 
 def _calibration(results) -> parts.Section | None:
-  table = report_tables.calibration(results)
+  table = tables_lib.calibration(results)
   if table is None:
     return None
   return parts.Section('Calibration', [
@@ -229,7 +229,7 @@ def _calibration(results) -> parts.Section | None:
               f'calibration-{i}', name,
               f'Share of right rankings by confidence of {name}; ECE'
               f' {parts.number(task["calibration"]["ece"])}.',
-              lambda task=task: report_plots.reliability(task['calibration']),
+              lambda task=task: plots_lib.reliability(task['calibration']),
               file=False,
           )
           for i, (name, task) in enumerate(results['tasks'].items())
@@ -242,10 +242,10 @@ def _training(log, form: str) -> parts.Section | None:
   if not log:
     return None
   plots = (
-      ('losses', 'Loss terms', report_plots.losses,
+      ('losses', 'Loss terms', plots_lib.losses,
        ('likelihood', 'unlikelihood')),
       ('probabilities', 'Probability of the target',
-       functools.partial(report_plots.probabilities, form=form),
+       functools.partial(plots_lib.probabilities, form=form),
        ('prob_right', 'prob_wrong')),
   )
   return parts.Section('Training', [
@@ -259,13 +259,13 @@ def _training(log, form: str) -> parts.Section | None:
           for name, title, draw, keys in plots
           if any(key in line for line in log for key in keys)
       ]),
-      report_tables.last_step(log),
+      tables_lib.last_step(log),
   ])
 
 
 def _data(results) -> parts.Section:
-  content = [report_settings.origins(results)]
-  passes = report_settings.passes(results)
+  content = [settings.origins(results)]
+  passes = settings.passes(results)
   if passes is not None:
     content += [
         parts.Text(

@@ -1,11 +1,11 @@
-"""Tests of published.py: the figures fit our tasks; bad lines are named."""
+"""Tests of reports/published.py: the figures fit our tasks; bad lines are named."""
 
 import collections
 import importlib.util
 import pathlib
 
-from flipped_t5x import published
 from flipped_t5x.evaluation import suites
+from flipped_t5x.reports import published
 from flipped_t5x.tasks import catalog
 import pytest
 

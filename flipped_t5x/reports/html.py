@@ -4,8 +4,8 @@ import io
 import pathlib
 import re
 
-from flipped_t5x import report_parts as parts
-from flipped_t5x import report_plots
+from flipped_t5x.reports import parts
+from flipped_t5x.reports import plots
 import jinja2
 import markupsafe
 import matplotlib
@@ -34,8 +34,8 @@ def render(report: parts.Report) -> str:
   return template.render(
       report=report,
       contents=titled if len(titled) >= _LONG else (),
-      light={n: c[0] for n, c in report_plots.COLOURS.items()},
-      dark={n: c[1] for n, c in report_plots.COLOURS.items()},
+      light={n: c[0] for n, c in plots.COLOURS.items()},
+      dark={n: c[1] for n, c in plots.COLOURS.items()},
   )
 
 
@@ -70,7 +70,7 @@ def svg(drawn: figure.Figure, name: str, alt: str) -> str:
   view = re.search(r'viewBox="[^"]*"', opening)[0]
   label = markupsafe.escape(alt)
   rest = _IDS.sub(lambda match: f'{match[1]}{name}-', rest)
-  for key, (light, _) in report_plots.COLOURS.items():
+  for key, (light, _) in plots.COLOURS.items():
     rest = rest.replace(light, f'var(--{key})')
   return (
       f'<svg {view} role="img" aria-label="{label}"'

@@ -5,16 +5,16 @@ import re
 
 import evaluated_runs as runs
 from flipped_t5x import network as network_lib
-from flipped_t5x import published
-from flipped_t5x import report
-from flipped_t5x import report_html
-from flipped_t5x import report_parts as parts
-from flipped_t5x import report_plots
-from flipped_t5x import report_published
-from flipped_t5x import report_run
-from flipped_t5x import report_sections
-from flipped_t5x import report_tables
 from flipped_t5x.cli import main
+from flipped_t5x.reports import evaluated_run
+from flipped_t5x.reports import html
+from flipped_t5x.reports import parts
+from flipped_t5x.reports import plots as plots_lib
+from flipped_t5x.reports import published
+from flipped_t5x.reports import published_tables
+from flipped_t5x.reports import report
+from flipped_t5x.reports import sections
+from flipped_t5x.reports import tables
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,7 +195,7 @@ def test_published_numbers_of_groups(tmp_path):
 def test_nothing_is_published_of_other_tasks(tmp_path):
   path = runs.write(tmp_path / 'x', TASKS)
   results = json.loads(path.read_text())
-  assert report_published.section(results) is None
+  assert published_tables.section(results) is None
 
 
 def test_a_sample_is_said_to_be_one(tmp_path):
@@ -270,11 +270,11 @@ def test_the_page_can_be_read_by_all(shown):
   for one in drawn:
     assert not re.findall(r'(?:fill|stroke): #\w+', one)
     for name in re.findall(r'var\(--([\w-]+)\)', one):
-      assert name in report_plots.COLOURS
-  for light, dark in report_plots.COLOURS.values():
+      assert name in plots_lib.COLOURS
+  for light, dark in plots_lib.COLOURS.values():
     assert f': {light};' in text and f': {dark};' in text
-  assert len({c for pair in report_plots.COLOURS.values() for c in pair}) == (
-      2 * len(report_plots.COLOURS)
+  assert len({c for pair in plots_lib.COLOURS.values() for c in pair}) == (
+      2 * len(plots_lib.COLOURS)
   )
 
 
@@ -290,7 +290,7 @@ def luminance(colour):
 
 @pytest.mark.parametrize('which, page', ((0, '#ffffff'), (1, '#14171a')))
 def test_colours_stand_out_from_the_page(which, page):
-  for name, pair in report_plots.COLOURS.items():
+  for name, pair in plots_lib.COLOURS.items():
     dark, light = sorted((luminance(pair[which]), luminance(page)))
     contrast = (light + 0.05) / (dark + 0.05)
     least = {'line': 1, 'ink': 7}.get(name, 4.5)
@@ -367,7 +367,7 @@ def test_calibration(shown):
   assert float(row['mean confidence']) == pytest.approx(confidence, abs=0.0005)
   assert row['share right'] == '0.250' and row['rankings'] == '40'
   assert float(row['ECE']) == pytest.approx(confidence - 0.25, abs=0.0005)
-  drawn = report_plots.reliability(
+  drawn = plots_lib.reliability(
       results['tasks']['hellaswag']['calibration']
   )
   dots, = drawn.axes[0].collections
@@ -394,17 +394,17 @@ def test_label_words(tmp_path):
 ))
 def test_templates_that_are_not_of_label_words(names):
   task = {'templates': {name: {'accuracy': 0.5} for name in names}}
-  assert report_tables.label_words(task, 'accuracy') is None
+  assert tables.label_words(task, 'accuracy') is None
 
 
 def test_macro_f1_of_a_uniform_draw():
   # 30 of class 0 and 10 of class 1, half of each predicted as either:
   # 2 * 15 / (30 + 20) and 2 * 5 / (10 + 20).
-  assert report_sections.random_macro_f1([[30, 0], [4, 6]]) == pytest.approx(
+  assert sections.random_macro_f1([[30, 0], [4, 6]]) == pytest.approx(
       (0.6 + 1 / 3) / 2
   )
   # A class without gold examples is in no mean.
-  assert report_sections.random_macro_f1([[9, 0], [0, 0]]) == pytest.approx(
+  assert sections.random_macro_f1([[9, 0], [0, 0]]) == pytest.approx(
       2 * 4.5 / (9 + 4.5)
   )
 
@@ -447,8 +447,8 @@ def test_number_of_parameters(change):
       jax.random.key(0), tokens, tokens, tokens, enable_dropout=False
   ))['params']
   expected = sum(leaf.size for leaf in jax.tree.leaves(params))
-  assert report_run.num_parameters(fields) == expected
-  assert report_run.num_parameters({}) is None
+  assert evaluated_run.num_parameters(fields) == expected
+  assert evaluated_run.num_parameters({}) is None
 
 
 @pytest.mark.parametrize('number, text', (
@@ -456,7 +456,7 @@ def test_number_of_parameters(change):
     (250_000, '0.25 million'),
 ))
 def test_sizes_in_words(number, text):
-  assert report_run.million(number) == text
+  assert evaluated_run.million(number) == text
 
 
 def test_lines_of_a_terminal(tmp_path):
@@ -525,7 +525,7 @@ def test_logs_without_a_wrong_side_or_without_lines(log, files, tmp_path):
 
 
 def test_unlikelihood_below_zero_is_not_drawn_on_a_log_scale():
-  drawn = report_plots.losses(LOG)
+  drawn = plots_lib.losses(LOG)
   likelihood, unlikelihood = drawn.axes[0].lines
   assert likelihood.get_ydata() == pytest.approx([2, 1, 2 / 3])
   assert np.isnan(unlikelihood.get_ydata()).tolist() == [True, False, False]
@@ -536,7 +536,7 @@ def test_unlikelihood_below_zero_is_not_drawn_on_a_log_scale():
     ('direct', 'P(right label)'), ('channel', 'P(prompt | right label)'),
 ))
 def test_probabilities_of_what_the_format_writes(form, right):
-  axes, = report_plots.probabilities(LOG, form).axes
+  axes, = plots_lib.probabilities(LOG, form).axes
   assert [line.get_label() for line in axes.lines] == [
       right, right.replace('right', 'wrong')
   ]
@@ -544,7 +544,7 @@ def test_probabilities_of_what_the_format_writes(form, right):
 
 def test_accuracy_plot(tmp_path):
   path = runs.write(tmp_path / 'x', TASKS)
-  drawn = report_plots.accuracy({'': json.loads(path.read_text())})
+  drawn = plots_lib.accuracy({'': json.loads(path.read_text())})
   axes, = drawn.axes
   dots = [
       sorted(line.get_xdata()) for line in axes.lines
@@ -574,7 +574,7 @@ def test_signed(value, text):
 def test_ids_of_plots_differ_in_a_page():
   log = [{'step': 1, 'likelihood': 1.0}, {'step': 2, 'likelihood': 0.5}]
   first, second = (
-      report_html.svg(report_plots.losses(log), name, 'Losses')
+      html.svg(plots_lib.losses(log), name, 'Losses')
       for name in ('one', 'two')
   )
   ids = [set(re.findall(r' id="([^"]*)"', text)) for text in (first, second)]

@@ -1,7 +1,7 @@
 """The plots of reports, small enough for a telephone.
 
 Each colour is used for one meaning only and stands in `COLOURS` for light and
-for dark pages; `report_html.py` exchanges them.
+for dark pages; `reports/html.py` exchanges them.
 """
 
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flipped_t5x import report_parts as parts
+from flipped_t5x.reports import parts
 
 Results = Mapping[str, Any]
 
