@@ -19,10 +19,10 @@ import os
 import pathlib
 import sys
 
-from flipped_t5x import inspection_plot
-from flipped_t5x import inspection_report
+from flipped_t5x.inspection import inspect_mixture
+from flipped_t5x.inspection import plot
+from flipped_t5x.inspection import report
 from flipped_t5x.prompts import formats
-from flipped_t5x.tasks import inspection
 from flipped_t5x.tasks import mixtures
 import rich.console
 
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
   mixed = mixtures.mixture(arguments.mixture)
   form = arguments.format or mixed.format
   lengths = _CHANNEL_LENGTHS if form == 'channel' else _LENGTHS
-  settings = inspection.Settings(
+  settings = inspect_mixture.Settings(
       vocabulary=_vocabulary(arguments.vocabulary),
       input_length=_or(arguments.input_length, lengths[0]),
       target_length=_or(arguments.target_length, lengths[1]),
@@ -105,25 +105,25 @@ def run(arguments: argparse.Namespace) -> None:
   )
   errors = rich.console.Console(stderr=True)
   with _no_warnings(), errors.status('opening rows') as status:
-    inspected = inspection.inspect(
+    inspected = inspect_mixture.inspect(
         mixed, settings, arguments.examples, arguments.skip_missing,
         lambda name: status.update(f'measuring {name}'),
     )
   for message in inspected.left_out.values():
     print(f'left out: {message}', file=sys.stderr)
   if arguments.plot:
-    inspection_plot.plot(inspected).savefig(arguments.plot)
+    plot.plot(inspected).savefig(arguments.plot)
     print(f'{arguments.plot} written', file=sys.stderr)
   if arguments.json:
     print(json.dumps(inspected.summary(), indent=2))
   else:
-    inspection_report.write(inspected)
+    report.write(inspected)
 
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
   """None of the catalog: the report has both numbers of rows."""
-  logger = logging.getLogger(inspection.catalog.__name__)
+  logger = logging.getLogger(inspect_mixture.catalog.__name__)
   level = logger.level
   logger.setLevel(logging.ERROR)
   try:

@@ -8,18 +8,18 @@ import random
 import subprocess
 import sys
 
-from flipped_t5x import inspection_plot
-from flipped_t5x import inspection_report
-from flipped_t5x import measurement
 from flipped_t5x import terminal
-from flipped_t5x import units
 from flipped_t5x.cli import main
+from flipped_t5x.inspection import inspect_mixture
+from flipped_t5x.inspection import measurement
+from flipped_t5x.inspection import plot
+from flipped_t5x.inspection import report
+from flipped_t5x.inspection import units
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
-from flipped_t5x.tasks import inspection
 from flipped_t5x.tasks import mixtures
 import numpy as np
 import pytest
@@ -108,9 +108,9 @@ def write_vocabulary(path):
 def look(data, names, num_examples=0, skip_missing=False, **settings):
   """Inspects datasets in lengths that cut nothing, if they are not given."""
   lengths = {'input_length': 99, 'target_length': 99}
-  return inspection.inspect(
+  return inspect_mixture.inspect(
       mixtures.mixture(names),
-      inspection.Settings(data / 'words.model', **lengths | settings),
+      inspect_mixture.Settings(data / 'words.model', **lengths | settings),
       num_examples, skip_missing,
   )
 
@@ -537,7 +537,7 @@ def test_plot(data, inspect):
   inspected = look(
       data, 'one/words,one/odd,no/rows', skip_missing=True, input_length=13
   )
-  shares, inputs, targets = inspection_plot.plot(inspected).axes
+  shares, inputs, targets = plot.plot(inspected).axes
   widths = [bar.get_width() for bar in shares.patches]
   assert widths == pytest.approx([100 / 6, 50, 100 / 3])
   labels = [label.get_text() for label in shares.get_yticklabels()]
@@ -560,10 +560,10 @@ def test_plot(data, inspect):
 
 def test_plot_when_all_is_dropped(data):
   inspected = look(data, 'one/words', target_length=2)
-  _, inputs, _ = inspection_plot.plot(inspected).axes
+  _, inputs, _ = plot.plot(inspected).axes
   assert [text.get_text() for text in inputs.texts] == ['none kept']
   console = rich.console.Console(width=80, record=True, file=sys.stderr)
-  inspection_report.write(inspected, console)
+  report.write(inspected, console)
   assert '10 target cut to' in console.export_text()
 
 

@@ -2,7 +2,7 @@
 
 For people who are about to spend hours of an accelerator on it. Facts are the
 catalog's, and those of the rows that are there; everything else is measured on
-a seeded sample of the rows, see `measurement.py`.
+a seeded sample of the rows, see `inspection/measurement.py`.
 """
 
 import collections
@@ -14,8 +14,8 @@ import pathlib
 import random
 from typing import Any
 
-from flipped_t5x import measurement
-from flipped_t5x import units
+from flipped_t5x.inspection import measurement
+from flipped_t5x.inspection import units
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization

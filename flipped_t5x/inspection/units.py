@@ -1,6 +1,6 @@
 """What the engines make of a row: a training pair, or all of its candidates.
 
-`PairUnits` and `CandidateUnits` have the same methods, so that `measurement.py` need
+`PairUnits` and `CandidateUnits` have the same methods, so that `inspection/measurement.py` need
 not know which of the two it measures.
 """
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flipped_t5x import units
-from flipped_t5x.tasks import inspection
+from flipped_t5x.inspection import inspect_mixture
+from flipped_t5x.inspection import units
 import rich.console
 import rich.rule
 import rich.table
@@ -18,7 +18,7 @@ _SENTINEL = r'<extra_id_\d+>'
 def write(
     name: str,
     example: Mapping[str, Any],
-    settings: inspection.Settings,
+    settings: inspect_mixture.Settings,
     console: rich.console.Console,
 ) -> None:
   """Prints a row as the model sees it, in its right and a wrong option.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from flipped_t5x import units as units_lib
+from flipped_t5x.inspection import units as units_lib
 from flipped_t5x.prompts import examples
 
 EITHER = 'inputs or targets'

@@ -1,10 +1,10 @@
-"""A plot of what `tasks/inspection.py` found: shares and lengths."""
+"""A plot of what `flipped_t5x/inspection/inspect_mixture.py` found: shares and lengths."""
 
 from collections.abc import Sequence
 
 from flipped_t5x import terminal
-from flipped_t5x import units
-from flipped_t5x.tasks import inspection
+from flipped_t5x.inspection import inspect_mixture
+from flipped_t5x.inspection import units
 import matplotlib
 from matplotlib import axes as axes_lib
 from matplotlib import figure
@@ -21,7 +21,7 @@ _BINS = 48
 _TALLEST = 0.86  # Of the distance between two datasets.
 
 
-def plot(inspected: inspection.Inspection) -> figure.Figure:
+def plot(inspected: inspect_mixture.Inspection) -> figure.Figure:
   """One row a dataset: its share of the draws, input and target lengths.
 
   Args:
@@ -81,7 +81,7 @@ def plot(inspected: inspection.Inspection) -> figure.Figure:
 
 
 def _bars(
-    axes: axes_lib.Axes, inspected: inspection.Inspection, middles: np.ndarray
+    axes: axes_lib.Axes, inspected: inspect_mixture.Inspection, middles: np.ndarray
 ) -> None:
   left_out = inspected.left_out
   if inspected.evaluation:
@@ -113,7 +113,7 @@ def _bars(
 
 def _lengths(
     axes: axes_lib.Axes,
-    datasets: Sequence[inspection.Inspected],
+    datasets: Sequence[inspect_mixture.Inspected],
     side: str,
     limit: int,
     bases: np.ndarray,

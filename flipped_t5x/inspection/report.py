@@ -1,15 +1,15 @@
-"""What `tasks/inspection.py` found, for people: examples and tables."""
+"""What `flipped_t5x/inspection/inspect_mixture.py` found, for people: examples and tables."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
-from flipped_t5x import inspection_examples
 from flipped_t5x import terminal
-from flipped_t5x import units
+from flipped_t5x.inspection import inspect_mixture
+from flipped_t5x.inspection import shown_examples
+from flipped_t5x.inspection import units
 from flipped_t5x.prompts import formats
-from flipped_t5x.tasks import inspection
 import rich.console
 import rich.table
 import rich.text
@@ -23,7 +23,7 @@ Cells = Sequence[str]
 
 
 def write(
-    inspected: inspection.Inspection,
+    inspected: inspect_mixture.Inspection,
     console: rich.console.Console | None = None,
 ) -> None:
   """Prints the examples first, and the tables, where a terminal leaves them.
@@ -35,7 +35,7 @@ def write(
   console = console or rich.console.Console()
   for data in inspected.datasets:
     for example in data.measured.examples:
-      inspection_examples.write(
+      shown_examples.write(
           data.name, example, inspected.settings, console
       )
   console.print()
@@ -56,7 +56,7 @@ def write(
     console.print(rich.text.Text(note))
 
 
-def _headline(inspected: inspection.Inspection) -> str:
+def _headline(inspected: inspect_mixture.Inspection) -> str:
   settings = inspected.settings
   splits = {d.split for d in inspected.datasets}
   number = len(inspected.datasets)
