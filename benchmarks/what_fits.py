@@ -16,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 
-from flipped_t5x import tpu_topologies
+from flipped_t5x.precompile import topologies
 
 TOPOLOGIES = ('v4:4x4x4', 'v5e:16x16', 'v5p:2x4x4', 'v3:32x32')
 HEADS = {'small': 6, 'base': 12, 'large': 16, 'xl': 32, 'xxl': 64}
@@ -34,7 +34,7 @@ class Cell:
   @property
   def batch_size(self) -> int:
     """240, or the next power of two that devices and heads can share."""
-    devices = tpu_topologies.topology(self.topology).num_devices
+    devices = topologies.topology(self.topology).num_devices
     for size in (240, *(2**n for n in range(8, 14))):
       for model in range(1, devices + 1):
         if not (

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from flipped_t5x import flops
 from flipped_t5x import hlo
 from flipped_t5x import hlo_collectives
 from flipped_t5x import hlo_costs
-from flipped_t5x import tpu_topologies
-from flipped_t5x.engine import precompile
+from flipped_t5x.precompile import compile_step
+from flipped_t5x.precompile import flops
+from flipped_t5x.precompile import topologies
 import numpy as np
 
 ASSUMPTIONS = (
@@ -88,9 +88,9 @@ class Estimate:
 
 
 def estimate(
-    topology: tpu_topologies.Topology,
-    step: precompile.Step,
-    compiled: precompile.Compiled,
+    topology: topologies.Topology,
+    step: compile_step.Step,
+    compiled: compile_step.Compiled,
 ) -> Estimate:
   """What a compiled step costs.
 
@@ -137,7 +137,7 @@ def estimate(
 
 
 def _seconds(
-    topology: tpu_topologies.Topology,
+    topology: topologies.Topology,
     found: Sequence[hlo_collectives.Collective],
     coordinates: np.ndarray,
 ) -> list[float]:

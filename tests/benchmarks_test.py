@@ -7,7 +7,7 @@ import json
 import pathlib
 
 import demo_data
-from flipped_t5x import flops
+from flipped_t5x.precompile import flops
 from flipped_t5x.prompts import arrays
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import tensors

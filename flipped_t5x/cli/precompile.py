@@ -22,13 +22,13 @@ from typing import Any
 
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
-from flipped_t5x import precompile_report
 from flipped_t5x import roofline
-from flipped_t5x import tpu_topologies
 from flipped_t5x.engine import optimizers
-from flipped_t5x.engine import precompile
-from flipped_t5x.engine import precompile_search
-from flipped_t5x.engine import tpu_compiler
+from flipped_t5x.precompile import compile_step
+from flipped_t5x.precompile import report
+from flipped_t5x.precompile import search
+from flipped_t5x.precompile import topologies
+from flipped_t5x.precompile import tpu_compiler
 from flipped_t5x.prompts import formats
 import gin
 import optax
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       ('num_logit_chunks', 'pieces in which logits are made, and made again'),
   ):
     parser.add_argument(f'--{flag}', type=int, metavar='N', help=text)
-  parser.add_argument('--remat_policy', choices=precompile_search.POLICIES)
+  parser.add_argument('--remat_policy', choices=search.POLICIES)
   parser.add_argument(
       '--shard_params_over_data', action=argparse.BooleanOptionalAction,
       help='divide weights over the data axis of the mesh, too',
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-  topology = tpu_topologies.topology(arguments.topology)
+  topology = topologies.topology(arguments.topology)
   tpu_compiler.prepare()
   step, optimizer, steps = _settings(arguments, topology)
   if arguments.search:
@@ -119,16 +119,16 @@ def run(arguments: argparse.Namespace) -> None:
   if arguments.json:
     print(json.dumps(found, indent=2))
   elif arguments.search:
-    precompile_report.write_search(found)
+    report.write_search(found)
   else:
-    precompile_report.write(found)
+    report.write(found)
   if not fits:
     sys.exit(1)
 
 
 def _settings(
-    arguments: argparse.Namespace, topology: tpu_topologies.Topology
-) -> tuple[precompile.Step, optax.GradientTransformation, int]:
+    arguments: argparse.Namespace, topology: topologies.Topology
+) -> tuple[compile_step.Step, optax.GradientTransformation, int]:
   """The step that is asked for, its optimizer, and the steps of a run."""
   files, overrides = arguments.gin_file, list(arguments.gin_overrides)
   if arguments.size:
@@ -154,7 +154,7 @@ def _settings(
         ' and a method are needed: runs/train.gin, models/t5_1_1_xl.gin,'
         ' methods/flipped.gin'
     )
-  step = precompile.Step(
+  step = compile_step.Step(
       task=arguments.task,
       network=gin.get_configurable(network_lib.T5Config)(),
       unlikelihood_weight=macros['LAMBDA'],
@@ -167,7 +167,7 @@ def _settings(
       },
   )
   if arguments.size and 'model_parallel' not in given:
-    fit = precompile_search.meshes(topology, step)
+    fit = search.meshes(topology, step)
     step = dataclasses.replace(step, model_parallel=fit[0] if fit else 1)
   if arguments.size and 'shard_params_over_data' not in given:
     data = topology.num_devices // step.model_parallel
@@ -180,7 +180,7 @@ def _settings(
 
 def _one(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
   """Compiles what is asked for and, where it does not fit, changes of it."""
-  compiled = precompile.compile_step(
+  compiled = compile_step.compile_step(
       topology, step, optimizer, arguments.quick
   )
   if arguments.hlo and compiled.text is not None:
@@ -189,11 +189,11 @@ def _one(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
   if compiled.fits:
     return found
   found['tried'] = []
-  for change in precompile_search.changes(topology, step, compiled):
+  for change in search.changes(topology, step, compiled):
     if len(found['tried']) == arguments.max_compilations:
       break
     _say(f'does not fit; trying {change.text}')
-    other = precompile.compile_step(
+    other = compile_step.compile_step(
         change.topology, change.step, optimizer, arguments.quick
     )
     found['tried'].append({
@@ -209,7 +209,7 @@ def _search(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
   """Compiles what fits; see `precompile_search.candidates`."""
   found = {'fit': [], 'do_not_fit': [], 'not_tried': []}
   left = arguments.max_compilations
-  for row in precompile_search.candidates(topology, step):
+  for row in search.candidates(topology, step):
     row = list(row)
     while row:
       change = row.pop(0)
@@ -218,7 +218,7 @@ def _search(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
         break
       left -= 1
       _say(f'compiling {change.text}')
-      compiled = precompile.compile_step(
+      compiled = compile_step.compile_step(
           topology, change.step, optimizer, arguments.quick
       )
       facts = _facts(
@@ -229,12 +229,12 @@ def _search(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
         found['fit'].append(facts)
         break
       found['do_not_fit'].append(facts)
-      enough = precompile_search.enough_microbatches(
+      enough = search.enough_microbatches(
           topology, change.step, compiled
       )
       row = [c for c in row if c.step.num_microbatches in enough]
   if not (found['fit'] or found['do_not_fit'] or found['not_tried']):
-    precompile.compile_step(topology, step, optimizer)  # Says what would work.
+    compile_step.compile_step(topology, step, optimizer)  # Says what would work.
   found['fit'].sort(key=lambda facts: facts['step_seconds'])
   return found
 
@@ -244,7 +244,7 @@ def _facts(topology, step, compiled, steps, quick) -> dict[str, Any]:
   estimate = None
   if compiled.text is not None:
     estimate = roofline.estimate(topology, step, compiled)
-  return precompile_report.facts(
+  return report.facts(
       topology, step, compiled, estimate, steps, quick
   )
 

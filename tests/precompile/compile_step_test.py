@@ -9,15 +9,15 @@ import pathlib
 import subprocess
 import sys
 
-from flipped_t5x import flops
 from flipped_t5x import hlo
 from flipped_t5x import hlo_collectives
 from flipped_t5x import hlo_costs
 from flipped_t5x import network as network_lib
-from flipped_t5x import tpu_topologies
 from flipped_t5x.cli import main
-from flipped_t5x.engine import precompile
-from flipped_t5x.engine import tpu_compiler
+from flipped_t5x.precompile import compile_step
+from flipped_t5x.precompile import flops
+from flipped_t5x.precompile import topologies
+from flipped_t5x.precompile import tpu_compiler
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ import pytest
 
 P = jax.sharding.PartitionSpec
 GIB = 2**30
-HOST = tpu_topologies.topology('v4:2x2x1')
+HOST = topologies.topology('v4:2x2x1')
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec('libtpu') is None,
@@ -61,7 +61,7 @@ def run(capsys, *argv):
     ('Ran out of memory in memory space vmem.', None),
 ))
 def test_needed_bytes(message, needed):
-  assert precompile.needed_bytes(message) == (needed and int(needed))
+  assert compile_step.needed_bytes(message) == (needed and int(needed))
 
 
 @pytest.mark.parametrize('argv, expected', (
@@ -333,11 +333,11 @@ def test_three_billion_parameters_train_on_64_chips():
     {}, {'packed': True}, {'wrong_side': None}, {'wrong_side': 'wrong_targets'}
 ))
 def test_batches_are_the_engines(network, changed):
-  step = precompile.Step(
+  step = compile_step.Step(
       task='train', network=network, batch_size=16, input_length=24,
       target_length=8, **changed,
   )
-  batch = precompile.one_row(step)
+  batch = compile_step.one_row(step)
   sides = {'encoder': 24, 'decoder': 8}
   if step.wrong_side:
     wrong = 'encoder' if step.wrong_side == 'wrong_inputs' else 'decoder'
@@ -354,7 +354,7 @@ def test_batches_are_the_engines(network, changed):
   assert {name: a.shape for name, a in batch.items()} == {
       name: (1, n) for name, n in expected.items()
   }
-  ranked = precompile.one_row(dataclasses.replace(step, task='rank'))
+  ranked = compile_step.one_row(dataclasses.replace(step, task='rank'))
   assert set(ranked) == {
       n for n in expected if 'wrong' not in n and 'tokens' in n
   } | {'decoder_loss_weights'}

@@ -6,8 +6,8 @@ import textwrap
 from typing import Any
 
 from flipped_t5x import roofline
-from flipped_t5x import tpu_topologies
-from flipped_t5x.engine import precompile
+from flipped_t5x.precompile import compile_step
+from flipped_t5x.precompile import topologies
 
 _GIB = 2**30
 _QUICK = (
@@ -24,9 +24,9 @@ _MACROS = {
 
 
 def facts(
-    topology: tpu_topologies.Topology,
-    step: precompile.Step,
-    compiled: precompile.Compiled,
+    topology: topologies.Topology,
+    step: compile_step.Step,
+    compiled: compile_step.Compiled,
     estimate: roofline.Estimate | None,
     steps: int,
     quick: bool,

@@ -1,12 +1,12 @@
-"""Tests of flops.py: against the traced steps, and a count by hand."""
+"""Tests of precompile/flops.py: against the traced steps, and a count by hand."""
 
 import dataclasses
 
-from flipped_t5x import flops
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
 from flipped_t5x.network import layers
+from flipped_t5x.precompile import flops
 from flipped_t5x.prompts import arrays
 import forward
 import jax

@@ -5,8 +5,8 @@ import importlib.util
 import os
 import pathlib
 
-from flipped_t5x import tpu_topologies
 from flipped_t5x.engine import libtpu_flags
+from flipped_t5x.precompile import topologies as topologies_lib
 import jax
 from jax.experimental import topologies
 
@@ -61,7 +61,7 @@ def prepare() -> None:
   jax.config.update('jax_platforms', 'cpu')
 
 
-def devices(topology: tpu_topologies.Topology) -> list[jax.Device]:
+def devices(topology: topologies_lib.Topology) -> list[jax.Device]:
   """The slice's devices, to compile for.
 
   Raises:

@@ -1,8 +1,8 @@
-"""Tests of tpu_topologies.py: names, sizes, bandwidth of groups by hand."""
+"""Tests of precompile/topologies.py: names, sizes, bandwidth of groups by hand."""
 
 import math
 
-from flipped_t5x import tpu_topologies
+from flipped_t5x.precompile import topologies
 import numpy as np
 import pytest
 
@@ -17,7 +17,7 @@ import pytest
     ('v6e:2x4', 'v6e-8', 8, 8),
 ))
 def test_sizes(name, google_name, chips, devices):
-  topology = tpu_topologies.topology(name)
+  topology = topologies.topology(name)
   assert topology.google_name == google_name
   assert (topology.num_chips, topology.num_devices) == (chips, devices)
 
@@ -27,27 +27,27 @@ def test_sizes(name, google_name, chips, devices):
 ))
 def test_unknown_names_list_the_known(name):
   with pytest.raises(ValueError, match='is not known') as e:
-    tpu_topologies.topology(name)
-  for chip in tpu_topologies.CHIPS:
+    topologies.topology(name)
+  for chip in topologies.CHIPS:
     assert f'\n{chip}:' in str(e.value)
   assert ' v4:4x4x4 ' in str(e.value) and repr(name) in str(e.value)
 
 
 def test_axes_are_those_of_the_generation():
   with pytest.raises(ValueError, match='v4 have 3 axes: 2x2x1, '):
-    tpu_topologies.topology('v4:8x8')
+    topologies.topology('v4:8x8')
   with pytest.raises(ValueError, match='v5e have 2 axes: 2x2, '):
-    tpu_topologies.topology('v5e:4x4x4')
+    topologies.topology('v5e:4x4x4')
 
 
 def test_usual_shapes_are_topologies_and_grow():
-  for chip in tpu_topologies.CHIPS.values():
-    slices = [tpu_topologies.topology(f'{chip.name}:{s}') for s in chip.shapes]
+  for chip in topologies.CHIPS.values():
+    slices = [topologies.topology(f'{chip.name}:{s}') for s in chip.shapes]
     sizes = [s.num_chips for s in slices]
     assert sizes == sorted(set(sizes))
     for small, large in zip(slices, slices[1:], strict=False):
-      assert tpu_topologies.larger(small) == large
-    assert tpu_topologies.larger(slices[-1]) is None
+      assert topologies.larger(small) == large
+    assert topologies.larger(slices[-1]) is None
     # A program gets nearly all that its part of the chip has.
     share = chip.usable_bytes * chip.devices / chip.hbm_bytes
     assert 0.9 < share < 1.01
@@ -68,7 +68,7 @@ def grid(*shape):
     ([[0, 0, 0], [2, 0, 0]], 1),
 ))
 def test_bandwidth_of_groups_of_a_cube(chips, links):
-  cube = tpu_topologies.topology('v4:4x4x4')
+  cube = topologies.topology('v4:4x4x4')
   expected = links * cube.chip.link_bandwidth
   assert cube.group_bandwidth(np.array(chips)) == expected
 
@@ -80,22 +80,22 @@ def test_bandwidth_of_groups_of_a_cube(chips, links):
     ('v3:8x8', (False, False)), ('v2:16x16', (True, True)),
 ))
 def test_rings(name, rings):
-  topology = tpu_topologies.topology(name)
+  topology = topologies.topology(name)
   assert tuple(topology.is_ring(i) for i in range(len(rings))) == rings
 
 
 def test_bandwidth_without_rings():
-  host = tpu_topologies.topology('v4:2x2x1')
+  host = topologies.topology('v4:2x2x1')
   assert host.group_bandwidth(grid(2, 2, 1)) == 2 * host.chip.link_bandwidth
   # Both cores of each chip of a row share the one way.
-  square = tpu_topologies.topology('v3:4x4')
+  square = topologies.topology('v3:4x4')
   chips = np.repeat(np.pad(grid(4), ((0, 0), (0, 2))), 2, axis=0)
   assert square.group_bandwidth(chips) == square.chip.link_bandwidth / 2
   assert square.group_bandwidth(chips[:2]) == math.inf
 
 
 def test_bandwidth_of_permutations():
-  pod = tpu_topologies.topology('v5e:16x16')
+  pod = topologies.topology('v5e:16x16')
   chips = grid(16, 16)
   link = pod.chip.link_bandwidth
 
@@ -107,13 +107,13 @@ def test_bandwidth_of_permutations():
   assert shifted([2, 1]) == pytest.approx(2 / 3 * link)
   assert shifted([0, 0]) == math.inf
   # From one end to the other there are three links here, else one.
-  row = tpu_topologies.topology('v5e:4x4')
+  row = topologies.topology('v5e:4x4')
   chips = np.pad(grid(4), ((0, 0), (0, 2)))
   assert row.permutation_bandwidth(chips, np.roll(chips, -1, axis=0)) == (
       pytest.approx(2 * link / ((1 + 1 + 1 + 3) / 4))
   )
   # Two cores share the links of a chip.
-  cores = tpu_topologies.topology('v3:32x32')
+  cores = topologies.topology('v3:32x32')
   chips = grid(32, 32)
   assert cores.permutation_bandwidth(chips, (chips + 1) % 32) == (
       cores.chip.link_bandwidth / 2

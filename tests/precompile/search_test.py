@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from flipped_t5x import tpu_topologies
-from flipped_t5x.engine import precompile
-from flipped_t5x.engine import precompile_search
+from flipped_t5x.precompile import compile_step
+from flipped_t5x.precompile import search
+from flipped_t5x.precompile import topologies
 import numpy as np
 import pytest
 
@@ -17,14 +17,14 @@ def step(tiny_network):
   network = dataclasses.replace(
       tiny_network, num_heads=12, remat_policy='minimal'
   )
-  return precompile.Step(
+  return compile_step.Step(
       task='train', network=network, batch_size=240, input_length=384,
       target_length=64, model_parallel=4, shard_params_over_data=True,
   )
 
 
 def refused(total, arguments=0.5, usable=30):
-  return precompile.Compiled(
+  return compile_step.Compiled(
       arguments=int(arguments * GIB), output=None, temporaries=None, code=None,
       total=None if total is None else int(total * GIB), usable=usable * GIB,
       seconds=1.0, cpu_seconds=1.0, text=None, coordinates=np.zeros((64, 3)),
@@ -45,16 +45,16 @@ def refused(total, arguments=0.5, usable=30):
 def test_meshes(step, name, batch_size, heads, expected):
   network = dataclasses.replace(step.network, num_heads=heads)
   step = dataclasses.replace(step, batch_size=batch_size, network=network)
-  topology = tpu_topologies.topology(name)
-  assert precompile_search.meshes(topology, step) == expected
+  topology = topologies.topology(name)
+  assert search.meshes(topology, step) == expected
 
 
 def test_microbatches(step):
-  topology = tpu_topologies.topology('v4:4x4x4')
+  topology = topologies.topology('v4:4x4x4')
   # 16 devices along data: 15 pairs each.
-  assert precompile_search.microbatches(topology, step) == [1, 3, 5, 15]
+  assert search.microbatches(topology, step) == [1, 3, 5, 15]
   rank = dataclasses.replace(step, task='rank')
-  assert precompile_search.microbatches(topology, rank) == [1]
+  assert search.microbatches(topology, rank) == [1]
 
 
 @pytest.mark.parametrize('total, arguments, expected', (
@@ -65,16 +65,16 @@ def test_microbatches(step):
     (60, 10, []),
 ))
 def test_enough_microbatches(step, total, arguments, expected):
-  topology = tpu_topologies.topology('v4:4x4x4')
-  assert precompile_search.enough_microbatches(
+  topology = topologies.topology('v4:4x4x4')
+  assert search.enough_microbatches(
       topology, step, refused(total, arguments)
   ) == expected
 
 
 def test_changes_are_small_first(step):
-  topology = tpu_topologies.topology('v4:4x4x4')
+  topology = topologies.topology('v4:4x4x4')
   step = dataclasses.replace(step, shard_params_over_data=False)
-  found = list(precompile_search.changes(topology, step, refused(60)))
+  found = list(search.changes(topology, step, refused(60)))
   assert [c.text for c in found[:5]] == [
       '--num_microbatches 3',
       '--num_microbatches 5',
@@ -93,8 +93,8 @@ def test_changes_are_small_first(step):
 def test_changes_end_in_larger_slices(step):
   network = dataclasses.replace(step.network, num_heads=64, remat_policy='full')
   step = dataclasses.replace(step, network=network)
-  topology = tpu_topologies.topology('v4:4x4x4')
-  found = list(precompile_search.changes(topology, step, refused(60, 10)))
+  topology = topologies.topology('v4:4x4x4')
+  found = list(search.changes(topology, step, refused(60, 10)))
   assert [(c.topology.name, c.step.model_parallel) for c in found[:6]] == [
       ('v4:4x4x4', 8), ('v4:4x4x4', 16), ('v4:4x4x4', 32), ('v4:4x4x4', 64),
       ('v4:4x4x8', 8), ('v4:4x4x8', 16),
@@ -110,9 +110,9 @@ def test_changes_end_in_larger_slices(step):
 
 
 def test_ranking_has_smaller_batches(step):
-  topology = tpu_topologies.topology('v4:4x4x4')
+  topology = topologies.topology('v4:4x4x4')
   rank = dataclasses.replace(step, task='rank')
-  found = list(precompile_search.changes(topology, rank, refused(100)))
+  found = list(search.changes(topology, rank, refused(100)))
   # 29.5 of 99.5 GiB: less than a third of the rows, in multiples of 16.
   assert [c.step.batch_size for c in found[:2]] == [48, 16]
   assert found[0].text == '--batch_size 48'
@@ -121,14 +121,14 @@ def test_ranking_has_smaller_batches(step):
 def test_candidates_of_a_search(step):
   network = dataclasses.replace(step.network, num_heads=8)
   step = dataclasses.replace(step, network=network)
-  topology = tpu_topologies.topology('v4:4x4x4')
-  rows = list(precompile_search.candidates(topology, step))
+  topology = topologies.topology('v4:4x4x4')
+  rows = list(search.candidates(topology, step))
   assert [
       (r[0].step.model_parallel, r[0].step.network.remat_policy) for r in rows
   ] == [(n, p) for n in (4, 8) for p in ('none', 'minimal', 'full')]
   assert [c.step.num_microbatches for c in rows[0]] == [1, 3, 5, 15]
   rank = dataclasses.replace(step, task='rank')
-  rows = list(precompile_search.candidates(topology, rank))
+  rows = list(search.candidates(topology, rank))
   assert [[c.text for c in row] for row in rows] == [
       ['--model_parallel 4'], ['--model_parallel 8']
   ]

@@ -11,11 +11,11 @@ import time
 from typing import Any
 
 from flipped_t5x import network as network_lib
-from flipped_t5x import tpu_topologies
 from flipped_t5x.engine import partitioning
-from flipped_t5x.engine import tpu_compiler
 from flipped_t5x.engine import train_step
 from flipped_t5x.inference.model import scoring
+from flipped_t5x.precompile import topologies
+from flipped_t5x.precompile import tpu_compiler
 from flipped_t5x.prompts import arrays
 import jax
 import numpy as np
@@ -105,7 +105,7 @@ class Compiled:
 
 
 def compile_step(
-    topology: tpu_topologies.Topology,
+    topology: topologies.Topology,
     step: Step,
     optimizer: optax.GradientTransformation,
     quick: bool = False,

@@ -9,8 +9,8 @@ import dataclasses
 import itertools
 from typing import Any
 
-from flipped_t5x import tpu_topologies
-from flipped_t5x.engine import precompile
+from flipped_t5x.precompile import compile_step
+from flipped_t5x.precompile import topologies
 
 POLICIES = ('none', 'minimal', 'full')
 
@@ -25,13 +25,13 @@ class Change:
     text: what is different, as flags of the command.
   """
 
-  topology: tpu_topologies.Topology
-  step: precompile.Step
+  topology: topologies.Topology
+  step: compile_step.Step
   text: str
 
 
 def meshes(
-    topology: tpu_topologies.Topology, step: precompile.Step
+    topology: topologies.Topology, step: compile_step.Step
 ) -> list[int]:
   """Values of `model_parallel` that divide the slice, the heads and the batch.
 
@@ -51,7 +51,7 @@ def meshes(
 
 
 def microbatches(
-    topology: tpu_topologies.Topology, step: precompile.Step
+    topology: topologies.Topology, step: compile_step.Step
 ) -> list[int]:
   """Values of `num_microbatches` that divide each device's rows, ascending."""
   if step.task != 'train':
@@ -61,9 +61,9 @@ def microbatches(
 
 
 def enough_microbatches(
-    topology: tpu_topologies.Topology,
-    step: precompile.Step,
-    refused: precompile.Compiled,
+    topology: topologies.Topology,
+    step: compile_step.Step,
+    refused: compile_step.Compiled,
 ) -> list[int]:
   """More microbatches, from the fewest that may be enough; see `_share`."""
   share = _share(refused, sums=1)
@@ -74,9 +74,9 @@ def enough_microbatches(
 
 
 def smaller_batches(
-    topology: tpu_topologies.Topology,
-    step: precompile.Step,
-    refused: precompile.Compiled,
+    topology: topologies.Topology,
+    step: compile_step.Step,
+    refused: compile_step.Compiled,
 ) -> list[int]:
   """Halves of a batch of candidates, from the largest that may be enough."""
   shards = topology.num_devices // step.model_parallel
@@ -89,7 +89,7 @@ def smaller_batches(
   return sizes
 
 
-def _share(refused: precompile.Compiled, sums: int) -> float:
+def _share(refused: compile_step.Compiled, sums: int) -> float:
   """How much of the rows at once may fit, 0 to 1: an estimate.
 
   What is no argument is taken to shrink with the rows, but for gradients and
@@ -103,9 +103,9 @@ def _share(refused: precompile.Compiled, sums: int) -> float:
 
 
 def changes(
-    topology: tpu_topologies.Topology,
-    step: precompile.Step,
-    refused: precompile.Compiled,
+    topology: topologies.Topology,
+    step: compile_step.Step,
+    refused: compile_step.Compiled,
 ) -> Iterator[Change]:
   """Settings that need less memory, small changes first.
 
@@ -135,7 +135,7 @@ def changes(
   if not step.shard_params_over_data:
     yield change(topology, step, shard_params_over_data=True)
   slices = [topology]
-  while len(slices) < 4 and (larger := tpu_topologies.larger(slices[-1])):
+  while len(slices) < 4 and (larger := topologies.larger(slices[-1])):
     slices.append(larger)
   for slice_ in slices:
     for n in meshes(slice_, step):
@@ -151,8 +151,8 @@ def changes(
 
 
 def change(
-    topology: tpu_topologies.Topology,
-    step: precompile.Step,
+    topology: topologies.Topology,
+    step: compile_step.Step,
     is_other: bool = False,
     **values,
 ) -> Change:
@@ -182,7 +182,7 @@ def change(
 
 
 def candidates(
-    topology: tpu_topologies.Topology, step: precompile.Step
+    topology: topologies.Topology, step: compile_step.Step
 ) -> Iterator[tuple[Change, ...]]:
   """For a search: each mesh and policy, and the microbatches to try in turn.
 
