@@ -5,11 +5,11 @@ import pathlib
 import re
 
 import demo_data
-from flipped_t5x import experiment
-from flipped_t5x import experiment_report
-from flipped_t5x import experiment_results
 from flipped_t5x import ranking
 from flipped_t5x.evaluation import scored_examples
+from flipped_t5x.experiment.runs import report
+from flipped_t5x.experiment.runs import results as results_lib
+from flipped_t5x.experiment.runs import runs as runs_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
@@ -83,8 +83,8 @@ def test_held_out_wordings_are_other_ones():
 
 
 def test_templates_of_words_are_called_by_them():
-  for column in experiment_results.OF_WORDS:
-    dataset = catalog.dataset(experiment_results.COLUMNS[column])
+  for column in results_lib.OF_WORDS:
+    dataset = catalog.dataset(results_lib.COLUMNS[column])
     for title, template in dataset.load_templates().items():
       rendered = template.render(ROW)
       assert title.removesuffix(' (named)') == '/'.join(rendered.options)
@@ -183,8 +183,8 @@ def test_all_formats_have_the_same_rows_templates_words_and_order(vocabulary):
 def test_files_of_the_methods():
   settings = {
       run.method: run.settings()
-      for run in experiment.runs(
-          pathlib.Path('out'), list(experiment.METHODS), [7]
+      for run in runs_lib.runs(
+          pathlib.Path('out'), list(runs_lib.METHODS), [7]
       )
   }
   assert {m: (s['FORMAT'], s['LAMBDA']) for m, s in settings.items()} == {
@@ -204,12 +204,12 @@ def test_files_of_the_methods():
 
 
 def test_order_of_runs_and_unknown_methods(tmp_path):
-  made = experiment.runs(tmp_path, ['direct', 'flipped'], [0, 1])
+  made = runs_lib.runs(tmp_path, ['direct', 'flipped'], [0, 1])
   assert [str(r.folder.relative_to(tmp_path)) for r in made] == [
       'direct/0', 'flipped/0', 'direct/1', 'flipped/1'
   ]
   with pytest.raises(ValueError, match="no method 'flip'; .*'flipped'"):
-    experiment.runs(tmp_path, ['flip'], [0])
+    runs_lib.runs(tmp_path, ['flip'], [0])
 
 
 # Runs.
@@ -224,20 +224,20 @@ TINY = {
 
 def test_runs_are_done_once_and_go_on(data, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(  # All of them would be a minute.
-      mixtures._EXPLICIT, experiment.MIXTURE, ('vader_kind_reworded',)
+      mixtures._EXPLICIT, runs_lib.MIXTURE, ('vader_kind_reworded',)
   )
-  run, = experiment.runs(tmp_path, ['direct'], [0], TINY)
+  run, = runs_lib.runs(tmp_path, ['direct'], [0], TINY)
   assert run.do() == 0
   settings = run.settings()
   path = run.results(settings)
   content, changed = path.read_bytes(), path.stat().st_mtime_ns
   assert run.complete(settings)
-  assert experiment_results.find(tmp_path, ['flipped', 'direct']) == {
+  assert results_lib.find(tmp_path, ['flipped', 'direct']) == {
       'direct': {0: path}
   }
   # What the tests are made of is there.
-  monkeypatch.setattr(experiment_results, 'TESTED', ('held-out templates',))
-  found = experiment_results.predictions(path, json.loads(content))
+  monkeypatch.setattr(results_lib, 'TESTED', ('held-out templates',))
+  found = results_lib.predictions(path, json.loads(content))
   assert found.keys() == {'held-out templates'}
   assert {len(r.prediction) for r in found['held-out templates'].values()} == {
       8  # Rows.
@@ -254,13 +254,13 @@ def test_runs_are_done_once_and_go_on(data, tmp_path, capsys, monkeypatch):
   assert f'{run.folder}: resuming from step 4' in capsys.readouterr().out
   assert path.read_bytes() == content
   # Of other settings.
-  other, = experiment.runs(tmp_path, ['direct'], [0], TINY | {'BATCH_SIZE': 8})
+  other, = runs_lib.runs(tmp_path, ['direct'], [0], TINY | {'BATCH_SIZE': 8})
   with pytest.raises(
       ValueError, match=r'BATCH_SIZE was 4, now 8\): remove .*direct/0, or'
   ):
     other.do()
   # A mistake is said, and nothing goes on after it.
-  bad, = experiment.runs(tmp_path, ['direct'], [1], TINY | {'WARMUP_STEPS': 9})
+  bad, = runs_lib.runs(tmp_path, ['direct'], [1], TINY | {'WARMUP_STEPS': 9})
   assert bad.do() == 1
   assert 'warmup_steps 9' in capsys.readouterr().err
 
@@ -296,7 +296,7 @@ def accuracies(base):
   """Every task in two templates; words with and without their names."""
   found = {
       task: {'a/b': base, 'a/b (named)': base + 0.2}
-      for task in experiment_results.COLUMNS.values()
+      for task in results_lib.COLUMNS.values()
   }
   found['vader_kind_new'] = {'c/d': base + 0.2, 'c/d (named)': base + 0.4}
   return found
@@ -308,7 +308,7 @@ def test_tables_by_hand():
       'direct': {0: results(accuracies(0.2))},
       'no_unlikelihood': {0: results(accuracies(0.3))},
   }
-  summary = experiment_results.summarize(runs)
+  summary = results_lib.summarize(runs)
   flipped = summary['methods']['flipped']
   # In two templates 0.6 and 0.8 with seed 0, 0.7 and 0.9 with seed 1.
   assert flipped['runs']['0']['held-out words'] == pytest.approx(0.7)
@@ -333,7 +333,7 @@ def test_tables_by_hand():
       'difference': 0.2, 'low': 0.05, 'high': 0.35, 'p': 0.01,
       'holm': 0.012,
   }]
-  text = experiment_report.markdown(summary)
+  text = report.markdown(summary)
   lines = text.splitlines()
   cells = '0.550 ± 0.071 | 0.550 ± 0.071 | 0.550 ± 0.071'
   assert (
@@ -374,12 +374,12 @@ def test_runs_that_cannot_be_compared(changes, message):
   with pytest.raises(
       ValueError, match=f'^direct/2 and flipped/0 cannot be compared: {message}'
   ):
-    experiment_results.check_alike(runs)
+    results_lib.check_alike(runs)
 
 
 def test_no_runs(tmp_path):
   with pytest.raises(FileNotFoundError, match='no run is complete'):
-    experiment_report.write(tmp_path, tuple(experiment.METHODS))
+    report.write(tmp_path, tuple(runs_lib.METHODS))
 
 
 def ranked(correct):
@@ -401,7 +401,7 @@ def test_files_that_are_written(tmp_path):
     name = f'results_{method}_experiment_all.json'
     (folder / name).write_text(json.dumps(content))
   (tmp_path / 'flipped' / 'notes').mkdir()  # No seed.
-  experiment_report.write(tmp_path, tuple(experiment.METHODS))
+  report.write(tmp_path, tuple(runs_lib.METHODS))
   summary = json.loads((tmp_path / 'results.json').read_text())
   assert summary['methods']['direct']['runs']['3']['held-out rows'] == (
       pytest.approx(0.35)
@@ -433,12 +433,12 @@ def write_scores(path, right):
 
 
 def test_paired_tests():
-  columns = experiment_results.TESTED
+  columns = results_lib.TESTED
 
   def run(correct):
     return {column: {'a': ranked(correct)} for column in columns}
 
-  tests = experiment_results.paired_tests({
+  tests = results_lib.paired_tests({
       ('flipped', 0): run([True] * 40),
       ('direct', 0): run([False] * 40),
       ('channel', 0): run([True] * 40),

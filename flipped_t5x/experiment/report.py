@@ -6,15 +6,15 @@ import json
 import pathlib
 from typing import Any
 
-from flipped_t5x import experiment_results
 from flipped_t5x import files
+from flipped_t5x.experiment.runs import results
 import matplotlib
 from matplotlib import figure
 import numpy as np
 
 matplotlib.use('Agg')
 
-COLUMNS = experiment_results.COLUMNS
+COLUMNS = results.COLUMNS
 _LAMBDAS = {
     'no_unlikelihood': '0', 'flipped_lambda_1': '1', 'flipped': '3',
     'flipped_lambda_10': '10',
@@ -41,18 +41,18 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
     ValueError: runs were evaluated on other rows or templates, or trained for
       other numbers of steps or examples.
   """
-  paths = experiment_results.find(output, methods)
+  paths = results.find(output, methods)
   runs = {
       method: {s: json.loads(path.read_text()) for s, path in seeds.items()}
       for method, seeds in paths.items()
   }
-  experiment_results.check_alike(runs)
+  results.check_alike(runs)
   examples = {
-      (method, seed): experiment_results.predictions(path, runs[method][seed])
+      (method, seed): results.predictions(path, runs[method][seed])
       for method, seeds in paths.items() for seed, path in seeds.items()
   }
-  summary = experiment_results.summarize(runs)
-  summary['tests'] = experiment_results.paired_tests(examples)
+  summary = results.summarize(runs)
+  summary['tests'] = results.paired_tests(examples)
   files.write_json(output / 'results.json', summary)
   (output / 'tables.md').write_text(markdown(summary))
   plot_columns(summary).savefig(output / 'accuracy.png')
@@ -110,7 +110,7 @@ def _of_columns(
 def _of_words(methods, compared: Sequence[str], key: str) -> list[str]:
   """Sets of words by methods."""
   rows = []
-  for column in experiment_results.OF_WORDS:
+  for column in results.OF_WORDS:
     found = [methods[m][key][column] for m in compared]
     for words in found[0] if found else ():
       rows.append([column, words, *(_cell(of[words]) for of in found)])

@@ -3,10 +3,10 @@
 Every method, lambda and seed is a run of its own, in OUTPUT/METHOD/SEED. A run
 that is complete is passed over, one that was stopped goes on where it was. What
 a run is, is in `gin/experiment/`; what it is compared by, in
-`experiment_report.py`; what it is for, in `docs/experiment.md`.
+`experiment/report.py`; what it is for, in `docs/experiment.md`.
 
 Example:
-  python -m flipped_t5x.experiment --seeds 0 --methods flipped direct
+  python -m flipped_t5x.experiment.runs --seeds 0 --methods flipped direct
 """
 
 import argparse
@@ -18,9 +18,9 @@ import pathlib
 import sys
 from typing import Any
 
-from flipped_t5x import experiment_report
 from flipped_t5x import gin_config
 from flipped_t5x.cli import main as cli
+from flipped_t5x.experiment.runs import report
 
 MIXTURE = 'experiment_all'  # With the format before it.
 
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status:
           return status
     # Of all that is there, not only of what was asked for.
-    experiment_report.write(arguments.output, tuple(METHODS))
+    report.write(arguments.output, tuple(METHODS))
   except (ValueError, OSError) as e:
     print(f'experiment: {type(e).__name__}: {e}', file=sys.stderr)
     return 1
