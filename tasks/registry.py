@@ -21,14 +21,14 @@ import itertools
 import os
 import re
 
-from flipped_t5x import metrics
-from flipped_t5x import preprocessors
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import cache
 from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import metrics
 from flipped_t5x.tasks import mixtures
+from flipped_t5x.tasks import preprocessors
 from flipped_t5x.tasks import row_source
 import seqio
 

@@ -1,7 +1,7 @@
 """Rows to token features, without any framework: one Python call per row.
 
 `DrawPair` makes training examples and `ExpandOptions` candidates to score. Both
-engines call these two; `preprocessors.py` wraps them for SeqIO and
+engines call these two; `tasks/preprocessors.py` wraps them for SeqIO and
 `tasks/batches.py` for Grain.
 """
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import demo_data
-from flipped_t5x import preprocessors
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import preprocessors
 from flipped_t5x.tasks import registry
 from flipped_t5x.tasks import row_source
 import numpy as np

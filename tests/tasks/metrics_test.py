@@ -1,6 +1,6 @@
-"""Tests of metrics.py."""
+"""Tests of tasks/metrics.py."""
 
-from flipped_t5x import metrics
+from flipped_t5x.tasks import metrics
 import numpy as np
 import pytest
 
