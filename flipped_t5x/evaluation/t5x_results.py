@@ -1,6 +1,6 @@
 """Results of T5X's runs in the form of `evaluation/evaluate.py`, from their files.
 
-`t5x.infer` leaves those of `ranked_files.py` in its folder. `t5x.eval`, and
+`t5x.infer` leaves those of `t5x_infer.py` in its folder. `t5x.eval`, and
 `t5x.train` where it evaluates, leave SeqIO's in `inference_eval` below theirs:
 TASK-metrics.jsonl with a line for each step, and TASK-STEP.jsonl with a line
 for each candidate. The macros of the run stand beside them, in `config.gin`.
@@ -15,8 +15,8 @@ from typing import Any
 from etils import epath
 from flipped_t5x import files
 from flipped_t5x import gin_config
-from flipped_t5x import ranked_files
 from flipped_t5x import ranking
+from flipped_t5x import t5x_infer
 from flipped_t5x.evaluation import summary
 import numpy as np
 
@@ -151,7 +151,7 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
   for task in sorted(tasks):
     path = steps[step][task]
     try:
-      examples = ranked_files.rank_candidates(
+      examples = t5x_infer.rank_candidates(
           {**line['input'], 'score': line['score']}
           for line in files.read_lines(path)
       )

@@ -5,8 +5,8 @@ import shutil
 
 import demo_data
 from flipped_t5x import gin_config
-from flipped_t5x import ranked_files
 from flipped_t5x import ranking
+from flipped_t5x import t5x_infer
 from flipped_t5x.cli import main
 from flipped_t5x.evaluation import summary
 from flipped_t5x.evaluation import t5x_results
@@ -101,11 +101,11 @@ def inferred(tmp_path_factory, tasks):
           score(int(c['example_id']), int(c['option_index']))
           for c in dataset.as_numpy_iterator()
       ]
-      ranked_files.write_candidates(
+      t5x_infer.write_candidates(
           str(chunks / f'{name}-chunk00000'), (scores, {}), dataset, 'score',
           checkpoint='gs://bucket/a_long_name_of_a_run/checkpoint_20',
       )
-      ranked_files.merge_examples(str(folder), name, str(chunks), STEP)
+      t5x_infer.merge_examples(str(folder), name, str(chunks), STEP)
       shutil.rmtree(chunks)
       (folder / f'{name}.COMPLETED').write_text('')
   return folder

@@ -4,7 +4,7 @@ import json
 
 import demo_data
 from flipped_t5x import files
-from flipped_t5x import ranked_files
+from flipped_t5x import t5x_infer
 import numpy as np
 import pytest
 import seqio
@@ -45,7 +45,7 @@ def write_chunk(folder, number, candidates, mode='score', checkpoint='c/1'):
       'inputs': np.zeros((len(candidates), 5), np.int32),
   })
   scores = [np.float32(c['score']) for c in candidates]
-  ranked_files.write_candidates(
+  t5x_infer.write_candidates(
       str(folder / f'{NAME}-chunk{number:05}'), (scores, {}), dataset, mode,
       None, checkpoint=checkpoint,
   )
@@ -61,7 +61,7 @@ def tmp_dir(tmp_path):
 
 
 def merge(tmp_dir, step=20):
-  ranked_files.merge_examples(str(tmp_dir.parent), NAME, str(tmp_dir), step)
+  t5x_infer.merge_examples(str(tmp_dir.parent), NAME, str(tmp_dir), step)
   return list(files.read_lines(tmp_dir.parent / NAME))
 
 
@@ -128,7 +128,7 @@ def test_only_scores_rank(tmp_dir):
   with pytest.raises(ValueError, match="infer.mode is 'predict'"):
     write_chunk(tmp_dir, 0, CANDIDATES, mode='predict')
   with pytest.raises(ValueError, match='zip'):  # As many as there are scores.
-    ranked_files.write_candidates(
+    t5x_infer.write_candidates(
         str(tmp_dir / 'chunk'), ([-1.0], {}),
         tf.data.Dataset.from_tensor_slices(
             {k: [v] * 2 for k, v in CANDIDATES[0].items()}
@@ -152,7 +152,7 @@ def test_no_example_is_in_two_shards(number, task):
         {'inputs': 56, 'targets': 20}, 'eval', shuffle=False,
         shard_info=seqio.ShardInfo(i, number),
     )
-    examples = ranked_files.rank_candidates(
+    examples = t5x_infer.rank_candidates(
         {**json.loads(json.dumps(c, cls=seqio.TensorAndNumpyEncoder)),
          'score': -float(c['option_index'])}
         for c in candidates.as_numpy_iterator()
