@@ -6,6 +6,12 @@ T5X_COMMIT = 'cc342d4'
 AIRIO_COMMIT = '69897df'
 JESTIMATOR_COMMIT = '326824a'
 _GITHUB = 'git+https://github.com/google'
+PACKAGES = (
+    'cli', 'engine', 'evaluation', 'experiment', 'inference', 'inspection',
+    'network', 'precompile', 'prompts', 'reports', 'weights',
+)
+# SeqIO brings TensorFlow, which nothing else here needs.
+SEQIO = ['seqio>=0.0.20']
 
 setuptools.setup(
     name='flipped_t5x',
@@ -14,8 +20,7 @@ setuptools.setup(
     python_requires='>=3.11',
     packages=[
         'flipped_t5x',
-        'flipped_t5x.cli',
-        'flipped_t5x.engine',
+        *(f'flipped_t5x.{name}' for name in PACKAGES),
         'flipped_t5x.gin',
         'flipped_t5x.tasks',
         'flipped_t5x.tasks.sources',
@@ -24,7 +29,8 @@ setuptools.setup(
     # package, because a top-level `tasks` or `gin` would clash with others.
     package_dir={'flipped_t5x.gin': 'gin', 'flipped_t5x.tasks': 'tasks'},
     package_data={
-        'flipped_t5x': ['published_results.csv', 'report.html.jinja'],
+        'flipped_t5x': ['py.typed'],
+        'flipped_t5x.reports': ['*.csv', '*.jinja'],
         'flipped_t5x.gin': ['*/*.gin'],
         'flipped_t5x.tasks': ['*.csv', 'templates/*.yaml'],
     },
@@ -46,8 +52,8 @@ setuptools.setup(
         'pyyaml',
         'rich',
         'safetensors',
+        'scipy',
         'sentencepiece>=0.2',
-        'seqio>=0.0.20',
         'tensorboard',
         'tensorboardX',
         'tensorstore',
@@ -56,15 +62,23 @@ setuptools.setup(
     ],
     extras_require={
         # Beam's TFRecords need the checksums, and Beam a protobuf below 7.
-        'cache': ['apache-beam', 'google-crc32c', 'sentencepiece<0.2.3'],
-        'lm_eval': ['lm-eval==0.4.13'],
+        'cache': [
+            *SEQIO, 'apache-beam', 'google-crc32c', 'sentencepiece<0.2.3',
+        ],
+        # A name with an underscore would be dropped by pip 23 in silence.
+        'lm-eval': ['lm-eval==0.4.13'],
         'notebook': ['ipykernel', 'nbclient'],
-        'test': ['absl-py', 'pytest', 'ruff', 'scikit-learn'],
+        'seqio': SEQIO,
+        'test': [
+            *SEQIO, 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'scikit-learn',
+            'types-PyYAML', 'types-tqdm',
+        ],
         # What converted weights are compared with; only tests import it.
         'torch': ['torch', 'transformers'],
         'tpu': ['jax[tpu]'],
         'gpu': ['jax[cuda13]'],
         't5x': [
+            *SEQIO,
             f't5x @ {_GITHUB}-research/t5x@{T5X_COMMIT}',
             f'airio @ {_GITHUB}/airio@{AIRIO_COMMIT}',
             f'jestimator @ {_GITHUB}-research/jestimator@{JESTIMATOR_COMMIT}',

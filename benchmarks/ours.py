@@ -14,7 +14,7 @@ from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
-from flipped_t5x.inference.model import scoring
+from flipped_t5x.inference import scoring
 from flipped_t5x.prompts import arrays as arrays_lib
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import tensors

@@ -8,6 +8,8 @@ import os
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
+
 
 def data_folder() -> pathlib.Path:
   """`FLIPPED_T5X_DATA`, or `flipped_t5x` in the user's cache."""
@@ -57,14 +59,14 @@ def read_json(path: Any) -> dict[str, Any]:
     path: anything with `read_text`, such as `pathlib.Path` or `epath.Path`.
 
   Raises:
-    ValueError: the file is not a JSON object; the message names it.
+    UserError: the file is not a JSON object; the message names it.
   """
   try:
     found = json.loads(path.read_text())
     if not isinstance(found, dict):
-      raise ValueError('not an object')
+      raise errors.UserError('not an object')
   except ValueError as e:
-    raise ValueError(f'{path}: not JSON: {e}') from e
+    raise errors.UserError(f'{path}: not JSON: {e}') from e
   return found
 
 
@@ -78,16 +80,16 @@ def read_lines(path: Any) -> Iterator[dict[str, Any]]:
     The object of each line.
 
   Raises:
-    ValueError: a line is not a JSON object; the message names it.
+    UserError: a line is not a JSON object; the message names it.
   """
   with path.open(encoding='utf-8') as f:
     for number, line in enumerate(f, 1):
       try:
         found = json.loads(line)
         if not isinstance(found, dict):
-          raise ValueError('not an object')
+          raise errors.UserError('not an object')
       except ValueError as e:
-        raise ValueError(f'{path}, line {number}: not JSON: {e}') from e
+        raise errors.UserError(f'{path}, line {number}: not JSON: {e}') from e
       yield found
 
 

@@ -11,6 +11,7 @@ import re
 import tokenize
 from typing import Any
 
+from flipped_t5x import errors
 import gin
 
 _MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)(?=^\S|\Z)', re.M | re.DOTALL)
@@ -37,7 +38,7 @@ def parse(
     Macro -> value, for all macros after the overrides.
 
   Raises:
-    ValueError: gin does not understand a file or an override, or an override
+    UserError: gin does not understand a file or an override, or an override
       names a macro that the files do not have.
   """
   gin.clear_config()
@@ -55,7 +56,7 @@ def parse(
     name, value = override.split(' = ', 1)
     if name.isupper() and name not in known:
       near = difflib.get_close_matches(name, known) or sorted(known)
-      raise ValueError(
+      raise errors.UserError(
           f'--gin.{name}: {gin_files[0]} has no such macro; nearest: {near}'
       )
     with _one_line(f'--gin.{name}={value} (a text needs quotes of its own)'):
@@ -94,4 +95,4 @@ def _one_line(source: str) -> Iterator[None]:
       SyntaxError, tokenize.TokenError, NameError, AttributeError, ImportError,
       OSError, ValueError,
   ) as e:
-    raise ValueError(f'{source}: {" ".join(str(e).split())}') from e
+    raise errors.UserError(f'{source}: {" ".join(str(e).split())}') from e

@@ -9,6 +9,8 @@ import dataclasses
 import math
 import re
 
+from flipped_t5x import errors
+
 _BITS = {
     'pred': 8, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16,
     's32': 32, 'u32': 32, 's64': 64, 'u64': 64, 'bf16': 16, 'f16': 16,
@@ -116,7 +118,7 @@ def parse(text: str) -> Program:
     The program.
 
   Raises:
-    ValueError: it has no entry.
+    UserError: it has no entry.
   """
   computations, entry = {}, None
   name, instructions, root = None, {}, None
@@ -137,7 +139,9 @@ def parse(text: str) -> Program:
         instructions[instruction.name] = instruction
         root = instruction.name if match[1] else root
   if entry is None:
-    raise ValueError('no ENTRY computation: is this the text of a program?')
+    raise errors.UserError(
+        'no ENTRY computation: is this the text of a program?'
+    )
   return Program(computations, entry)
 
 
@@ -170,4 +174,6 @@ def _closing(text: str, opening: int) -> int:
     depth += 1 if match[0] == '(' else -1
     if not depth:
       return match.start()
-  raise ValueError(f'no closing parenthesis: {text[opening:opening + 60]!r}')
+  raise errors.UserError(
+      f'no closing parenthesis: {text[opening:opening + 60]!r}'
+  )

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import re
 
+from flipped_t5x import errors
 from flipped_t5x import hlo
 from flipped_t5x import hlo_runs
 import numpy as np
@@ -72,7 +73,7 @@ def collectives(program: hlo.Program, num_partitions: int) -> list[Collective]:
     One for each place in the text that runs at all.
 
   Raises:
-    ValueError: the text has a form that is not known.
+    UserError: the text has a form that is not known.
   """
   found = []
   for name, runs in hlo_runs.runs(program).items():
@@ -139,7 +140,7 @@ def _groups(kind: str, attributes: str, num_partitions: int) -> np.ndarray:
     return _iota(match[2], match[3]).reshape(_ints(match[1]))
   if match := _MESH.search(attributes):
     return _mesh_groups(*match.groups())
-  raise ValueError(f'unknown form of groups: {attributes[:200]!r}')
+  raise errors.UserError(f'unknown form of groups: {attributes[:200]!r}')
 
 
 def _ints(text: str) -> list[int]:

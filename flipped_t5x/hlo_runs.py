@@ -6,6 +6,7 @@ make count from a constant to a constant.
 
 import re
 
+from flipped_t5x import errors
 from flipped_t5x import hlo
 
 _COMPARE = {
@@ -22,7 +23,7 @@ def runs(program: hlo.Program) -> dict[str, int]:
   branches of a conditional each counts as if it were always taken.
 
   Raises:
-    ValueError: a loop does not count from a constant to a constant.
+    UserError: a loop does not count from a constant to a constant.
   """
   found = {program.entry: 1}
   # Callers stand after what they call, in the order of the text.
@@ -64,7 +65,7 @@ def trips(
     loop: a 'while'.
 
   Raises:
-    ValueError: it does not count from a constant to a constant.
+    UserError: it does not count from a constant to a constant.
   """
   known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
   if known:
@@ -84,7 +85,7 @@ def trips(
       rounds = _count(i[1], limit[1], step, _COMPARE[direction[1]])
       if rounds is not None and _is_kept(body, limit[0]):
         return rounds
-  raise ValueError(
+  raise errors.UserError(
       f'%{loop.name} of the compiled program: no loop from a constant to a'
       ' constant; how often it runs is unknown'
   )

@@ -17,8 +17,9 @@ import functools
 import logging
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import lm_eval_prompt
-from flipped_t5x.inference.model import model
+from flipped_t5x.inference import model
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from lm_eval import __main__ as lm_eval_main
@@ -91,12 +92,12 @@ class FlippedT5X(model_lib.LM):
       model's format scores, and False: the option is not generated.
 
     Raises:
-      ValueError: the message names the task and the document.
+      UserError: the message names the task and the document.
     """
     by_task = collections.defaultdict(list)
     for number, request in enumerate(requests):
       if not hasattr(request, 'task'):
-        raise ValueError(
+        raise errors.UserError(
             f'lm_eval task {request.task_name!r}: its requests were made before'
             ' the model'
         )
@@ -107,7 +108,7 @@ class FlippedT5X(model_lib.LM):
       scores = self.model.score(*self._encode(chosen), self._batch_size)
       for number, request, score in zip(numbers, chosen, scores, strict=True):
         if not np.isfinite(score):
-          raise ValueError(
+          raise errors.UserError(
               f'lm_eval task {request.task_name!r}: document {request.doc_id}:'
               f' the score is {score}; are the weights whole?'
           )

@@ -4,6 +4,7 @@ A task's `doc_to_text` is Jinja as promptsource's templates are, and is split as
 they are, see `prompts/jinja_chunks.py`; the harness's own environment renders it.
 """
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import jinja_chunks
 from flipped_t5x.prompts import templates
 import jinja2
@@ -13,7 +14,7 @@ try:
   from lm_eval.api import instance as instance_lib
   from lm_eval.api import task as task_lib
 except ModuleNotFoundError as e:
-  raise ModuleNotFoundError(
+  raise errors.MissingPackage(
       f"{e}: lm-evaluation-harness is installed by pip install -e '.[lm_eval]'",
       name=e.name,
   ) from e
@@ -38,7 +39,7 @@ class Prompt:
         Without any the prompt comes first.
 
     Raises:
-      ValueError: the task cannot be ranked, or its prompt is not Jinja.
+      UserError: the task cannot be ranked, or its prompt is not Jinja.
     """
     self.name = task.config.task
     self._check(task)
@@ -56,8 +57,8 @@ class Prompt:
     except (jinja2.TemplateError, ValueError) as e:
       raise self.error(f'prompt {self.source!r}: {e}') from e
 
-  def error(self, message: str) -> ValueError:
-    return ValueError(f'lm_eval task {self.name!r}: {message}')
+  def error(self, message: str) -> errors.UserError:
+    return errors.UserError(f'lm_eval task {self.name!r}: {message}')
 
   def _check(self, task: task_lib.Task) -> None:
     """Raises ValueError where there are no options to rank, or examples."""
@@ -107,7 +108,7 @@ class Prompt:
       The prompt in parts.
 
     Raises:
-      ValueError: the template does not fit the document, or the harness's
+      UserError: the template does not fit the document, or the harness's
         prompt says something else.
     """
     context, option = request.args[:2]

@@ -5,6 +5,7 @@ import functools
 import inspect
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import feature_converters
 from flipped_t5x import objectives
 import jax
@@ -15,7 +16,7 @@ from t5x import models
 if 'feature_converter_cls' not in inspect.signature(
     models.EncoderDecoderModel
 ).parameters:
-  raise ImportError(
+  raise errors.MissingPackage(
       f'{models.__file__}: T5X of another version; install the one that'
       " setup.py's extra t5x names"
   )
@@ -57,7 +58,7 @@ class FlippedModel(models.EncoderDecoderModel):
       **kwargs: of `EncoderDecoderModel`.
 
     Raises:
-      ValueError: an unknown averaging.
+      UserError: an unknown averaging.
     """
     super().__init__(
         *args,
@@ -88,7 +89,7 @@ class FlippedModel(models.EncoderDecoderModel):
       The scalar loss, and metrics for CLU to sum up.
 
     Raises:
-      ValueError: the batch has no wrong side, and lambda is not 0.
+      UserError: the batch has no wrong side, and lambda is not 0.
     """
     targets = objectives.weighted_targets(batch)
     logits = self._compute_logits(

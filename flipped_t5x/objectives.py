@@ -21,6 +21,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
+from flipped_t5x import errors
 import jax
 import jax.numpy as jnp
 
@@ -239,12 +240,12 @@ def network_batch(batch: Batch, unlikelihood_weight: float) -> Batch:
     The batch itself if it has no wrong side, else both sides; see `pair`.
 
   Raises:
-    ValueError: the batch has no wrong side, and lambda is not 0.
+    UserError: the batch has no wrong side, and lambda is not 0.
   """
   if has_wrong_side(batch):
     return pair(batch)
   if unlikelihood_weight:
-    raise ValueError(
+    raise errors.UserError(
         f'LAMBDA is {unlikelihood_weight}, but the batch has no wrong side:'
         ' neither wrong_encoder_input_tokens nor wrong_decoder_target_tokens.'
         ' On T5X, give the length of wrong_inputs or wrong_targets in'

@@ -26,6 +26,7 @@ from typing import Any
 from typing import TYPE_CHECKING
 
 from etils import epath
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import ranking
 import numpy as np
@@ -57,11 +58,13 @@ def write_candidates(
     checkpoint: name of the weights; all chunks of a shard must have the same.
 
   Raises:
-    ValueError: another mode than `score`.
+    UserError: another mode than `score`.
   """
   del vocabulary
   if mode != 'score':
-    raise ValueError(f'infer.mode is {mode!r}; options are ranked by "score"')
+    raise errors.UserError(
+        f'infer.mode is {mode!r}; options are ranked by "score"'
+    )
   with epath.Path(path).open('w', encoding='utf-8') as f:
     for score, features in zip(
         inferences[0], task_ds.as_numpy_iterator(), strict=True
@@ -87,7 +90,7 @@ def merge_examples(
     step: the training step of the weights.
 
   Raises:
-    ValueError: a chunk is missing, chunks are of different checkpoints, or see
+    UserError: a chunk is missing, chunks are of different checkpoints, or see
       `rank_candidates`.
   """
   chunks = {}
@@ -97,7 +100,7 @@ def merge_examples(
       chunks[int(match[1])] = path
   missing = sorted(set(range(max(chunks, default=0))) - chunks.keys())
   if missing:
-    raise ValueError(f'{tmp_dir}: chunk {missing[0]} is missing')
+    raise errors.UserError(f'{tmp_dir}: chunk {missing[0]} is missing')
   candidates = [
       candidate
       for number in sorted(chunks)
@@ -105,14 +108,14 @@ def merge_examples(
   ]
   checkpoints = {c['checkpoint'] for c in candidates}
   if len(checkpoints) > 1:
-    raise ValueError(
+    raise errors.UserError(
         f'{tmp_dir}: begun with another checkpoint ({sorted(checkpoints)}):'
         ' delete the folder, or set another INFER_OUTPUT_DIR'
     )
   try:
     examples = rank_candidates(candidates)
   except ValueError as e:
-    raise ValueError(f'{tmp_dir}: {e}') from e
+    raise errors.UserError(f'{tmp_dir}: {e}') from e
   with epath.Path(output_dir, output_fname).open('w', encoding='utf-8') as f:
     for example in examples:
       for checkpoint in checkpoints:
@@ -137,7 +140,7 @@ def rank_candidates(
     The fields of the result but `checkpoint` and `step`, by `example_id`.
 
   Raises:
-    ValueError: a candidate is missing or appears twice, or see `ranking.rank`.
+    UserError: a candidate is missing or appears twice, or see `ranking.rank`.
   """
   candidates = sorted(
       candidates, key=lambda c: (c['example_id'], c['option_index'])
@@ -151,7 +154,7 @@ def rank_candidates(
     if numbers != list(range(options[0]['num_options'])):
       twice = len(set(numbers)) < len(numbers)
       fault = 'appears twice' if twice else 'is missing'
-      raise ValueError(f'example {example_id}: an option {fault}')
+      raise errors.UserError(f'example {example_id}: an option {fault}')
     examples.append({
         'task': options[0]['task'],
         'template': options[0]['template'],

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import os
 
+from flipped_t5x import errors
 import tensorflow as tf
 
 
@@ -16,10 +17,10 @@ def run_folder(path: str) -> str:
     The path.
 
   Raises:
-    ValueError: it is relative, or cannot be written to.
+    UserError: it is relative, or cannot be written to.
   """
   if not os.path.isabs(path) and '://' not in path:
-    raise ValueError(
+    raise errors.UserError(
         f'{path!r} is relative: T5X needs an absolute path, or gs://..., for'
         ' MODEL_DIR, EVAL_OUTPUT_DIR and INFER_OUTPUT_DIR'
     )
@@ -30,7 +31,7 @@ def run_folder(path: str) -> str:
       f.write('')
     tf.io.gfile.remove(probe)
   except tf.errors.OpError as e:
-    raise ValueError(f'{path}: cannot be written to: {e.message}') from e
+    raise errors.UserError(f'{path}: cannot be written to: {e.message}') from e
   return path
 
 
@@ -48,11 +49,11 @@ def checkpoint(
     What T5X's `RestoreCheckpointConfig.path` takes.
 
   Raises:
-    ValueError: there is none; names those that are there.
+    UserError: there is none; names those that are there.
   """
   if not path:
     if required:
-      raise ValueError('CHECKPOINT_PATH is empty: which weights?')
+      raise errors.UserError('CHECKPOINT_PATH is empty: which weights?')
     return ()
   if not tf.io.gfile.exists(path):
     folder = os.path.dirname(path.rstrip('/'))
@@ -60,7 +61,7 @@ def checkpoint(
     if tf.io.gfile.isdir(folder):
       there = [n.rstrip('/') for n in tf.io.gfile.listdir(folder)]
     steps = sorted(n for n in there if n.startswith('checkpoint_'))
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: no such checkpoint (INITIAL_CHECKPOINT_PATH or'
         f' CHECKPOINT_PATH); {folder} has {steps or "none"}'
     )

@@ -15,6 +15,7 @@ import json
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import formats
@@ -72,14 +73,14 @@ class TrainBatches:
       unlikelihood_weight: lambda; see `formats.wrong_side` for what it adds.
 
     Raises:
-      ValueError: an unknown name, data that do not fit the catalog, or shards
+      UserError: an unknown name, data that do not fit the catalog, or shards
         that do not divide the batch.
     """
     formats.get(format)
     arrays.check_averaging(averaging)
     if num_shards < 1 or batch_size % num_shards:
       fit = [n for n in range(1, batch_size + 1) if not batch_size % n]
-      raise ValueError(
+      raise errors.UserError(
           f'DATA_SHARDS = {num_shards} does not divide BATCH_SIZE ='
           f' {batch_size}; {fit} do'
       )
@@ -93,7 +94,7 @@ class TrainBatches:
     }
     mixed_of = mixtures.mixture(mixture)
     if mixed_of.format not in ('flipped', format):
-      raise ValueError(f'{mixture} is not of the format {format!r}')
+      raise errors.UserError(f'{mixture} is not of the format {format!r}')
     rates = mixed_of.rates()
     datasets = []
     for number, name in enumerate(rates):
@@ -173,7 +174,7 @@ class TrainBatches:
     """Goes to the position that `get_state` gave, here or on several hosts.
 
     Raises:
-      ValueError: the states are of another number of shards, or some of a
+      UserError: the states are of another number of shards, or some of a
         shard that is read here is missing.
     """
     found = {}
@@ -183,14 +184,14 @@ class TrainBatches:
           'num_shards': 1, 'shards': {'0': state}
       }
       if state['num_shards'] != self._num_shards:
-        raise ValueError(
+        raise errors.UserError(
             f'DATA_SHARDS = {self._num_shards}, but the position is one of'
             f' {state["num_shards"]}'
         )
       found.update(state['shards'])
     for shard, iterator in self._iterators.items():
       if str(shard) not in found:
-        raise ValueError(
+        raise errors.UserError(
             f'the position has no shard {shard}, only {sorted(found)}'
         )
       iterator.set_state(found[str(shard)])
@@ -213,7 +214,7 @@ def _pairs(
       if pair is not None:
         return pair
       number = numbers[int(rng.integers(len(numbers)))]
-    raise ValueError(
+    raise errors.UserError(
         f'{data.name}: {_MOST_DROPS} rows in a row were dropped:'
         f' {dict(draw.counts)}'
     )
@@ -233,7 +234,7 @@ def _named(dataset: str, split: str, number: int) -> Iterator[None]:
   try:
     yield
   except ValueError as e:
-    raise ValueError(f'{dataset}: {split} row {number + 1}: {e}') from e
+    raise errors.UserError(f'{dataset}: {split} row {number + 1}: {e}') from e
 
 
 def _pad(pair: Mapping[str, np.ndarray], lengths: Mapping[str, int]):
@@ -301,7 +302,7 @@ class CandidateSource:
       The candidates, and the counts of these rows alone.
 
     Raises:
-      ValueError: a row does not fit the template; the message names both.
+      UserError: a row does not fit the template; the message names both.
     """
     name = self.dataset.name
     expand = examples.ExpandOptions(
@@ -346,7 +347,7 @@ def open_candidates(
 
   Raises:
     FileNotFoundError: no source has the split.
-    ValueError: an unknown name, or data that do not fit the catalog.
+    UserError: an unknown name, or data that do not fit the catalog.
   """
   formats.get(format)
   data = catalog.dataset(dataset)

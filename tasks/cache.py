@@ -21,6 +21,7 @@ import pathlib
 import sys
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import sources
 from flipped_t5x.tasks.sources import store
@@ -69,17 +70,17 @@ def write(
 
   Raises:
     FileNotFoundError: no source has a split.
-    ValueError: a folder holds a cache of other settings, or of someone else;
+    UserError: a folder holds a cache of other settings, or of someone else;
       or no task has a split of that name.
     OSError: a file could not be written; its name stands in the message.
   """
   if '://' in str(cache_dir):
-    raise ValueError(
+    raise errors.UserError(
         f'{cache_dir}: shards are written to a local folder; copy it there'
         ' afterwards, or use seqio_cache_tasks'
     )
   if num_shards < 1:
-    raise ValueError(f'{num_shards} shards: at least 1 is needed')
+    raise errors.UserError(f'{num_shards} shards: at least 1 is needed')
   plans = _plans(tasks, pathlib.Path(cache_dir), splits, num_shards, seed)
   for folder, _, settings in plans:
     _check_settings(folder, _read(folder), settings)
@@ -118,7 +119,7 @@ def verify(
 
   Raises:
     FileNotFoundError: no source has a split.
-    ValueError: a cache is not there, not whole, damaged, or of other rows; says
+    UserError: a cache is not there, not whole, damaged, or of other rows; says
       all that is wrong.
   """
   done, wrong = [], []
@@ -140,12 +141,12 @@ def verify(
           'shards': there['settings']['num_shards'],
       })
   if wrong:
-    raise ValueError('\n'.join(wrong))
+    raise errors.UserError('\n'.join(wrong))
   return done
 
 
 def check(folder: str, task: seqio.Task) -> None:
-  """ValueError if a cache is not of the rows that its task has now.
+  """UserError if a cache is not of the rows that its task has now.
 
   Called whenever such a cache is read. Fetches nothing and reads no shard, so
   that a machine which has the cache alone can use it: rows of a package, or of
@@ -165,7 +166,7 @@ def check(folder: str, task: seqio.Task) -> None:
         *_differing_source(data, split, origin),
     ]
     if differing:
-      raise ValueError(
+      raise errors.UserError(
           f'{folder} holds a cache of other rows than the task {task.name} has'
           f' ({split}: {"; ".join(differing)}); delete that folder and cache'
           ' again, or read without cache'
@@ -176,7 +177,7 @@ def _plans(tasks, cache_dir, splits, num_shards=NUM_SHARDS, seed=SEED):
   """(folder, task, split -> settings) of each task; opens all rows."""
   for split in splits:
     if not any(split in task.splits for task in tasks):
-      raise ValueError(
+      raise errors.UserError(
           f'{", ".join(task.name for task in tasks)}: no split {split!r}; there'
           f' are {sorted({s for task in tasks for s in task.splits})}'
       )
@@ -250,7 +251,7 @@ def _write_split(folder, task, split, settings, bar) -> int:
         'sha256': _write_shard(path, rows, numbers, bar),
     }
     if known not in (None, new):
-      raise ValueError(
+      raise errors.UserError(
           f'{path} has another sha256 now that it is written anew: the rows'
           f' are not those that were cached. Delete {folder} and start again'
       )
@@ -302,14 +303,14 @@ def _beside(folder, split, settings) -> dict[pathlib.Path, str]:
 
 
 def _check_settings(folder, manifest: Manifest | None, settings) -> None:
-  """ValueError if the folder holds anything else than what is to be there."""
+  """UserError if the folder holds anything else than what is to be there."""
   if manifest is None:
     strange = [
         path.name for path in folder.glob('*')
         if not path.name.startswith((_UNFINISHED, _LOCK))
     ]
     if strange:
-      raise ValueError(
+      raise errors.UserError(
           f'{folder} holds {sorted(strange)[0]} and no {MANIFEST}: it is not of'
           ' this command; choose another folder, or delete that one'
       )
@@ -318,7 +319,7 @@ def _check_settings(folder, manifest: Manifest | None, settings) -> None:
     there = manifest['splits'].get(split)
     differing = there and _differing(there['settings'], wanted)
     if differing:
-      raise ValueError(
+      raise errors.UserError(
           f'{folder} holds a cache of other settings ({split}:'
           f' {"; ".join(differing)}); choose another folder, or delete that'
           ' one'
@@ -377,7 +378,7 @@ def _read(folder: str | os.PathLike[str]) -> Manifest | None:
     try:
       return json.loads(f.read())
     except ValueError as e:
-      raise ValueError(f'{path}: {e}') from e
+      raise errors.UserError(f'{path}: {e}') from e
 
 
 def _json(content: Any) -> str:

@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.tasks import bigbench
@@ -104,7 +105,7 @@ class Dataset:
     if kind == 'bigbench':
       origin = self.open(self.eval_split).origin
       if 'prefixes' not in origin:
-        raise ValueError(
+        raise errors.UserError(
             f'{self.name}: its template is made of its task.json, and'
             f' {origin["files"]} is none'
         )
@@ -120,14 +121,14 @@ class Dataset:
     """The rows of a split as JSON text, by number.
 
     Raises:
-      ValueError: no such split, or not the official number of rows (files of
+      UserError: no such split, or not the official number of rows (files of
         one's own may hold others: that is said, once, and goes on).
       FileNotFoundError: no source has it.
     """
     if self.rows_of:
       return dataset(self.rows_of).open(split)
     if split not in self.num_examples:
-      raise ValueError(
+      raise errors.UserError(
           f'{self.name} has no split {split!r}; it has'
           f' {list(self.num_examples)}'
       )
@@ -165,7 +166,7 @@ def _open(data: Dataset, split: str, unused_environment) -> store.Rows:
         f' {rows.origin.get("files") or rows.origin.get("file")})'
     )
     if rows.origin['source'] != 'local':
-      raise ValueError(message)
+      raise errors.UserError(message)
     logging.getLogger(__name__).warning('%s', message)
   return rows
 
@@ -178,7 +179,9 @@ def catalog() -> Mapping[str, Dataset]:
   more = _read(pathlib.Path(own).expanduser().absolute())
   both = _read(CATALOG).keys() & more.keys()
   if both:
-    raise ValueError(f'{own}: {sorted(both)[0]!r} is a name of catalog.csv')
+    raise errors.UserError(
+        f'{own}: {sorted(both)[0]!r} is a name of catalog.csv'
+    )
   return {**_read(CATALOG), **more}
 
 
@@ -191,9 +194,9 @@ def _read(path: pathlib.Path) -> Mapping[str, Dataset]:
       try:
         data = _dataset(record, path.parent)
         if data.name in datasets:
-          raise ValueError(f'{data.name!r} appears twice')
+          raise errors.UserError(f'{data.name!r} appears twice')
       except ValueError as e:
-        raise ValueError(f'{path}, line {table.line_num}: {e}') from e
+        raise errors.UserError(f'{path}, line {table.line_num}: {e}') from e
       datasets[data.name] = data
   return datasets
 
@@ -201,29 +204,31 @@ def _read(path: pathlib.Path) -> Mapping[str, Dataset]:
 def _dataset(record: Mapping[str, str], folder: pathlib.Path) -> Dataset:
   """One row; a column that a file does not have counts as empty."""
   if None in record or None in record.values():
-    raise ValueError('more or fewer values than columns')
+    raise errors.UserError('more or fewer values than columns')
   derived = {'num_examples', 'folder'}
   names = {f.name for f in dataclasses.fields(Dataset)} - derived
   known = {*names, *store.SPLITS}
   unknown = record.keys() - known
   if unknown:
-    raise ValueError(
+    raise errors.UserError(
         f'unknown column {sorted(unknown)[0]!r}; known: {sorted(known)}'
     )
   text = {name: record.get(name, '') or '' for name in known}
   for name in ('name', 'templates', 'eval_split'):
     if not text[name]:
-      raise ValueError(f'no {name}')
+      raise errors.UserError(f'no {name}')
   kind = text['templates'].partition(':')[0]
   if kind not in ('promptsource', 'file', 'bigbench', 'labels'):
-    raise ValueError(f'templates {text["templates"]!r}: not a known kind')
+    raise errors.UserError(f'templates {text["templates"]!r}: not a known kind')
   package = text['package'].partition(':')[0]
   if package and package not in pypi.PACKAGES:
-    raise ValueError(f'package {package!r} is none of {list(pypi.PACKAGES)}')
+    raise errors.UserError(
+        f'package {package!r} is none of {list(pypi.PACKAGES)}'
+    )
   role, metric = text['role'] or 'extra', text['metric'] or 'accuracy'
   for value, values in ((role, ROLES), (metric, METRICS)):
     if value not in values:
-      raise ValueError(f'{value!r} is not one of {values}')
+      raise errors.UserError(f'{value!r} is not one of {values}')
   return Dataset(**{name: text[name] for name in names} | {
       'role': role,
       'metric': metric,
@@ -236,9 +241,11 @@ def _dataset(record: Mapping[str, str], folder: pathlib.Path) -> Dataset:
 
 
 def dataset(name: str) -> Dataset:
-  """A dataset by name; ValueError gives the nearest names."""
+  """A dataset by name; UserError gives the nearest names."""
   datasets = catalog()
   if name not in datasets:
     near = difflib.get_close_matches(name, datasets) or list(datasets)
-    raise ValueError(f'no dataset {name!r} in the catalog; nearest: {near}')
+    raise errors.UserError(
+        f'no dataset {name!r} in the catalog; nearest: {near}'
+    )
   return datasets[name]

@@ -27,6 +27,7 @@ import pathlib
 import re
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import jinja_chunks
 from flipped_t5x.prompts import templates
 
@@ -87,7 +88,7 @@ class RelabelledTemplate(templates.Template):
       words: meaning ('yes', 'no', 'maybe') -> word in lower case.
 
     Raises:
-      ValueError: other options, options that depend on the row, or options that
+      UserError: other options, options that depend on the row, or options that
         an expression inserts into the prompt.
     """
     vars(self).update(vars(original))  # `super().__init__` would compile.
@@ -165,7 +166,7 @@ def relabelled(
     Name -> template: the given one first, then `NAME (agree/disagree)`, ...
 
   Raises:
-    ValueError: see `RelabelledTemplate`.
+    UserError: see `RelabelledTemplate`.
   """
   others = [RelabelledTemplate(template, w) for w in read(LABEL_PAIRS)]
   return {t.name: t for t in (template, *others)}
@@ -182,23 +183,29 @@ def read(path: pathlib.Path) -> Sequence[Mapping[str, str]]:
     For each row meaning -> word.
 
   Raises:
-    ValueError: other columns, a word that is missing or not in lower case, a
+    UserError: other columns, a word that is missing or not in lower case, a
       word twice in a row, or two rows with the same words for yes and no.
   """
   rows, seen = [], set()
   with open(path, encoding='utf-8', newline='') as f:
     table = csv.DictReader(f)
     if table.fieldnames != list(_MEANINGS):
-      raise ValueError(f'{path}: columns {table.fieldnames}, not {_MEANINGS}')
+      raise errors.UserError(
+          f'{path}: columns {table.fieldnames}, not {_MEANINGS}'
+      )
     for row in table:
       words = list(row.values())
       where = f'{path}, line {table.line_num}: {words}'
       if not all(isinstance(w, str) and w.islower() for w in words):
-        raise ValueError(f'{where}: not three words in lower case')
+        raise errors.UserError(f'{where}: not three words in lower case')
       if len(set(words)) < len(words):
-        raise ValueError(f'{where}: a word appears twice')
+        raise errors.UserError(
+            f'{where}: a word appears twice'
+        )
       if tuple(words[:2]) in seen:
-        raise ValueError(f'{where}: the words for yes and no appear twice')
+        raise errors.UserError(
+            f'{where}: the words for yes and no appear twice'
+        )
       seen.add(tuple(words[:2]))
       rows.append(row)
   return tuple(rows)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 import difflib
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import catalog
 
@@ -58,11 +59,11 @@ class Mixture:
     """Dataset -> min(official training examples, cap): its share of the draws.
 
     Raises:
-      ValueError: the mixture is for evaluation, or a dataset has no training
+      UserError: the mixture is for evaluation, or a dataset has no training
         split.
     """
     if self.evaluation:
-      raise ValueError(
+      raise errors.UserError(
           f'{self.name} is for evaluation: a model trained on it would not be'
           ' judged zero-shot'
       )
@@ -70,7 +71,7 @@ class Mixture:
     for name in self.datasets:
       data = catalog.dataset(name)
       if 'train' not in data.num_examples:
-        raise ValueError(f'{name} has no training split')
+        raise errors.UserError(f'{name} has no training split')
       rates[name] = float(min(data.num_examples['train'], self.cap))
     return rates
 
@@ -88,7 +89,7 @@ def mixture(name: str) -> Mixture:
       `flipped_train,my_dataset`.
 
   Raises:
-    ValueError: there is none of that name (gives the nearest), or they are of
+    UserError: there is none of that name (gives the nearest), or they are of
       different formats.
   """
   parts = name.split(',')
@@ -97,7 +98,9 @@ def mixture(name: str) -> Mixture:
   found = [_find(part) for part in parts]
   form = {m.format for m in found if m.name in names()} or {'flipped'}
   if len(form) > 1:
-    raise ValueError(f'{name}: mixtures of different formats {sorted(form)}')
+    raise errors.UserError(
+        f'{name}: mixtures of different formats {sorted(form)}'
+    )
   return Mixture(
       name,
       tuple(dict.fromkeys(d for m in found for d in m.datasets)),
@@ -123,5 +126,5 @@ def _find(name: str) -> Mixture:
   if name not in datasets:
     known = [*names(), *datasets]
     near = difflib.get_close_matches(name, known) or known[:9]
-    raise ValueError(f'no mixture or dataset {name!r}; nearest: {near}')
+    raise errors.UserError(f'no mixture or dataset {name!r}; nearest: {near}')
   return Mixture(name, (name,))

@@ -21,6 +21,7 @@ import itertools
 import os
 import re
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.prompts import tokenization
@@ -139,7 +140,7 @@ def training_mixture(
     format: the format that the checkpoint will be said to be of.
 
   Raises:
-    ValueError: there is none of that name, it is of another format, or it has
+    UserError: there is none of that name, it is of another format, or it has
       no wrong side although lambda is not 0.
   """
   own = max(
@@ -147,13 +148,13 @@ def training_mixture(
       default=format,
   )
   if own != format:
-    raise ValueError(
+    raise errors.UserError(
         f'MIXTURE {name!r} is of the format {own!r}, and FORMAT is {format!r}:'
         f' take {format}_{name.removeprefix(f"{own}_")}, or another method'
     )
   sides = seqio.get_mixture_or_task(name).output_features
   if unlikelihood_weight and not {'wrong_inputs', 'wrong_targets'} & {*sides}:
-    raise ValueError(
+    raise errors.UserError(
         f'MIXTURE {name!r} has no wrong_inputs or wrong_targets, and LAMBDA is'
         f' {unlikelihood_weight}: take a mixture for training, such as'
         ' flipped_train, or set LAMBDA = 0'

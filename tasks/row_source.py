@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+from flipped_t5x import errors
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks.sources import store
 import numpy as np
@@ -55,9 +56,9 @@ class RowSource(seqio.DataSource):
     return [f'{split}-{i}' for i in range(min(number, _MAX_SHARDS))]
 
   def rows(self, split: str) -> store.Rows:
-    """The rows of the catalog's split; ValueError if there is no such split."""
+    """The rows of the catalog's split; UserError if there is no such split."""
     if split not in self._real:
-      raise ValueError(
+      raise errors.UserError(
           f'{self.dataset.name} has no split {split!r}; it has'
           f' {list(self._real)}'
       )

@@ -15,18 +15,14 @@ import numpy as np
 import pytest
 import xla_flags
 
-WORDS = (
-    'a the old red small dog cat river film music house review question answer'
-    ' was is not very good bad likes hates sees under over near does this that'
-    ' yes no true false positive negative input output it so they said'
-).split()
+WORDS = ['a', 'the', 'old', 'red', 'small', 'dog', 'cat', 'river', 'film', 'music', 'house', 'review', 'question', 'answer', 'was', 'is', 'not', 'very', 'good', 'bad', 'likes', 'hates', 'sees', 'under', 'over', 'near', 'does', 'this', 'that', 'yes', 'no', 'true', 'false', 'positive', 'negative', 'input', 'output', 'it', 'so', 'they', 'said']
 
 
 # Mark -> the module that its tests need, and how it is had.
 NEEDED = {
     't5x': ('t5x', 'see "On T5X" in README.md'),
     'torch': ('torch', "pip install -c constraints.txt -e '.[torch]'"),
-    'lm_eval': ('lm_eval', "pip install -c constraints.txt -e '.[lm_eval]'"),
+    'lm_eval': ('lm_eval', "pip install -c constraints.txt -e '.[lm-eval]'"),
     'libtpu': ('libtpu', "pip install -c constraints.txt -e '.[tpu]'"),
     'notebook': (
         'nbclient', "pip install -c constraints.txt -e '.[notebook]'"

@@ -14,7 +14,7 @@ from flipped_t5x import ranking
 from flipped_t5x.cli import main
 from flipped_t5x.evaluation import summary as summary_lib
 from flipped_t5x.evaluation import t5x_results
-from flipped_t5x.inference.model import model as model_lib
+from flipped_t5x.inference import model as model_lib
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
@@ -108,7 +108,7 @@ def start(data, checkpoint):
          '--gin_file=methods/flipped.gin',
          *(f'--gin.{k}={v!r}' for k, v in macros.items())],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (
-            str(pathlib.Path(__file__).parent), os.environ.get('PYTHONPATH'),
+            str(pathlib.Path(__file__).parent / 'helpers'), os.environ.get('PYTHONPATH'),
         )))),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
     )

@@ -21,9 +21,10 @@ import pathlib
 import re
 import sys
 
+from flipped_t5x import errors
 from flipped_t5x.evaluation import evaluate
 from flipped_t5x.evaluation import suites
-from flipped_t5x.inference.model import model as model_lib
+from flipped_t5x.inference import model as model_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
@@ -92,12 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
   given = [arguments.checkpoint_, arguments.checkpoint]
   if given.count(None) != 1:
-    raise ValueError('one checkpoint is needed: flipped-t5x eval CHECKPOINT')
+    raise errors.UserError(
+        'one checkpoint is needed: flipped-t5x eval CHECKPOINT'
+    )
   checkpoint = next(filter(None, given))
   for name in ('limit', 'batch_size'):
     value = getattr(arguments, name)
     if value is not None and value < 1:
-      raise ValueError(f'--{name} is {value}; at least 1 is needed')
+      raise errors.UserError(f'--{name} is {value}; at least 1 is needed')
   folder = _folder(checkpoint, arguments.output)
   source = model_files.resolve(checkpoint, arguments.revision)
   files = model_files.open(source, vocabulary=arguments.vocabulary)
@@ -148,13 +151,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _method(
     files: model_files.ModelFiles, checkpoint: str, asked: str | None
 ) -> str:
-  """The text format; ValueError if the checkpoint is of another one."""
+  """The text format; UserError if the checkpoint is of another one."""
   # Only what this project wrote says so.
   says = bool(files.settings) or files.kind == model_files.NATIVE
   if asked is None or asked == files.format:
     return files.format
   if says:
-    raise ValueError(
+    raise errors.UserError(
         f'{checkpoint} was trained with the method {files.format}, not'
         f' {asked}: its scores in the other form would mean nothing'
     )
@@ -167,7 +170,7 @@ def _what(
     arguments: argparse.Namespace,
     method: str,
 ) -> tuple[str | None, str]:
-  """The suite and the mixture; ValueError for one of another method."""
+  """The suite and the mixture; UserError for one of another method."""
   own = files.settings.get('MIXTURE')
   suite = suites.get(arguments.suite) if arguments.suite else None
   if suite is not None and suite.mixture:
@@ -176,7 +179,7 @@ def _what(
     return suite.name, own or f'{method}_train'
   asked = arguments.mixture or own
   if not asked:
-    raise ValueError(
+    raise errors.UserError(
         f'{checkpoint} does not say what it was trained on: --suite or'
         ' --mixture'
     )
@@ -187,7 +190,7 @@ def _what(
   if named and form != method and (form, method) != (
       formats.flipped.__name__, formats.flipped_plain.__name__
   ):
-    raise ValueError(
+    raise errors.UserError(
         f'--mixture {asked} is of the method {form}, and {checkpoint} of'
         f' {method}'
     )
@@ -198,7 +201,7 @@ def _folder(checkpoint: str, output: pathlib.Path | None) -> pathlib.Path:
   """Where the results go; an error if they could not be written there."""
   if output is not None:
     if output.suffix != '.json':
-      raise ValueError(f'--output {output}: the name must end in .json')
+      raise errors.UserError(f'--output {output}: the name must end in .json')
     folder = output.expanduser().absolute().parent
     if not folder.is_dir():
       raise FileNotFoundError(f'--output {output}: there is no folder {folder}')

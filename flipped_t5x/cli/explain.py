@@ -15,10 +15,11 @@ import argparse
 import pathlib
 import sys
 
+from flipped_t5x import errors
 from flipped_t5x.cli import rows
-from flipped_t5x.inference.model import explanation
-from flipped_t5x.inference.model import model
-from flipped_t5x.inference.model import queries
+from flipped_t5x.inference import explanation
+from flipped_t5x.inference import model
+from flipped_t5x.inference import queries
 
 _PLOTS = ('.pdf', '.png', '.svg')
 
@@ -35,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
   if arguments.plot:
     if arguments.jsonl:
-      raise ValueError('--plot draws one text; --jsonl has many')
+      raise errors.UserError('--plot draws one text; --jsonl has many')
     if arguments.plot.suffix not in _PLOTS:
-      raise ValueError(f'{arguments.plot} must end with one of {_PLOTS}')
+      raise errors.UserError(f'{arguments.plot} must end with one of {_PLOTS}')
     rows.check_writable(arguments.plot)
   explained = rows.run(
       arguments, queries.RANK_KEYS, model.Model.explain_batch,

@@ -16,8 +16,8 @@ import dataclasses
 import functools
 
 from flipped_t5x.cli import rows
-from flipped_t5x.inference.model import model
-from flipped_t5x.inference.model import queries
+from flipped_t5x.inference import model
+from flipped_t5x.inference import queries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ import os
 import pathlib
 import sys
 
+from flipped_t5x import errors as errors_lib
 from flipped_t5x.inspection import inspect_mixture
 from flipped_t5x.inspection import plot
 from flipped_t5x.inspection import report
@@ -141,7 +142,7 @@ def _vocabulary(path: pathlib.Path | None) -> pathlib.Path:
   if path is None:
     named = os.environ.get(_VARIABLE)
     if not named:
-      raise ValueError(f'no vocabulary: {_HELP}')
+      raise errors_lib.UserError(f'no vocabulary: {_HELP}')
     path = pathlib.Path(named)
   file = path / 'sentencepiece.model' if path.is_dir() else path
   if not file.is_file():

@@ -20,6 +20,7 @@ import pathlib
 import sys
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
 from flipped_t5x import roofline
@@ -144,12 +145,12 @@ def _settings(
   }
   for flag, value in given.items():
     if not isinstance(value, str) and not isinstance(value, bool) and value < 1:
-      raise ValueError(f'--{flag} {value}: at least 1 is needed')
+      raise errors.UserError(f'--{flag} {value}: at least 1 is needed')
   overrides += [f'{_FLAGS[flag]} = {value!r}' for flag, value in given.items()]
   macros = gin_config.parse(files, overrides)
   needed = {*_FLAGS.values(), 'LAMBDA', 'EPS', 'FORMAT', 'PACK', 'TRAIN_STEPS'}
   if missing := sorted(needed - macros.keys()):
-    raise ValueError(
+    raise errors.UserError(
         f'--gin_file={" ".join(files)}: no {", ".join(missing)}; a run, a model'
         ' and a method are needed: runs/train.gin, models/t5_1_1_xl.gin,'
         ' methods/flipped.gin'

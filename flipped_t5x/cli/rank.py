@@ -20,8 +20,8 @@ from typing import Any
 
 from flipped_t5x import terminal
 from flipped_t5x.cli import rows
-from flipped_t5x.inference.model import model
-from flipped_t5x.inference.model import queries
+from flipped_t5x.inference import model
+from flipped_t5x.inference import queries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,11 @@ import sys
 from typing import Any
 import warnings
 
+from flipped_t5x import errors
 from flipped_t5x import files
-from flipped_t5x.inference.model import encoded_queries
-from flipped_t5x.inference.model import model as model_lib
-from flipped_t5x.inference.model import queries
+from flipped_t5x.inference import encoded_queries
+from flipped_t5x.inference import model as model_lib
+from flipped_t5x.inference import queries
 from flipped_t5x.prompts import formats
 
 _STANDARD_INPUT = '-'
@@ -117,17 +118,19 @@ def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
     The rows, their keys and types checked.
 
   Raises:
-    ValueError: an argument or a line is wrong, or there is no line.
+    UserError: an argument or a line is wrong, or there is no line.
   """
   query = _from_flags(arguments, keys)
   if not arguments.jsonl:
     try:
       queries.check(query, keys)
     except ValueError as e:
-      raise ValueError(f'{e}; or --jsonl FILE' if not query else e) from e
+      raise errors.UserError(f'{e}; or --jsonl FILE' if not query else e) from e
     return Rows([query], [])
   if query:
-    raise ValueError(f'--jsonl and --{next(iter(query))} cannot both be given')
+    raise errors.UserError(
+        f'--jsonl and --{next(iter(query))} cannot both be given'
+    )
   name = 'standard input'
   if arguments.jsonl == _STANDARD_INPUT:
     rows = _read_lines(sys.stdin.buffer, name, keys)
@@ -136,7 +139,7 @@ def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
     with open(name, 'rb') as f:
       rows = _read_lines(f, name, keys)
   if not rows.queries:
-    raise ValueError(f'{name} has no rows')
+    raise errors.UserError(f'{name} has no rows')
   return rows
 
 
@@ -149,13 +152,13 @@ def _from_flags(
     query['options'] = query['options'].split(',')
   if getattr(arguments, 'option', None):
     if query['options']:
-      raise ValueError('--options and --option cannot both be given')
+      raise errors.UserError('--options and --option cannot both be given')
     query['options'] = arguments.option
   if query['row'] is not None:
     try:
       query['row'] = json.loads(query['row'])
     except ValueError as e:
-      raise ValueError(f'--row: not JSON: {e}') from e
+      raise errors.UserError(f'--row: not JSON: {e}') from e
   return {k: v for k, v in query.items() if v is not None}
 
 
@@ -169,12 +172,14 @@ def _read_lines(lines, name: str, keys: Sequence[str]) -> Rows:
         continue
       query = json.loads(text)
       if not isinstance(query, dict):
-        raise ValueError(f'not a JSON object: {text.strip()[:80]}')
+        raise errors.UserError(f'not a JSON object: {text.strip()[:80]}')
       queries.check(query, keys)
     except json.JSONDecodeError as e:
-      raise ValueError(f'{place}: not JSON: {e.msg}, column {e.colno}') from e
+      raise errors.UserError(
+          f'{place}: not JSON: {e.msg}, column {e.colno}'
+      ) from e
     except ValueError as e:
-      raise ValueError(f'{place}: {e}') from e
+      raise errors.UserError(f'{place}: {e}') from e
     rows.queries.append(query)
     rows.places.append(place)
   return rows
@@ -200,7 +205,7 @@ def run(
     The results.
 
   Raises:
-    ValueError: see `read`, or a row that is wrong; the message names its line.
+    UserError: see `read`, or a row that is wrong; the message names its line.
   """
   rows = read(arguments, keys)
   check_writable(arguments.output_file)
@@ -222,7 +227,7 @@ def run(
       )
   except queries.QueryError as e:
     place = f'{rows.places[e.index]}: ' if rows.places else ''
-    raise ValueError(f'{place}{e.reason}') from e
+    raise errors.UserError(f'{place}{e.reason}') from e
   if rows.places or arguments.json:
     texts = [json.dumps(to_json(result)) for result in results]
   else:

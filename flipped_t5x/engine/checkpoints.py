@@ -17,6 +17,7 @@ import shutil
 import time
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import run_config
@@ -45,13 +46,13 @@ def prepare(
     vocabulary: SentencePiece model to copy in.
 
   Raises:
-    ValueError: the folder holds a run of other settings, or converted weights
+    UserError: the folder holds a run of other settings, or converted weights
       without a run, or the embedding has fewer rows than the vocabulary has
       ids.
   """
   size = tokenization.load_vocabulary(vocabulary).vocab_size
   if config.network.vocab_size < size:
-    raise ValueError(
+    raise errors.UserError(
         f'{vocabulary} has {size} ids but the network a vocab_size of'
         f' {config.network.vocab_size}; it must be at least as large'
     )
@@ -62,7 +63,7 @@ def prepare(
     return
   found = run_config.RunConfig.read(model_dir)
   if run_config.CONVERTED_FROM in found.settings:
-    raise ValueError(
+    raise errors.UserError(
         f'{model_dir} holds weights converted from'
         f' {found.settings[run_config.CONVERTED_FROM]}, not a run that can'
         ' resume: choose another MODEL_DIR, and start from them with'
@@ -75,7 +76,7 @@ def prepare(
       if old.get(k) != new.get(k)
   ]
   if differing:
-    raise ValueError(
+    raise errors.UserError(
         f'{model_dir} holds a run of other settings ({"; ".join(differing)});'
         ' choose another MODEL_DIR, or delete that folder'
     )
@@ -182,7 +183,7 @@ class Checkpoints:
       The state and the positions of the data.
 
     Raises:
-      ValueError: the checkpoint's arrays have other names or shapes.
+      UserError: the checkpoint's arrays have other names or shapes.
     """
     self._check_shapes(step, like)
     restored = self._manager.restore(
@@ -214,7 +215,7 @@ class Checkpoints:
     self._manager.close()
 
   def _check_shapes(self, step: int, like: Any) -> None:
-    """ValueError where the checkpoint's arrays are not those of `like`."""
+    """UserError where the checkpoint's arrays are not those of `like`."""
     path = self._folder / str(step)
     if not path.is_dir():
       raise FileNotFoundError(f'{path}: no such checkpoint')
@@ -225,7 +226,7 @@ class Checkpoints:
     weights = {name for name in saved if name.startswith('params/')}
     for name in sorted(weights | wanted.keys()):
       if saved.get(name) != wanted.get(name):
-        raise ValueError(
+        raise errors.UserError(
             f'{path}: {name} is {saved.get(name, "not there")} where the'
             f' network has {wanted.get(name, "none")}: the checkpoint is of a'
             ' model of another size'

@@ -103,15 +103,15 @@ def joined(
 
 def _check_flags(coordinator_address, num_processes, process_id) -> None:
   if None in (coordinator_address, num_processes, process_id):
-    raise ValueError(
+    raise errors.UserError(
         '--coordinator_address, --num_processes and --process_id go together'
     )
   if not re.fullmatch(r'.+:\d+', coordinator_address):
-    raise ValueError(
+    raise errors.UserError(
         f'--coordinator_address={coordinator_address} is not HOST:PORT'
     )
   if not 0 <= process_id < num_processes:
-    raise ValueError(
+    raise errors.UserError(
         f'--process_id={process_id} is not one of 0 to {num_processes - 1}'
     )
 
@@ -130,7 +130,7 @@ def _initialize(*given: Any) -> None:
         initialization_timeout=_JOIN_SECONDS,
     )
   except ValueError as e:
-    raise ValueError(
+    raise errors.UserError(
         f'JAX does not find the other hosts ({e}); name them by'
         ' --coordinator_address, --num_processes and --process_id'
     ) from e

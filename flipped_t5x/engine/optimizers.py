@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from flax import traverse_util
+from flipped_t5x import errors
 from flipped_t5x.network import layers
 from flipped_t5x.weights import tensors
 import jax
@@ -105,10 +106,10 @@ def warmup_linear_decay(
     The schedule.
 
   Raises:
-    ValueError: the warm-up is not shorter than the whole.
+    UserError: the warm-up is not shorter than the whole.
   """
   if not 0 < warmup_steps < total_steps:
-    raise ValueError(
+    raise errors.UserError(
         f'warmup_steps {warmup_steps} must lie between 0 and total_steps'
         f' {total_steps}'
     )

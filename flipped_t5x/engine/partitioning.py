@@ -17,6 +17,7 @@ from typing import Any
 from flax import core
 from flax import traverse_util
 from flax.linen import partitioning as nn_partitioning
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 import jax
 from jax.experimental import mesh_utils
@@ -48,12 +49,12 @@ class Partitioner:
       devices: of the mesh; None for all there are, on all hosts.
 
     Raises:
-      ValueError: the devices cannot be divided so.
+      UserError: the devices cannot be divided so.
     """
     devices = jax.devices() if devices is None else list(devices)
     if model_parallel < 1 or len(devices) % model_parallel:
       fit = [n for n in range(1, len(devices) + 1) if not len(devices) % n]
-      raise ValueError(
+      raise errors.UserError(
           f'MODEL_PARALLEL = {model_parallel} does not divide the'
           f' {len(devices)} devices; {fit} do'
       )
@@ -101,7 +102,7 @@ class Partitioner:
       The tree of weights.
 
     Raises:
-      ValueError: an axis of the mesh does not divide that of a weight.
+      UserError: an axis of the mesh does not divide that of a weight.
     """
     with nn_partitioning.axis_rules(()):
       variables = jax.eval_shape(lambda: init_variables(model, 0))
@@ -114,7 +115,7 @@ class Partitioner:
       try:
         sharding.shard_shape(tensor.shape)
       except ValueError as e:
-        raise ValueError(
+        raise errors.UserError(
             f'{"/".join(k.key for k in path)} {list(tensor.shape)}, axes'
             f' {tuple(axes)}, cannot be divided over a mesh of {self.shape}:'
             ' change MODEL_PARALLEL, or SHARD_PARAMS_OVER_DATA'
@@ -169,14 +170,14 @@ class Partitioner:
       batch_size: int,
       num_microbatches: int = 1,
   ) -> None:
-    """ValueError where sizes do not divide, with what would work."""
+    """UserError where sizes do not divide, with what would work."""
     data, model = self.shape['data'], self.shape['model']
     if network.num_heads % model:
       fit = [
           n for n in range(1, self.mesh.size + 1)
           if not self.mesh.size % n and not network.num_heads % n
       ]
-      raise ValueError(
+      raise errors.UserError(
           f'MODEL_PARALLEL = {model} does not divide the {network.num_heads}'
           f' heads of the network; {fit} do, and the devices, too'
       )
@@ -184,7 +185,7 @@ class Partitioner:
       one = data * num_microbatches
       less = batch_size // one * one
       near = sorted({less or one, less + one})
-      raise ValueError(
+      raise errors.UserError(
           f'BATCH_SIZE = {batch_size} cannot be divided into {num_microbatches}'
           f' microbatches over {data} devices along data; {near} could, or'
           ' another NUM_MICROBATCHES or MODEL_PARALLEL'

@@ -138,7 +138,7 @@ def _check_hosts(
     batches: arrays.Batches,
     vocabulary: str,
 ) -> bool:
-  """Whether the folder has a checkpoint; ValueError if the hosts differ."""
+  """Whether the folder has a checkpoint; UserError if the hosts differ."""
   with agreement.fail_together():
     newest = max(t5x_checkpoints.steps(folder / 'checkpoints'), default=None)
     facts = {
@@ -286,7 +286,7 @@ def _initial_params(
     )
     problems = tensors.differences(found, tensors.shapes(network))
     if problems:
-      raise ValueError(f'{path} is of another model or size: {problems}')
+      raise errors.UserError(f'{path} is of another model or size: {problems}')
     params = jax.tree.map(place, tensors.tree(found), abstract)
   except (OSError, ValueError) as e:
     raise errors.UserError(f'INITIAL_CHECKPOINT_PATH: {e}') from e

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import partitioning
@@ -165,7 +166,7 @@ def _gradients(gradient, num_microbatches, shardings, params, batch, key):
 def _split(array: jax.Array, number: int, axis: int) -> jax.Array:
   """Cuts an axis into `number` pieces, the piece's index in front."""
   if array.shape[axis] % number:
-    raise ValueError(
+    raise errors.UserError(
         f'NUM_LOGIT_CHUNKS = {number} does not divide the target length'
         f' {array.shape[axis]}'
     )
@@ -181,7 +182,7 @@ def _microbatches(array: jax.Array, number: int) -> jax.Array:
   """
   if array.shape[0] % number:
     fit = [n for n in range(1, array.shape[0] + 1) if not array.shape[0] % n]
-    raise ValueError(
+    raise errors.UserError(
         f'NUM_MICROBATCHES = {number} does not divide the {array.shape[0]} rows'
         f' of a batch; {fit} do'
     )

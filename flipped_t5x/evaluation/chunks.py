@@ -14,6 +14,7 @@ import shutil
 import sys
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.evaluation import scored_examples
 import pyarrow as pa
@@ -93,6 +94,6 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
   except ValueError as e:
-    raise ValueError(
+    raise errors.UserError(
         f'{path} is damaged: {e}; delete {path.parent} to begin anew'
     ) from e

@@ -18,14 +18,15 @@ import sys
 from typing import Any
 from typing import Protocol
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.evaluation import chunks as chunks_lib
 from flipped_t5x.evaluation import prompt_bar
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import suites
 from flipped_t5x.evaluation import summary
-from flipped_t5x.inference.model import model as model_lib
-from flipped_t5x.inference.model import scoring
+from flipped_t5x.inference import model as model_lib
+from flipped_t5x.inference import scoring
 from flipped_t5x.prompts import arrays
 from flipped_t5x.weights import tensors
 import jax
@@ -93,7 +94,7 @@ def evaluate(
     tasks; what is missing; and every setting.
 
   Raises:
-    ValueError: nothing to evaluate, or data or weights are damaged.
+    UserError: nothing to evaluate, or data or weights are damaged.
     KeyboardInterrupt: with a message; the chunks that are done are there.
   """
   sha256 = tensors.digest(model.params)
@@ -172,7 +173,7 @@ def _without_unfit(
     The results, and `missing` with the tasks whose rows fit no template.
 
   Raises:
-    ValueError: no task has results.
+    UserError: no task has results.
   """
   found, missing = {}, dict(missing)
   for name, task in finished.items():
@@ -185,7 +186,9 @@ def _without_unfit(
           f'"{t}": {reason}' for t, reason in task['unfit'].items()
       )
   if not found:
-    raise ValueError('; '.join(f'{n}: {why}' for n, why in missing.items()))
+    raise errors.UserError(
+        '; '.join(f'{n}: {why}' for n, why in missing.items())
+    )
   return found, missing
 
 
@@ -286,7 +289,7 @@ def _table(
         for template, candidates in found.items()
     ]
   except ValueError as e:
-    raise ValueError(f'{name} {e}') from e
+    raise errors.UserError(f'{name} {e}') from e
   return scored_examples.join(tables, list(found))
 
 

@@ -15,6 +15,7 @@ import os
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import ranking
 from flipped_t5x.prompts import arrays
 import numpy as np
@@ -63,7 +64,7 @@ def table(
     A table of `SCHEMA`, by `example_id`.
 
   Raises:
-    ValueError: see `ranking.rank`; the message begins with the template.
+    UserError: see `ranking.rank`; the message begins with the template.
   """
   scores = np.asarray(scores, np.float32)
   try:
@@ -72,7 +73,7 @@ def table(
         candidates.is_correct,
     )
   except ValueError as e:
-    raise ValueError(f'"{template}": {e}') from e
+    raise errors.UserError(f'"{template}": {e}') from e
   order = np.lexsort((candidates.option_index, candidates.example_id))
   ends = np.concatenate([[0], np.cumsum(ranked.num_options)]).astype(np.int32)
   options = pa.array([candidates.options[i] for i in order], pa.string())
@@ -128,7 +129,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Examples]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is damaged, or not a file of scored examples.
+    UserError: it is damaged, or not a file of scored examples.
   """
   rows = read_table(path)
   found, start = {}, 0
@@ -145,9 +146,9 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
   try:
     rows = pq.read_table(path)
   except pa.ArrowInvalid as e:
-    raise ValueError(f'{path} is damaged: {e}') from e
+    raise errors.UserError(f'{path} is damaged: {e}') from e
   if not rows.schema.equals(SCHEMA):
-    raise ValueError(
+    raise errors.UserError(
         f'{path} is no file of scored examples: its columns are'
         f' {", ".join(f"{f.name}: {f.type}" for f in rows.schema)}'
     )
@@ -160,7 +161,7 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata[_ABOUT])
   except (pa.ArrowInvalid, KeyError) as e:
-    raise ValueError(f'{path} is damaged: {e}') from e
+    raise errors.UserError(f'{path} is damaged: {e}') from e
 
 
 def _examples(rows: pa.Table) -> Examples:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import ranking
 import numpy as np
 
@@ -52,10 +53,10 @@ def bootstrap_interval(
     The 2.5 % and the 97.5 % quantile of the means over templates, 0 to 1.
 
   Raises:
-    ValueError: another metric; no template, one without rows, or a row twice.
+    UserError: another metric; no template, one without rows, or a row twice.
   """
   if metric not in ('accuracy', 'macro_f1'):
-    raise ValueError(f"metric {metric!r} is not 'accuracy' or 'macro_f1'")
+    raise errors.UserError(f"metric {metric!r} is not 'accuracy' or 'macro_f1'")
   rows, num_rows = _joint_rows([r.example_id for r in ranked])
   columns = _indicators(ranked, rows, num_rows, metric)
   templates = np.cumsum([c.shape[1] for c in columns])[:-1]
@@ -75,11 +76,11 @@ def bootstrap_interval(
 def _joint_rows(ids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
   """Numbers the rows of all templates; returns those of each, and how many."""
   if not ids or not all(map(len, ids)):
-    raise ValueError('no template, or one without examples')
+    raise errors.UserError('no template, or one without examples')
   for one in ids:
     values, counts = np.unique(one, return_counts=True)
     if counts.max() > 1:
-      raise ValueError(f'example {values[counts > 1][0]} appears twice')
+      raise errors.UserError(f'example {values[counts > 1][0]} appears twice')
   union, number = np.unique(np.concatenate(ids), return_inverse=True)
   return np.split(number, np.cumsum(list(map(len, ids)))[:-1]), len(union)
 
@@ -167,13 +168,15 @@ def calibration(
     weighted by count.
 
   Raises:
-    ValueError: no example, more scores than golds, or an example of no option.
+    UserError: no example, more scores than golds, or an example of no option.
   """
   if len(scores) != len(gold) or not len(gold):
-    raise ValueError(f'scores of {len(scores)} examples for {len(gold)} golds')
+    raise errors.UserError(
+        f'scores of {len(scores)} examples for {len(gold)} golds'
+    )
   lengths = np.array([len(s) for s in scores])
   if not lengths.all():
-    raise ValueError(f'number {int(np.argmin(lengths))} has no option')
+    raise errors.UserError(f'number {int(np.argmin(lengths))} has no option')
   table = np.full((len(scores), lengths.max()), -np.inf)
   table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(scores)
   best = table.max(axis=1, keepdims=True)
@@ -223,7 +226,7 @@ def paired_test(
     draws).
 
   Raises:
-    ValueError: the runs have other templates or rows; the message says which.
+    UserError: the runs have other templates or rows; the message says which.
   """
   row, b_row = _row_values(a, b), _row_values(b, a)
   # Rounded, so that equal differences are grouped in spite of their sums.
@@ -252,7 +255,7 @@ def _row_values(run, other) -> np.ndarray:
   """float[rows] whose mean is the mean accuracy over templates."""
   for here, there, which in ((run, other, 'second'), (other, run, 'first')):
     for template in here.keys() - there.keys():
-      raise ValueError(f'template {template!r} is not in the {which} run')
+      raise errors.UserError(f'template {template!r} is not in the {which} run')
   for name in run:
     _check_same_rows(name, run[name], other[name])
   names = sorted(run)
@@ -269,7 +272,7 @@ def _check_same_rows(template, here, there) -> None:
   single = np.setxor1d(ids, other_ids)
   if len(single):
     where = 'first' if single[0] in ids else 'second'
-    raise ValueError(
+    raise errors.UserError(
         f'template {template!r}: {len(single)} rows are in one of the runs'
         f' only, such as example {single[0]}, in the {where}'
     )
@@ -279,7 +282,7 @@ def _check_same_rows(template, here, there) -> None:
   there_gold = np.asarray(there.gold)[np.argsort(other_ids)]
   if not np.array_equal(here_gold, there_gold):
     bad = np.sort(ids)[here_gold != there_gold][0]
-    raise ValueError(
+    raise errors.UserError(
         f'template {template!r}: example {bad} has another gold option in the'
         ' other run: they are not of the same data'
     )
@@ -325,11 +328,13 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
     `high`, the 95 % interval of the mean: None with one seed.
 
   Raises:
-    ValueError: no value, or more than the 21 of the table of t.
+    UserError: no value, or more than the 21 of the table of t.
   """
   n = len(values)
   if not 1 <= n <= len(_T_QUANTILES) + 1:
-    raise ValueError(f'{n} seeds; 1 to {len(_T_QUANTILES) + 1} are needed')
+    raise errors.UserError(
+        f'{n} seeds; 1 to {len(_T_QUANTILES) + 1} are needed'
+    )
   mean = float(np.mean(values))
   if n == 1:
     return {'mean': mean, 'std': None, 'low': None, 'high': None}

@@ -12,6 +12,7 @@ import difflib
 import re
 from typing import Any
 
+from flipped_t5x import errors
 import numpy as np
 
 # What `tasks/labels.py` adds to a template's name: " (agree/disagree)".
@@ -54,10 +55,10 @@ SUITES = {
 
 
 def get(name: str) -> Suite:
-  """A suite by name; ValueError gives the nearest."""
+  """A suite by name; UserError gives the nearest."""
   if name not in SUITES:
     near = difflib.get_close_matches(name, SUITES, 1, 0) or list(SUITES)
-    raise ValueError(
+    raise errors.UserError(
         f'no suite {name!r}; nearest: {near[0]}; all: {", ".join(SUITES)}'
     )
   return SUITES[name]
@@ -94,7 +95,7 @@ def groups(
     None if no task has it.
 
   Raises:
-    ValueError: a task's metric is neither accuracy nor macro-F1.
+    UserError: a task's metric is neither accuracy nor macro-F1.
   """
   names, clusters = _members(suite, tasks, missing)
   if not names:  # A suite of no mixture, and no results.
@@ -144,7 +145,7 @@ def metric_of(name: str, task: Mapping[str, Any]) -> str:
       that it lacks accuracy is taken.
 
   Raises:
-    ValueError: the results say something else.
+    UserError: the results say something else.
   """
   from flipped_t5x.tasks import catalog
 
@@ -153,7 +154,7 @@ def metric_of(name: str, task: Mapping[str, Any]) -> str:
     known = catalog.catalog().get(name)
     metric = known.metric if known else 'accuracy'
   if metric not in _METRICS:
-    raise ValueError(
+    raise errors.UserError(
         f'{name}: metric {metric!r} is none of {", ".join(_METRICS)}'
     )
   return _METRICS[metric]

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from etils import epath
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import ranking
@@ -53,7 +54,7 @@ def read(folder: epath.Path) -> dict[str, Any]:
     See `engine.evaluate.evaluate`; tasks and templates in alphabetical order.
 
   Raises:
-    ValueError: a file is missing, unfinished or damaged, which the message
+    UserError: a file is missing, unfinished or damaged, which the message
       names; or files are of different checkpoints or formats.
   """
   names = sorted(path.name for path in folder.iterdir())
@@ -66,11 +67,11 @@ def read(folder: epath.Path) -> dict[str, Any]:
   ranked, of = {}, {}
   for name, examples in found:
     if not examples:
-      raise ValueError(f'{folder}: {name}: no row fits its template')
+      raise errors.UserError(f'{folder}: {name}: no row fits its template')
     step = _the_same(folder, of, name, examples)
     task, template = examples[0]['task'], examples[0]['template']
     if template in ranked.setdefault(task, {}):
-      raise ValueError(
+      raise errors.UserError(
           f'{folder}: {task} "{template}" appears twice, the second time as'
           f' {name}: let each format have a folder of its own'
       )
@@ -106,7 +107,7 @@ def _inferred(
   shards = {}
   for name in names:
     if _UNFINISHED.fullmatch(name):
-      raise ValueError(
+      raise errors.UserError(
           f'{folder / name}: t5x.infer has not finished this; the same command'
           ' goes on with it'
       )
@@ -115,7 +116,7 @@ def _inferred(
       shards.setdefault(match[1], set()).add(match[3])
   for task, numbers in shards.items():
     if len(numbers) > 1:
-      raise ValueError(
+      raise errors.UserError(
           f'{folder}: {task} is there in {" and in ".join(sorted(numbers))}'
           ' shards: delete those of one'
       )
@@ -125,7 +126,7 @@ def _inferred(
       name = f'{task}-score.jsonl-{i:05}-of-{number}'
       for needed in (name, name + _DONE):
         if needed not in names:
-          raise ValueError(
+          raise errors.UserError(
               f'{folder / needed} is missing: t5x.infer has not finished shard'
               f' {i} of {number}'
           )
@@ -143,7 +144,7 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
       steps.setdefault(int(match[2]), {})[match[1]] = path
   step = max((s for s, p in steps.items() if p.keys() >= tasks), default=None)
   if step is None or not tasks:
-    raise ValueError(
+    raise errors.UserError(
         f'{folder}: there is no step of which TASK-STEP.jsonl of every task is'
         f' there (tasks: {sorted(tasks)}, steps: {sorted(steps)}); they are'
         " SeqIO's JSONLogger's, with write_n_results = None"
@@ -156,16 +157,16 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
           for line in files.read_lines(path)
       )
     except ValueError as e:
-      raise ValueError(f'{path}: {e}') from e
+      raise errors.UserError(f'{path}: {e}') from e
     except KeyError as e:
-      raise ValueError(f'{path}: a candidate has no {e}') from e
+      raise errors.UserError(f'{path}: a candidate has no {e}') from e
     metrics = folder / f'{task}-metrics.jsonl'
     logged = [
         m['examples'] for m in files.read_lines(metrics)
         if m['step'] == step
     ]
     if logged[-1:] != [len(examples)]:
-      raise ValueError(
+      raise errors.UserError(
           f'{path}: {len(examples)} examples; {metrics.name} says'
           f' {logged[-1] if logged else "nothing"} for step {step}'
       )
@@ -178,12 +179,12 @@ def _the_same(
     name: str,
     examples: _Examples,
 ) -> int:
-  """The step of all examples so far; ValueError if weights are not the same."""
+  """The step of all examples so far; UserError if weights are not the same."""
   for e in examples:
     of.setdefault((e.get('checkpoint'), e['step']), name)
   if len(of) > 1:
     found = ', '.join(f'{task} of {weights}' for weights, task in of.items())
-    raise ValueError(f'{folder}: different checkpoints: {found}')
+    raise errors.UserError(f'{folder}: different checkpoints: {found}')
   (_, step), = of
   return step
 
@@ -195,7 +196,7 @@ def _ranked(
       [e['example_id'] for e in examples], return_counts=True
   )
   if np.any(counts > 1):
-    raise ValueError(
+    raise errors.UserError(
         f'{folder}: {name}: example {ids[counts > 1][0]} appears twice'
     )
   examples = sorted(examples, key=lambda e: e['example_id'])

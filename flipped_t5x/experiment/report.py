@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import files
-from flipped_t5x.experiment.runs import results
+from flipped_t5x.experiment import results
 import matplotlib
 from matplotlib import figure
 import numpy as np

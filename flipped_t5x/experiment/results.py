@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import ranking
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import statistics
@@ -51,7 +52,7 @@ def find(
 
 
 def check_alike(runs: Runs) -> None:
-  """ValueError unless all runs had the same training and the same questions."""
+  """UserError unless all runs had the same training and the same questions."""
   first, expected = None, None
   for method, seeds in runs.items():
     for seed, results in seeds.items():
@@ -69,7 +70,7 @@ def check_alike(runs: Runs) -> None:
         first, expected = f'{method}/{seed}', facts
       for name in sorted(expected.keys() | facts.keys()):
         if expected.get(name) != facts.get(name):
-          raise ValueError(
+          raise errors.UserError(
               f'{method}/{seed} and {first} cannot be compared: {name} is'
               f' {facts.get(name)} and {expected.get(name)}'
           )

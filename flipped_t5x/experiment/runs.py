@@ -6,7 +6,7 @@ a run is, is in `gin/experiment/`; what it is compared by, in
 `experiment/report.py`; what it is for, in `docs/experiment.md`.
 
 Example:
-  python -m flipped_t5x.experiment.runs --seeds 0 --methods flipped direct
+  python -m flipped_t5x.experiment --seeds 0 --methods flipped direct
 """
 
 import argparse
@@ -18,9 +18,10 @@ import pathlib
 import sys
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import gin_config
 from flipped_t5x.cli import main as cli
-from flipped_t5x.experiment.runs import report
+from flipped_t5x.experiment import report
 
 MIXTURE = 'experiment_all'  # With the format before it.
 
@@ -52,7 +53,7 @@ METHODS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class TrainingRun:
   """One model.
 
   Attributes:
@@ -93,7 +94,7 @@ class Run:
       settings: what `settings()` gave.
 
     Raises:
-      ValueError: the folder has results of other settings.
+      UserError: the folder has results of other settings.
     """
     path = self.results(settings)
     if not path.is_file():
@@ -105,7 +106,7 @@ class Run:
         if name != 'MODEL_DIR' and results['settings'].get(name) != value
     ]
     if differences:
-      raise ValueError(
+      raise errors.UserError(
           f'{path} is of other settings ({"; ".join(differences)}): remove'
           f' {self.folder}, or choose another --output'
       )
@@ -133,17 +134,17 @@ def runs(
     methods: Sequence[str],
     seeds: Sequence[int],
     overrides: Mapping[str, Any] | None = None,
-) -> list[Run]:
+) -> list[TrainingRun]:
   """The runs, seed by seed: one seed of all methods is there first.
 
   Raises:
-    ValueError: an unknown method; the message lists those there are.
+    UserError: an unknown method; the message lists those there are.
   """
   for method in methods:
     if method not in METHODS:
-      raise ValueError(f'no method {method!r}; there are {list(METHODS)}')
+      raise errors.UserError(f'no method {method!r}; there are {list(METHODS)}')
   return [
-      Run(method, seed, output / method / str(seed), dict(overrides or {}))
+      TrainingRun(method, seed, output / method / str(seed), dict(overrides or {}))
       for seed in seeds for method in methods
   ]
 
@@ -177,11 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           return status
     # Of all that is there, not only of what was asked for.
     report.write(arguments.output, tuple(METHODS))
-  except (ValueError, OSError) as e:
-    print(f'experiment: {type(e).__name__}: {e}', file=sys.stderr)
+  except (errors.UserError, OSError) as e:
+    print(f'experiment: {e}', file=sys.stderr)
     return 1
   return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

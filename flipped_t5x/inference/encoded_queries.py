@@ -10,8 +10,9 @@ import dataclasses
 from typing import Any
 import warnings
 
+from flipped_t5x import errors
 from flipped_t5x import terminal
-from flipped_t5x.inference.model import queries
+from flipped_t5x.inference import queries
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import run_config
@@ -59,7 +60,7 @@ class Encoder:
     """All options of a query.
 
     Raises:
-      ValueError: the query is wrong, see `queries.render_to_rank`; two options
+      UserError: the query is wrong, see `queries.render_to_rank`; two options
         are the same tokens; or a label leaves no room for the instance.
     """
     rendered = queries.render_to_rank(query, self._max_field_chars)
@@ -90,7 +91,7 @@ class Encoder:
     """As `to_rank`; ValueError too where the target is not the instruction."""
     found = self.to_rank(query)
     if any(target != found.targets[0] for target in found.targets):
-      raise ValueError(
+      raise errors.UserError(
           f'a model of the format {self.config.format} writes the label: no'
           ' instruction has a probability under each option to be compared'
       )
@@ -100,11 +101,11 @@ class Encoder:
     """The output of a query.
 
     Raises:
-      ValueError: the query is wrong, see `queries.render_to_guess`; the label
+      UserError: the query is wrong, see `queries.render_to_guess`; the label
         leaves no room; or the model does not write instructions.
     """
     if self.config.format not in _GUESSING_FORMATS:
-      raise ValueError(
+      raise errors.UserError(
           f'a model of the format {self.config.format} does not write'
           f' instructions; one of {" or ".join(_GUESSING_FORMATS)} does'
       )
@@ -123,13 +124,13 @@ class Encoder:
       yield
     except tokenization.TooLong as e:
       config = self.config
-      raise ValueError(
+      raise errors.UserError(
           f'option {terminal.shortened(label, _SHOWN)!r}: {e.reason}; the model'
           f' reads {config.input_length} tokens and writes'
           f' {config.target_length}'
       ) from e
 
-  def _same_tokens(self, *options: str) -> ValueError:
+  def _same_tokens(self, *options: str) -> errors.UserError:
     first, second = (terminal.shortened(o, _SHOWN) for o in options)
     why = 'the vocabulary does not tell them apart'
     if len({tuple(self.vocabulary.encode(o)) for o in options}) > 1:
@@ -137,7 +138,7 @@ class Encoder:
           f'they begin alike, and the first {self.config.target_length} are'
           ' scored'
       )
-    return ValueError(
+    return errors.UserError(
         f'options {first!r} and {second!r} are the same tokens: {why}'
     )
 

@@ -70,7 +70,7 @@ class Explanation:
       The figure.
     """
     # Imported here: Matplotlib takes as long to import as all the rest.
-    from flipped_t5x.inference.model import explanation_plot
+    from flipped_t5x.inference import explanation_plot
 
     draw = explanation_plot.draw
     if isinstance(where, (str, os.PathLike)):

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
-from flipped_t5x.inference.model import low_memory_jit
+from flipped_t5x.inference import low_memory_jit
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import tokenization
 import jax
@@ -67,17 +68,17 @@ def generate(
     The best target of each input, in their order.
 
   Raises:
-    ValueError: a number is below 1, or an input is empty; the message names it.
+    UserError: a number is below 1, or an input is empty; the message names it.
   """
   for name, value in (
       ('max_length', max_length), ('num_beams', num_beams),
       ('batch_size', batch_size), ('length_multiple', length_multiple),
   ):
     if value < 1:
-      raise ValueError(f'{name} is {value}; at least 1 is needed')
+      raise errors.UserError(f'{name} is {value}; at least 1 is needed')
   for i, row in enumerate(inputs):
     if not len(row):
-      raise ValueError(f'input {i} is empty')
+      raise errors.UserError(f'input {i} is empty')
   if not inputs:
     return []
   generated = [None] * len(inputs)

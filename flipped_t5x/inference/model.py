@@ -20,12 +20,13 @@ import dataclasses
 import os
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import terminal
-from flipped_t5x.inference.model import encoded_queries
-from flipped_t5x.inference.model import explanation as explanation_lib
-from flipped_t5x.inference.model import generation
-from flipped_t5x.inference.model import queries
-from flipped_t5x.inference.model import scoring
+from flipped_t5x.inference import encoded_queries
+from flipped_t5x.inference import explanation as explanation_lib
+from flipped_t5x.inference import generation
+from flipped_t5x.inference import queries
+from flipped_t5x.inference import scoring
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.prompts import tokenization
@@ -113,7 +114,7 @@ class Model:
       The options, best first; ties in the given order.
 
     Raises:
-      ValueError: too few options, ones that are equal or are the same tokens,
+      UserError: too few options, ones that are equal or are the same tokens,
         no instruction, an unknown name, or a row that does not fit.
     """
     return _one(self.rank_batch, dict(
@@ -179,7 +180,7 @@ class Model:
       The instruction.
 
     Raises:
-      ValueError: something is missing, unknown or does not fit, or the model
+      UserError: something is missing, unknown or does not fit, or the model
         does not write instructions (formats `direct` and `channel`).
     """
     return _one(
@@ -238,7 +239,7 @@ class Model:
       The explanation; its sums over tokens are the scores of `rank`.
 
     Raises:
-      ValueError: see `rank`; or the model writes the label and not the
+      UserError: see `rank`; or the model writes the label and not the
         instruction (format `direct`).
     """
     return _one(self.explain_batch, dict(
@@ -325,7 +326,7 @@ def _one(function: Callable[..., list[Any]], query, **options) -> Any:
   try:
     result, = function([query], progress=False, **options)
   except queries.QueryError as e:
-    raise ValueError(e.reason) from e
+    raise errors.UserError(e.reason) from e
   return result
 
 
@@ -389,23 +390,23 @@ def load(
 
   Raises:
     FileNotFoundError: there is no model, or no checkpoint in it.
-    ValueError: the weights do not fit the configuration, or the vocabulary not
+    UserError: the weights do not fit the configuration, or the vocabulary not
       the weights, or there is no vocabulary, or an argument is wrong.
   """
   if dtype is not None and dtype not in DTYPES:
-    raise ValueError(f'dtype {dtype!r} is not one of {DTYPES}')
+    raise errors.UserError(f'dtype {dtype!r} is not one of {DTYPES}')
   for name, length in (
       ('input_length', input_length), ('target_length', target_length)
   ):
     if length is not None and length < 1:
-      raise ValueError(f'{name} is {length}; at least 1 is needed')
+      raise errors.UserError(f'{name} is {length}; at least 1 is needed')
   if format is not None:
     formats.get(format)
   files = model_files.open(
       model_files.resolve(path_or_hub_name, revision), vocabulary=vocabulary
   )
   if files.vocabulary is None:
-    raise ValueError(
+    raise errors.UserError(
         f'{files.path} has no vocabulary beside its weights; `vocabulary` (in'
         ' the commands --vocabulary) names a SentencePiece file'
     )

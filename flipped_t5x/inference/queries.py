@@ -20,6 +20,7 @@ import difflib
 import functools
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.tasks import catalog
 import jinja2
@@ -31,7 +32,7 @@ _ROW_KEYS = ('dataset', 'template', 'row')
 _INPUT = '{{input}}'
 
 
-class QueryError(ValueError):
+class QueryError(errors.UserError):
   """One query of several is wrong.
 
   Attributes:
@@ -56,20 +57,20 @@ def check(query: Mapping[str, Any], text_keys: Sequence[str]) -> dict[str, Any]:
     What is given.
 
   Raises:
-    ValueError: an unknown key, one too many or too few, or a wrong type.
+    UserError: an unknown key, one too many or too few, or a wrong type.
   """
   known = [*text_keys, *_ROW_KEYS]
   if not isinstance(query, Mapping):
-    raise ValueError(f'a row must map keys to values and is {query!r}')
+    raise errors.UserError(f'a row must map keys to values and is {query!r}')
   for key in query:
     if key not in known:
       near = difflib.get_close_matches(str(key), known, 1) or known
-      raise ValueError(f'unknown key {key!r}; nearest: {near}')
+      raise errors.UserError(f'unknown key {key!r}; nearest: {near}')
   given = {k: v for k, v in query.items() if v is not None}
   from_row = [k for k in _ROW_KEYS if k in given]
   others = [k for k in text_keys if k in given and k != 'output']
   if from_row and others:
-    raise ValueError(
+    raise errors.UserError(
         f'{others[0]} and {from_row[0]} cannot both be given: either'
         f' {", ".join(text_keys)}, or {", ".join(_ROW_KEYS)}'
     )
@@ -78,7 +79,7 @@ def check(query: Mapping[str, Any], text_keys: Sequence[str]) -> dict[str, Any]:
     needed.discard('dataset')
   for key in known:
     if key in needed:
-      raise ValueError(
+      raise errors.UserError(
           f'{key} is missing: either {", ".join(text_keys)}, or'
           f' {", ".join(_ROW_KEYS)} are needed'
       )
@@ -90,18 +91,20 @@ def check(query: Mapping[str, Any], text_keys: Sequence[str]) -> dict[str, Any]:
 def _check_type(key: str, value: Any) -> None:
   if key == 'row':
     if not isinstance(value, Mapping):
-      raise ValueError(f'row must map fields to values and is {value!r}')
+      raise errors.UserError(f'row must map fields to values and is {value!r}')
   elif key == 'options':
     if (
         isinstance(value, str)
         or not isinstance(value, Sequence)
         or not all(isinstance(option, str) for option in value)
     ):
-      raise ValueError(f'options must be a list of texts and is {value!r}')
+      raise errors.UserError(
+          f'options must be a list of texts and is {value!r}'
+      )
   elif not isinstance(value, str) and not (
       key == 'template' and isinstance(value, templates_lib.Template)
   ):
-    raise ValueError(f'{key} must be a text and is {value!r}')
+    raise errors.UserError(f'{key} must be a text and is {value!r}')
 
 
 def render_to_rank(
@@ -117,7 +120,7 @@ def render_to_rank(
     What a format makes texts of; which option is right is not known.
 
   Raises:
-    ValueError: the query is wrong, or its row does not fit the template.
+    UserError: the query is wrong, or its row does not fit the template.
   """
   given = check(query, RANK_KEYS)
   if 'row' in given:
@@ -127,13 +130,13 @@ def render_to_rank(
     return _render(template.render_prompt, template, given['row'])
   options = tuple(option.strip() for option in given['options'])
   if len(options) < 2 or len(set(options)) < len(options) or '' in options:
-    raise ValueError(
+    raise errors.UserError(
         f'options {list(options)}: at least two are needed, none empty, all'
         ' different'
     )
   instruction = given['instruction']
   if not instruction.replace(_INPUT, '').strip():
-    raise ValueError('the instruction is empty; it is what is scored')
+    raise errors.UserError('the instruction is empty; it is what is scored')
   return rendered_text(instruction, given['input'], options)
 
 
@@ -151,12 +154,14 @@ def render_to_guess(
     the label.
 
   Raises:
-    ValueError: the query is wrong, or its row does not fit the template.
+    UserError: the query is wrong, or its row does not fit the template.
   """
   given = check(query, GUESS_KEYS)
   output = given.get('output', '').strip()
   if 'output' in given and not output:
-    raise ValueError('the output is empty; it is what the instruction asks for')
+    raise errors.UserError(
+        'the output is empty; it is what the instruction asks for'
+    )
   if 'row' not in given:
     return templates_lib.Rendered((given['input'],), (), (), gold=0), output
   template = find_template(
@@ -198,7 +203,7 @@ def find_template(
     template: str | templates_lib.Template,
     max_field_chars: int | None = None,
 ) -> templates_lib.Template:
-  """A template by name; ValueError gives the nearest names.
+  """A template by name; UserError gives the nearest names.
 
   Args:
     dataset: a dataset of the catalog, or of promptsource.
@@ -216,11 +221,13 @@ def find_template(
       found = templates_lib.load(dataset, max_field_chars)
     except ValueError as e:
       near = difflib.get_close_matches(dataset, datasets, cutoff=0.4)
-      raise ValueError(f'{e}; in the catalog: {near}') from e
+      raise errors.UserError(f'{e}; in the catalog: {near}') from e
   if template not in found:
     near = difflib.get_close_matches(template, found, cutoff=0.4)
     near = near or list(found)
-    raise ValueError(f'{dataset} has no template {template!r}; nearest: {near}')
+    raise errors.UserError(
+        f'{dataset} has no template {template!r}; nearest: {near}'
+    )
   return found[template]
 
 
@@ -241,10 +248,10 @@ def _render(
   try:
     return render(row)
   except templates_lib.Dropped as e:
-    raise ValueError(f'{template!r} cannot use the row: {e}{hint}') from e
+    raise errors.UserError(f'{template!r} cannot use the row: {e}{hint}') from e
   except ValueError as e:
     if isinstance(e.__cause__, jinja2.UndefinedError):
-      raise ValueError(
+      raise errors.UserError(
           f'{e}: the row lacks a field that the template reads{hint}'
       ) from e
     raise

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x.inference.model import low_memory_jit
+from flipped_t5x.inference import low_memory_jit
 from flipped_t5x.prompts import arrays as arrays_lib
 import jax
 import numpy as np
@@ -51,7 +52,7 @@ def token_log_probs(
     For each candidate float32[tokens of its target].
 
   Raises:
-    ValueError: a number is below 1; the message names it.
+    UserError: a number is below 1; the message names it.
   """
   _check_positive(batch_size=batch_size, length_multiple=length_multiple)
   if not len(inputs):
@@ -72,7 +73,7 @@ def token_log_probs(
 def _check_positive(**numbers: int) -> None:
   for name, value in numbers.items():
     if value < 1:
-      raise ValueError(f'{name} is {value}; at least 1 is needed')
+      raise errors.UserError(f'{name} is {value}; at least 1 is needed')
 
 
 def _num_rows(batch_size: int, candidates: int) -> int:
@@ -139,7 +140,7 @@ def encode_once(
     The log-probabilities, and what ran for them.
 
   Raises:
-    ValueError: a number is below 1; the message names it.
+    UserError: a number is below 1; the message names it.
   """
   _check_positive(batch_size=batch_size, length_multiple=length_multiple)
   inputs = [tuple(map(int, tokens)) for tokens in inputs]

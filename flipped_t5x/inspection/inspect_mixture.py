@@ -14,6 +14,7 @@ import pathlib
 import random
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.inspection import measurement
 from flipped_t5x.inspection import units
 from flipped_t5x.prompts import examples
@@ -53,7 +54,7 @@ class Settings:
     formats.get(self.format)
     for name in ('input_length', 'target_length', 'sample'):
       if getattr(self, name) < 1:
-        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+        raise errors.UserError(f'{name} {getattr(self, name)} is not positive')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,12 +183,14 @@ def inspect(
     What was found.
 
   Raises:
-    ValueError: a mixture of another format, or data that do not fit the
+    UserError: a mixture of another format, or data that do not fit the
       catalog.
     FileNotFoundError: no source has a dataset; says why for each of them.
   """
   if mixed.format not in ('flipped', settings.format):
-    raise ValueError(f'{mixed.name} is not of the format {settings.format!r}')
+    raise errors.UserError(
+        f'{mixed.name} is not of the format {settings.format!r}'
+    )
   evaluation = mixed.evaluation or settings.split is not None
   draws = {} if evaluation else _draws(mixed)
   splits, left_out = {}, {}
@@ -219,7 +222,9 @@ def _draws(mixed: mixtures.Mixture) -> Mapping[str, Draws]:
   try:
     rates = mixed.rates()
   except ValueError as e:
-    raise ValueError(f'{e}; --split looks at it as evaluation does') from e
+    raise errors.UserError(
+        f'{e}; --split looks at it as evaluation does'
+    ) from e
   total = sum(rates.values())
   return {name: Draws(rate, rate / total) for name, rate in rates.items()}
 
@@ -244,7 +249,7 @@ def _inspect(
         rows, numbers, seeds, num_examples,
     )
   except ValueError as e:
-    raise ValueError(f'{name}: {split} {e}') from e
+    raise errors.UserError(f'{name}: {split} {e}') from e
   official = catalog.dataset(data.rows_of or name).num_examples[split]
   return Inspected(
       name, split, official, len(rows), rows.origin, len(used), len(templates),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.inspection import units as units_lib
 from flipped_t5x.prompts import examples
 
@@ -118,7 +119,7 @@ def measure(
     What was found.
 
   Raises:
-    ValueError: a row does not fit a template; names both.
+    UserError: a row does not fit a template; names both.
   """
   measured, whole = Measured(), make.whole()
   for number, seed in zip(numbers, seeds, strict=True):
@@ -132,7 +133,7 @@ def measure(
       ):
         after = make(*arguments)
     except ValueError as e:
-      raise ValueError(f'row {number + 1}: {e}') from e
+      raise errors.UserError(f'row {number + 1}: {e}') from e
     _count(measured, make, before, after)
     if after and len(measured.examples) < num_examples:
       most = {s: max(_sizes(u)[s] for u in before) for s in units_lib.SIDES}

@@ -12,6 +12,7 @@ import dataclasses
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
+from flipped_t5x import errors
 from flipped_t5x.network import layers
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ class T5Config:
   def __post_init__(self):
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
     if self.remat_policy not in ('none', *_REMAT_POLICIES):
-      raise ValueError(
+      raise errors.UserError(
           f'remat_policy {self.remat_policy!r} is not one of'
           f' {["none", *_REMAT_POLICIES]}'
       )

@@ -13,7 +13,7 @@ from typing import Any
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import train_step
-from flipped_t5x.inference.model import scoring
+from flipped_t5x.inference import scoring
 from flipped_t5x.precompile import topologies
 from flipped_t5x.precompile import tpu_compiler
 from flipped_t5x.prompts import arrays

@@ -18,6 +18,7 @@ import dataclasses
 import math
 import re
 
+from flipped_t5x import errors
 import numpy as np
 
 _GIB = 2**30
@@ -173,16 +174,16 @@ def topology(name: str) -> Topology:
     The slice.
 
   Raises:
-    ValueError: no such generation, or no such shape of it.
+    UserError: no such generation, or no such shape of it.
   """
   match = re.fullmatch(r'(\w+):([1-9]\d*(?:x[1-9]\d*)*)', name)
   if not match or match[1] not in CHIPS:
-    raise ValueError(f'--topology {name!r} is not known; {known()}')
+    raise errors.UserError(f'--topology {name!r} is not known; {known()}')
   chip = CHIPS[match[1]]
   shape = tuple(int(n) for n in match[2].split('x'))
   axes = chip.shapes[0].count('x') + 1
   if len(shape) != axes:
-    raise ValueError(
+    raise errors.UserError(
         f'--topology {name}: the slices of a {chip.name} have {axes} axes:'
         f' {", ".join(chip.shapes)}'
     )

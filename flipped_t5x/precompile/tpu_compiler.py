@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 
+from flipped_t5x import errors
 from flipped_t5x.engine import libtpu_flags
 from flipped_t5x.precompile import topologies as topologies_lib
 import jax
@@ -41,13 +42,13 @@ def prepare() -> None:
   jax_version = importlib.metadata.version('jax')
   cure = f'pip install "flipped_t5x[tpu]", or "jax[tpu]=={jax_version}"'
   if importlib.util.find_spec('libtpu') is None:
-    raise ImportError(f'libtpu is not installed: {cure}')
+    raise errors.MissingPackage(f'libtpu is not installed: {cure}')
   have = importlib.metadata.version('libtpu')
   prefix = wanted.removeprefix('==').removesuffix('*')
   if wanted.startswith('==') and not f'{have}.'.startswith(
       prefix if prefix.endswith('.') else f'{prefix}.'
   ):
-    raise ImportError(
+    raise errors.MissingPackage(
         f'libtpu is {have}, where JAX {jax_version} wants {wanted}: {cure}'
     )
   if not libtpu_flags.are_set() and _is_loaded():
@@ -65,7 +66,7 @@ def devices(topology: topologies_lib.Topology) -> list[jax.Device]:
   """The slice's devices, to compile for.
 
   Raises:
-    ValueError: libtpu does not know such a slice.
+    UserError: libtpu does not know such a slice.
   """
   # One device a chip, where JAX has it so on the machine, too.
   options = {}
@@ -78,7 +79,7 @@ def devices(topology: topologies_lib.Topology) -> list[jax.Device]:
   except jax.errors.JaxRuntimeError as e:
     if 'INVALID_ARGUMENT' not in str(e):
       raise
-    raise ValueError(
+    raise errors.UserError(
         f'--topology {topology.name}: libtpu does not know it: {e}; shapes of'
         f' {topology.chip.name} are {", ".join(topology.chip.shapes)}'
     ) from e

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 from typing import Protocol
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import tokenization
 import numpy as np
 
@@ -155,9 +156,11 @@ _SIDES = {
 
 
 def check_averaging(averaging: str) -> None:
-  """ValueError unless it is 'example' or 'token'."""
+  """UserError unless it is 'example' or 'token'."""
   if averaging not in AVERAGINGS:
-    raise ValueError(f'averaging {averaging!r} is not one of {AVERAGINGS}')
+    raise errors.UserError(
+        f'averaging {averaging!r} is not one of {AVERAGINGS}'
+    )
 
 
 def training_batch(pairs: Batch, averaging: str) -> Batch:

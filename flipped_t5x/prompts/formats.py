@@ -13,6 +13,7 @@ A format is a function of a rendered prompt and one option; it returns `Text`.
 from collections.abc import Callable
 import dataclasses
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import templates
 
 MAX_CHUNKS = 100  # T5's vocabularies have 100 sentinels.
@@ -115,15 +116,19 @@ def wrong_side(name: str, unlikelihood: bool) -> str | None:
 
 
 def get(name: str) -> Format:
-  """The format of that name; ValueError lists the names there are."""
+  """The format of that name; UserError lists the names there are."""
   if name not in FORMATS:
-    raise ValueError(f'unknown format {name!r}; there are {sorted(FORMATS)}')
+    raise errors.UserError(
+        f'unknown format {name!r}; there are {sorted(FORMATS)}'
+    )
   return FORMATS[name]
 
 
 def _sentinel(k: int) -> str:
   if k >= MAX_CHUNKS:
-    raise ValueError(f'chunk {k}: a template may have {MAX_CHUNKS} chunks')
+    raise errors.UserError(
+        f'chunk {k}: a template may have {MAX_CHUNKS} chunks'
+    )
   return f'<extra_id_{k}>'
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import functools
 import re
 
+from flipped_t5x import errors
 import jinja2
 from jinja2 import nodes
 from jinja2 import runtime
@@ -102,18 +103,20 @@ def split(tree: nodes.Template) -> tuple[str, ...]:
     The literal text of each chunk.
 
   Raises:
-    ValueError: there is no `|||`, more than one, or one that cannot be found
+    UserError: there is no `|||`, more than one, or one that cannot be found
       before rendering.
   """
   unsupported = next(tree.find_all(_UNSUPPORTED), None)
   if unsupported is not None:
     kind = type(unsupported).__name__
-    raise ValueError(f'line {unsupported.lineno}: Jinja {kind} is not allowed')
+    raise errors.UserError(
+        f'line {unsupported.lineno}: Jinja {kind} is not allowed'
+    )
   count = sum(
       n.data.count(SEPARATOR) for n in tree.find_all(nodes.TemplateData)
   )
   if count != 1:
-    raise ValueError(
+    raise errors.UserError(
         f"has {count} times '{SEPARATOR}' in its text; once is needed, between"
         ' the prompt and the answer'
     )
@@ -135,7 +138,9 @@ def _split_body(body: Sequence[nodes.Node], chunks: list[str]) -> bool:
       in_target = any([_split_body(b, chunks) for b in branches])
     elif isinstance(node, nodes.For):
       if any([_split_body(b, chunks) for b in (node.body, node.else_)]):
-        raise ValueError(f"line {node.lineno}: '{SEPARATOR}' inside a loop")
+        raise errors.UserError(
+            f"line {node.lineno}: '{SEPARATOR}' inside a loop"
+        )
   return in_target
 
 

@@ -19,6 +19,7 @@ import pathlib
 import random
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import jinja_chunks
 import jinja2
 from jinja2 import meta
@@ -86,7 +87,7 @@ class Template:
         as promptsource does with 2,048; None inserts the whole text.
 
     Raises:
-      ValueError: if the source does not parse, has no `|||`, has no answer
+      UserError: if the source does not parse, has no `|||`, has no answer
         choices, uses a Jinja statement that cannot be split, or lists the same
         fixed option twice.
     """
@@ -118,8 +119,8 @@ class Template:
   def __repr__(self) -> str:
     return f'{self.dataset} "{self.name}"'
 
-  def _error(self, message: str) -> ValueError:
-    return ValueError(f'{self!r}: {message}')
+  def _error(self, message: str) -> errors.UserError:
+    return errors.UserError(f'{self!r}: {message}')
 
   @property
   def eligible(self) -> bool:
@@ -148,7 +149,7 @@ class Template:
     Raises:
       Dropped: the row has no label, under two distinct options, or an answer
         that is not among them (wiqa has such), or the template does not apply.
-      ValueError: the row lacks a field that the template reads, or its label is
+      UserError: the row lacks a field that the template reads, or its label is
         out of range.
     """
     options = self._render_options(row, seed)
@@ -181,7 +182,7 @@ class Template:
     Raises:
       Dropped: the row has under two distinct options, or the template does not
         apply.
-      ValueError: the row lacks a field that the prompt reads.
+      UserError: the row lacks a field that the prompt reads.
     """
     options = self._render_options(row, seed)
     parts, _ = self._render_parts(
@@ -274,7 +275,7 @@ def promptsource_folder() -> pathlib.Path:
   """The folder of promptsource's YAML files, without importing promptsource."""
   spec = importlib.util.find_spec('promptsource')
   if spec is None or not spec.submodule_search_locations:
-    raise ModuleNotFoundError(
+    raise errors.MissingPackage(
         'promptsource is not installed; install its templates with: pip install'
         ' --no-deps --ignore-requires-python promptsource==0.2.3'
     )
@@ -295,7 +296,7 @@ def load(
     Template name -> template, for those with answer choices and accuracy.
 
   Raises:
-    ValueError: promptsource has no such dataset.
+    UserError: promptsource has no such dataset.
   """
   folder = promptsource_folder()
   path = folder / dataset / 'templates.yaml'
@@ -304,7 +305,7 @@ def load(
         str(p.parent.relative_to(folder)) for p in folder.rglob('*.yaml')
     )
     near = difflib.get_close_matches(dataset, names)
-    raise ValueError(f'promptsource has no {dataset!r}; nearest: {near}')
+    raise errors.UserError(f'promptsource has no {dataset!r}; nearest: {near}')
   return load_file(path, max_field_chars)
 
 
@@ -322,7 +323,7 @@ def load_file(
     Template name -> template, for those with answer choices and accuracy.
 
   Raises:
-    ValueError: the file is not promptsource's form, or a template is unusable.
+    UserError: the file is not promptsource's form, or a template is unusable.
   """
   try:
     content = yaml.load(path.read_bytes(), _Loader)
@@ -339,14 +340,14 @@ def load_file(
           max_field_chars,
       )
       if template.name in loaded:
-        raise ValueError(f'{template!r} appears twice')
+        raise errors.UserError(f'{template!r} appears twice')
       loaded[template.name] = template
   except (yaml.YAMLError, KeyError, TypeError, AttributeError) as e:
-    raise ValueError(f'{path}: not a promptsource file: {e!r}') from e
+    raise errors.UserError(f'{path}: not a promptsource file: {e!r}') from e
   except ValueError as e:
-    raise ValueError(f'{path}: {e}') from e
+    raise errors.UserError(f'{path}: {e}') from e
   if not loaded:
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: no template has answer choices and the metric Accuracy'
     )
   return loaded

@@ -14,6 +14,7 @@ import os
 import pathlib
 from typing import Protocol
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.prompts import formats
 import sentencepiece
@@ -23,7 +24,7 @@ PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 EXTRA_IDS = 100
 
 
-class TooLong(ValueError):
+class TooLong(errors.UserError):
   """A text leaves nothing of what it should say in the length that it has.
 
   Attributes:
@@ -55,7 +56,7 @@ class SentencePiece:
   """
 
   def __init__(self, path: str | os.PathLike[str]):
-    """Loads a model; ValueError if the file is not one in T5's conventions."""
+    """Loads a model; UserError if the file is not one in T5's conventions."""
     self.path = pathlib.Path(path)
     model = sentencepiece_model_pb2.ModelProto()
     try:
@@ -69,10 +70,10 @@ class SentencePiece:
           model_proto=model.SerializeToString()
       )
     except Exception as e:
-      raise ValueError(f'{path}: not a SentencePiece model: {e}') from e
+      raise errors.UserError(f'{path}: not a SentencePiece model: {e}') from e
     p = self._processor
     if (p.pad_id(), p.eos_id(), p.unk_id()) != (PAD_ID, EOS_ID, UNK_ID):
-      raise ValueError(f'{path}: pad, eos, unk are not 0, 1, 2, as in T5')
+      raise errors.UserError(f'{path}: pad, eos, unk are not 0, 1, 2, as in T5')
     self.vocab_size = p.GetPieceSize()
 
   def encode(self, text: str) -> list[int]:

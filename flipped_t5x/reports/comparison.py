@@ -10,6 +10,7 @@ import hashlib
 from typing import Any
 
 from etils import epath
+from flipped_t5x import errors
 from flipped_t5x import ranking
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import statistics
@@ -67,8 +68,8 @@ def check(runs: Sequence[Run]) -> None:
         raise _differ(name, ours, first, theirs, run, hint)
 
 
-def _differ(name, a, first, b, run, hint) -> ValueError:
-  return ValueError(
+def _differ(name, a, first, b, run, hint) -> errors.UserError:
+  return errors.UserError(
       f'{name}: {a!r} in {first.path}, {b!r} in {run.path}: these results'
       f' cannot be compared; {hint}'
   )
@@ -159,7 +160,7 @@ def tests(runs: Sequence[Run]) -> list[Test]:
   """Each run against the first, on each task that both have examples of.
 
   Raises:
-    ValueError: other rows, or a file that is not of its results; names both.
+    UserError: other rows, or a file that is not of its results; names both.
   """
   without = untested(runs)
   found = []
@@ -184,13 +185,13 @@ def examples(run: Run, task: str) -> dict[str, ranking.Predictions]:
   """What a run predicted, by template.
 
   Raises:
-    ValueError: the file is not the one that the results were written with, or
+    UserError: the file is not the one that the results were written with, or
       it is damaged.
   """
   path = _examples_path(run, task)
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
   if digest != run.results['tasks'][task][_FILE]['sha256']:
-    raise ValueError(
+    raise errors.UserError(
         f'{path} is not the file that {run.path} was written with (SHA-256):'
         ' evaluate the run again'
     )
@@ -203,7 +204,7 @@ def _examples_path(run: Run, task: str) -> epath.Path:
 
 
 def _check_rows(task, first, a, run, b) -> None:
-  """ValueError unless both ranked the same rows with the same gold options."""
+  """UserError unless both ranked the same rows with the same gold options."""
   for template in [*a, *(n for n in b if n not in a)]:
     where = f'rows of {task} "{template}"'
     ids = [

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from etils import epath
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.evaluation import t5x_results
 
@@ -53,7 +54,7 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
 
   Raises:
     FileNotFoundError: it has not been evaluated; names results that are there.
-    ValueError: no file of results, or a damaged one; see `t5x_results.read`.
+    UserError: no file of results, or a damaged one; see `t5x_results.read`.
   """
   run = epath.Path(run).expanduser()
   if t5x_results.found_in(run):
@@ -74,9 +75,9 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
   try:
     results = json.loads(path.read_text())
   except json.JSONDecodeError as e:
-    raise ValueError(f'{path}: not JSON: {e}') from e
+    raise errors.UserError(f'{path}: not JSON: {e}') from e
   if not isinstance(results, dict) or not results.get('tasks'):
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: no tasks in it: it is no file of results; flipped-t5x eval'
         ' writes one'
     )
@@ -89,14 +90,16 @@ def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[EvaluatedRun]:
   """Reads several runs and gives them names that differ.
 
   Raises:
-    ValueError: a file of results appears twice; and see `read`.
+    UserError: a file of results appears twice; and see `read`.
     FileNotFoundError: see `read`.
   """
   found = [read(run) for run in runs]
   paths = [_absolute(run.path) for run in found]
   for i, path in enumerate(paths):
     if path in paths[:i]:
-      raise ValueError(f'{path} appears twice: there is nothing to compare')
+      raise errors.UserError(
+          f'{path} appears twice: there is nothing to compare'
+      )
   names = unique_names(paths)
   return [
       dataclasses.replace(run, name=name)

@@ -11,7 +11,7 @@ import markupsafe
 import matplotlib
 from matplotlib import figure
 
-_PAGE = pathlib.Path(__file__).parent / 'report.html.jinja'
+_PAGE = pathlib.Path(__file__).parent / 'page.html.jinja'
 _LONG = 4  # Sections; from here on there is a table of contents.
 _PIXELS_PER_POINT = 96 / 72
 _IDS = re.compile(r'(?<=[ "(])(id="|url\(#|(?:xlink:)?href="#)')

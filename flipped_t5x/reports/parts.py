@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
+from flipped_t5x import errors
 from matplotlib import figure
 
 MISSING = '–'
@@ -71,7 +72,7 @@ class Table:
   def __post_init__(self):
     for row in self.rows:
       if len(row) != len(self.header):
-        raise ValueError(f'{self.title}: {row} under {self.header}')
+        raise errors.UserError(f'{self.title}: {row} under {self.header}')
 
 
 @dataclasses.dataclass(frozen=True)

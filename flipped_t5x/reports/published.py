@@ -14,6 +14,8 @@ import functools
 import os
 import pathlib
 
+from flipped_t5x import errors
+
 RESULTS = pathlib.Path(__file__).parent / 'published_results.csv'
 # Columns to show by default, the nearest relatives first, see `Figure.column`.
 DEFAULT_COLUMNS = {
@@ -78,21 +80,25 @@ def read(path: str | os.PathLike[str] = RESULTS) -> Sequence[Figure]:
   """All published numbers, in the file's order.
 
   Raises:
-    ValueError: other columns, or a bad line, whose number the message gives.
+    UserError: other columns, or a bad line, whose number the message gives.
   """
   figures = []
   with open(path, encoding='utf-8', newline='') as f:
     table = csv.DictReader(f)
     if table.fieldnames != _COLUMNS:
-      raise ValueError(f'{path}: columns {table.fieldnames}, not {_COLUMNS}')
+      raise errors.UserError(
+          f'{path}: columns {table.fieldnames}, not {_COLUMNS}'
+      )
     for record in table:
       try:
         figure = _figure(record)
         for other in figures:
           if _key(other) == _key(figure):
-            raise ValueError(f'{figure.task}, {figure.column} appears twice')
+            raise errors.UserError(
+                f'{figure.task}, {figure.column} appears twice'
+            )
       except ValueError as e:
-        raise ValueError(f'{path}, line {table.line_num}: {e}') from e
+        raise errors.UserError(f'{path}, line {table.line_num}: {e}') from e
       figures.append(figure)
   return tuple(figures)
 
@@ -103,13 +109,15 @@ def _key(figure: Figure) -> tuple[str, ...]:
 
 def _figure(record: Mapping[str, str]) -> Figure:
   if None in record or None in record.values():
-    raise ValueError('more or fewer values than columns')
+    raise errors.UserError('more or fewer values than columns')
   for name, text in record.items():
     if not text:
-      raise ValueError(f'no {name}')
+      raise errors.UserError(f'no {name}')
   for name, known in (('benchmark', DEFAULT_COLUMNS), ('metric', _METRICS)):
     if record[name] not in known:
-      raise ValueError(f'{name} {record[name]!r} is none of {list(known)}')
+      raise errors.UserError(
+          f'{name} {record[name]!r} is none of {list(known)}'
+      )
   figure = Figure(**record | {
       'task': _GROUPS.get(record['task'], record['task']),
       'metric': _METRICS[record['metric']],
@@ -119,9 +127,9 @@ def _figure(record: Mapping[str, str]) -> Figure:
   })
   least = -1 if figure.is_claim else 0
   if not least <= figure.value <= 1:  # Nor is NaN.
-    raise ValueError(f'value {record["value"]!r} is not in percent')
+    raise errors.UserError(f'value {record["value"]!r} is not in percent')
   if figure.shots < 0:
-    raise ValueError(f'shots {figure.shots} is below 0')
+    raise errors.UserError(f'shots {figure.shots} is below 0')
   return figure
 
 
@@ -129,7 +137,7 @@ def _number(kind: type, name: str, record: Mapping[str, str]) -> float:
   try:
     return kind(record[name])
   except ValueError as e:
-    raise ValueError(f'{name} {record[name]!r} is not a number') from e
+    raise errors.UserError(f'{name} {record[name]!r} is not a number') from e
 
 
 def lookup(

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from etils import epath
+from flipped_t5x import errors
 from flipped_t5x import terminal
 from flipped_t5x.reports import comparison_report
 from flipped_t5x.reports import comparison_table
@@ -46,7 +47,7 @@ def write(
 
   Raises:
     FileNotFoundError: a run has not been evaluated.
-    ValueError: see `report_run.read_all`; results that cannot be compared, see
+    UserError: see `report_run.read_all`; results that cannot be compared, see
       `comparison.check`; or `output` has another ending.
   """
   if isinstance(runs, (str, os.PathLike)):
@@ -103,7 +104,7 @@ def _target(output, folder, stem) -> tuple[epath.Path, str]:
   if output.suffix in _PAGES:
     folder, stem = output.parent, output.stem
   elif output.suffix[1:].isalpha() and not output.is_dir():
-    raise ValueError(
+    raise errors.UserError(
         f'--output {output}: a folder is needed, or a file ending in'
         f' {" or ".join(_PAGES)}'
     )

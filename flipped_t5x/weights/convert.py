@@ -10,6 +10,7 @@ import shutil
 import sys
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import files as files_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.weights import hf_checkpoints
@@ -89,7 +90,7 @@ def convert(
     FileExistsError: there is such a destination; nothing was read.
     FileNotFoundError: there is no source.
     OSError: no room on disk; the message says how much is needed.
-    ValueError: the source is damaged, is not what it says it is, or cannot be
+    UserError: the source is damaged, is not what it says it is, or cannot be
       what is asked for.
   """
   destination = _check_destination(destination)
@@ -118,7 +119,7 @@ def convert(
           result, difference=difference, largest=largest
       )
       if dtype is None and difference > 1e-4 * largest:
-        raise ValueError(
+        raise errors.UserError(
             f'{source}: logits differ by {difference:.3g} after the conversion,'
             f' the largest being {largest:.3g}'
         )
@@ -127,7 +128,7 @@ def convert(
 
 def _check_destination(path: str | os.PathLike[str]) -> pathlib.Path:
   if '://' in os.fspath(path):
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: the destination must be a local folder; copy it from there'
     )
   path = pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser()))
@@ -146,7 +147,7 @@ def _overridden(
     if name == 'format':
       formats.get(value)
     elif value < 1:
-      raise ValueError(f'{name} is {value}; at least 1 is needed')
+      raise errors.UserError(f'{name} is {value}; at least 1 is needed')
   return dataclasses.replace(files, **given)
 
 
@@ -159,9 +160,9 @@ def _planned(
 ) -> model_files.ModelFiles:
   """The model that is to be written."""
   if to not in KINDS:
-    raise ValueError(f'unknown kind {to!r}; there are {", ".join(KINDS)}')
+    raise errors.UserError(f'unknown kind {to!r}; there are {", ".join(KINDS)}')
   if scan_layers and to == model_files.HF:
-    raise ValueError('Hugging Face stores layers apart: no --scan_layers')
+    raise errors.UserError('Hugging Face stores layers apart: no --scan_layers')
   if scan_layers is None:
     scan_layers = files.network.scan_layers and to != model_files.HF
   values = files.tensors
@@ -188,7 +189,7 @@ def _check_vocabulary(after: model_files.ModelFiles) -> tuple[str, ...]:
   if after.vocabulary is not None:
     return ()
   if after.kind == model_files.NATIVE:
-    raise ValueError(
+    raise errors.UserError(
         f'{after.path} has no vocabulary: name a SentencePiece file with'
         " --vocabulary; T5's is gs://t5-data/vocabs/cc_all.32000.100extra/"
         'sentencepiece.model'
@@ -257,7 +258,9 @@ def _counted(
       try:
         values = tensor.read()
       except OSError as e:  # Of a destination there is another kind.
-        raise ValueError(f'{files.path}: {name} cannot be read: {e}') from e
+        raise errors.UserError(
+            f'{files.path}: {name} cannot be read: {e}'
+        ) from e
       bar.update(tensor.nbytes)
       return values
 

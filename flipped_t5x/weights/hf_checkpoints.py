@@ -15,6 +15,7 @@ import hashlib
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_config
@@ -89,7 +90,7 @@ def open(  # pylint: disable=redefined-builtin
   Raises:
     FileNotFoundError: there is no such folder, or no configuration or weights
       in it.
-    ValueError: the model is not of this network, or files are damaged; the
+    UserError: the model is not of this network, or files are damaged; the
       message names the file and the field or the tensors.
   """
   path = pathlib.Path(path)
@@ -107,10 +108,10 @@ def open(  # pylint: disable=redefined-builtin
       for name, (hf_name, transposed) in wanted.items()
   })
   if problems:
-    raise ValueError(f'{file}: not the weights of {_CONFIG}: {problems}')
+    raise errors.UserError(f'{file}: not the weights of {_CONFIG}: {problems}')
   for name, tensor in found.items():
     if not jax.numpy.issubdtype(tensor.dtype, np.floating):
-      raise ValueError(f'{file}: {name} is {tensor.dtype}, not a weight')
+      raise errors.UserError(f'{file}: {name} is {tensor.dtype}, not a weight')
   return config.network, {
       name: found[hf_name].T if transposed else found[hf_name]
       for name, (hf_name, transposed) in wanted.items()
@@ -138,7 +139,7 @@ def write(
     progress: called with the bytes of each weight that has been written.
 
   Raises:
-    ValueError: the weights are not those of the network, or the vocabulary has
+    UserError: the weights are not those of the network, or the vocabulary has
       more ids than the embedding has rows; the message names them.
   """
   # Takes as long to import as all else, and reading does without.
@@ -147,7 +148,9 @@ def write(
   values = tensors.unstacked(values)
   problems = tensors.differences(values, _shapes(config))
   if problems:
-    raise ValueError(f'not the weights of their configuration: {problems}')
+    raise errors.UserError(
+        f'not the weights of their configuration: {problems}'
+    )
   dtypes = {tensor.dtype.name for tensor in values.values()}
   # Of several, the one that has room for all.
   dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
@@ -155,7 +158,7 @@ def write(
   if vocabulary is not None:
     size = tokenization.SentencePiece(vocabulary).vocab_size
     if size > config.vocab_size:
-      raise ValueError(
+      raise errors.UserError(
           f'{vocabulary} has {size} ids, sentinels counted in, and the'
           f' embedding {config.vocab_size} rows'
       )
@@ -229,19 +232,21 @@ def _open_shards(
   """What the files hold that an index names; it must be what it says."""
   files = hf_config.read_json(index).get('weight_map')
   if not isinstance(files, dict):
-    raise ValueError(f'{index} is damaged: it has no weight_map')
+    raise errors.UserError(f'{index} is damaged: it has no weight_map')
   places = {file: index.parent / file for file in sorted(set(files.values()))}
   for file, shard in places.items():
     # An index is not to lead out of its folder.
     if pathlib.Path(file).name != file or not shard.is_file():
-      raise ValueError(f'{index}: there is no file {file}, which it names')
+      raise errors.UserError(
+          f'{index}: there is no file {file}, which it names'
+      )
   found = {}
   for file, shard in places.items():
     inside = reader(shard)
     listed = {name for name, place in files.items() if place == file}
     for name in sorted(listed ^ inside.keys()):
       has, says = ('has', 'lacks') if name in inside else ('lacks', 'has')
-      raise ValueError(
+      raise errors.UserError(
           f'{shard} {has} {name}, and {index.name} says that it {says} it'
       )
     found |= inside
@@ -251,7 +256,7 @@ def _open_shards(
 def _drop_copies(
     file: pathlib.Path, found: dict[str, tensors.Tensor], is_head_tied: bool
 ) -> None:
-  """Leaves the embedding under one name; ValueError if there are several."""
+  """Leaves the embedding under one name; UserError if there are several."""
   uses = [_EMBEDDING, *_COPIES, *[_HEAD] * is_head_tied]
   present = [name for name in uses if name in found]
   if not present:
@@ -263,7 +268,7 @@ def _drop_copies(
   embedding = found[present[0]]
   for name in present:
     if digests and digests[name] != digests[present[0]]:
-      raise ValueError(
+      raise errors.UserError(
           f'{file}: {name} is not {present[0]}, as it is in every T5 with'
           f' the tie_word_embeddings of {_CONFIG}'
       )

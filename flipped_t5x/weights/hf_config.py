@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import tokenization
@@ -65,29 +66,31 @@ def read(path: pathlib.Path) -> Config:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not that of a model that this network is; the message
+    UserError: it is not that of a model that this network is; the message
       names the field.
   """
   # null is as good as nothing.
   raw = {f: v for f, v in read_json(path).items() if v is not None}
   if raw.get('model_type') != 't5':
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: model_type {raw.get("model_type")!r} is not supported, only'
         " 't5'; mT5 and umT5 have other vocabularies, and umT5 other biases"
     )
   for field, value in _FIXED.items():
     if raw.get(field, value) != value:
-      raise ValueError(
+      raise errors.UserError(
           f'{path}: {field} {raw[field]!r} is not supported, only {value!r}'
       )
   if raw.get('quantization_config'):
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: quantization_config is not supported: weights are wanted as'
         ' they were before'
     )
   dropout_rate = raw.get('dropout_rate', 0.1)
   if not isinstance(dropout_rate, (int, float)):
-    raise ValueError(f'{path}: dropout_rate {dropout_rate!r} is not a number')
+    raise errors.UserError(
+        f'{path}: dropout_rate {dropout_rate!r} is not a number'
+    )
   is_tied = raw.get('tie_word_embeddings', True)
   return Config(
       network_lib.T5Config(
@@ -112,7 +115,7 @@ def write(
     dtype: the type of the weights.
 
   Raises:
-    ValueError: `transformers` has no such activations.
+    UserError: `transformers` has no such activations.
   """
   write_json(path, dict(sorted({
       **{f: getattr(config, name) for f, (name, _) in _SIZES.items()},
@@ -130,13 +133,13 @@ def write(
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a mapping; ValueError names the file."""
+  """Reads a mapping; UserError names the file."""
   try:
     content = json.loads(path.read_text('utf-8'))
   except ValueError as e:
-    raise ValueError(f'{path} is damaged: {e}') from e
+    raise errors.UserError(f'{path} is damaged: {e}') from e
   if not isinstance(content, dict):
-    raise ValueError(f'{path} is damaged: a {type(content).__name__}')
+    raise errors.UserError(f'{path} is damaged: a {type(content).__name__}')
   return content
 
 
@@ -153,7 +156,7 @@ def _sizes(path: pathlib.Path, raw: Mapping[str, Any]) -> dict[str, int]:
     default = default or sizes['num_encoder_layers']
     sizes[name] = raw.get(field, default)
     if type(sizes[name]) is not int or sizes[name] < 1:
-      raise ValueError(f'{path}: {field} {raw[field]!r} is not a size')
+      raise errors.UserError(f'{path}: {field} {raw[field]!r} is not a size')
   return sizes
 
 
@@ -169,7 +172,7 @@ def _activations(
   # What that comes to may be written, too, and then counts.
   activation = str(raw.get('dense_act_fn', activation))
   if activation not in _ACTIVATIONS:
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: feed_forward_proj {projection!r}, the activation being'
         f' {activation!r}, is not supported; activations are'
         f' {", ".join(_ACTIVATIONS)}'
@@ -186,5 +189,5 @@ def _projection(activations: tuple[str, ...]) -> str:
   names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
   first, *others = activations
   if first not in names or others not in ([], ['linear']):
-    raise ValueError(f'Transformers has no mlp_activations {activations}')
+    raise errors.UserError(f'Transformers has no mlp_activations {activations}')
   return 'gated-' * len(others) + names[first]

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import tokenization
 from sentencepiece import sentencepiece_model_pb2
 
@@ -37,7 +38,7 @@ def write_spiece(folder: pathlib.Path, destination: pathlib.Path) -> None:
 
   Raises:
     FileNotFoundError: the folder has neither.
-    ValueError: `tokenizer.json` is not that of a T5; the message says where.
+    UserError: `tokenizer.json` is not that of a T5; the message says where.
   """
   path = spiece_path(folder)
   if path:
@@ -51,9 +52,9 @@ def write_spiece(folder: pathlib.Path, destination: pathlib.Path) -> None:
   try:
     model = _model(json.loads(path.read_text('utf-8')))
   except _Unlike as e:
-    raise ValueError(f'{path} is not a T5\'s: {e}') from None
+    raise errors.UserError(f'{path} is not a T5\'s: {e}') from None
   except Exception as e:  # What is not there, or is of another type.
-    raise ValueError(f'{path} is damaged: {str(e) or repr(e)}') from e
+    raise errors.UserError(f'{path} is damaged: {str(e) or repr(e)}') from e
   destination.write_bytes(model.SerializeToString())
 
 
@@ -77,7 +78,7 @@ def write(vocabulary: pathlib.Path, folder: pathlib.Path) -> None:
     (folder / name).write_text(json.dumps(content, indent=2) + '\n')
 
 
-class _Unlike(ValueError):
+class _Unlike(errors.UserError):
   """A tokenizer whose ids a SentencePiece model of T5 would not give."""
 
 
@@ -143,7 +144,7 @@ def _flat(part: Mapping[str, Any] | None, of: str) -> list[Mapping[str, Any]]:
 
 
 def _check_spaces(tokenizer: Mapping[str, Any]) -> None:
-  """ValueError unless words are split and marked as SentencePiece does."""
+  """UserError unless words are split and marked as SentencePiece does."""
   parts = _flat(tokenizer['pre_tokenizer'], 'pretokenizers')
   if [p['type'] for p in parts] != ['WhitespaceSplit', 'Metaspace']:
     raise _Unlike(f'its pre_tokenizer is {[p["type"] for p in parts]}')

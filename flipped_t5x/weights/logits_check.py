@@ -7,6 +7,7 @@ import gc
 import pathlib
 import re
 
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import tensors as tensors_lib
@@ -43,7 +44,7 @@ class Comparison:
       The largest difference of logits, and the largest logit there is.
 
     Raises:
-      ValueError: logits are not finite.
+      UserError: logits are not finite.
     """
     logits = _logits(files, self._tokens)
     return (
@@ -87,7 +88,9 @@ def _logits(
   del params
   _give_back_memory()
   if not np.all(np.isfinite(logits)):
-    raise ValueError(f'{files.path}: logits on random inputs are not finite')
+    raise errors.UserError(
+        f'{files.path}: logits on random inputs are not finite'
+    )
   return logits
 
 

@@ -22,6 +22,7 @@ import re
 from typing import Any
 
 from etils import epath
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x.network import layers
@@ -102,7 +103,7 @@ def open(  # pylint: disable=redefined-builtin
 
   Raises:
     FileNotFoundError: there is no model, no such step or no such vocabulary.
-    ValueError: the weights are not those of a T5, or not those that the
+    UserError: the weights are not those of a T5, or not those that the
       configuration says, files are damaged, or the vocabulary has more ids than
       the embedding has rows.
   """
@@ -114,14 +115,14 @@ def open(  # pylint: disable=redefined-builtin
       found.tensors, tensors_lib.shapes(found.network)
   )
   if problems:
-    raise ValueError(
+    raise errors.UserError(
         f'{found.path}: the weights are not those of its configuration:'
         f' {problems}'
     )
   if found.vocabulary is not None:
     size = tokenization.load_vocabulary(found.vocabulary).vocab_size
     if size > found.network.vocab_size:
-      raise ValueError(
+      raise errors.UserError(
           f'{found.vocabulary} has {size} ids, its 100 sentinels counted in,'
           f' but token_embedder/embedding of {found.path} only'
           f' {found.network.vocab_size} rows: it is the vocabulary of another'
@@ -163,7 +164,7 @@ def _is_hf(folder: epath.Path) -> bool:
 
 def _open_hf(folder: epath.Path, step: int | None) -> ModelFiles:
   if step is not None:
-    raise ValueError(f'{folder}: a Hugging Face folder has no steps')
+    raise errors.UserError(f'{folder}: a Hugging Face folder has no steps')
   folder = pathlib.Path(os.path.abspath(folder))
   network, tensors = hf_checkpoints.open(folder)
   said = folder / HF_SIDECAR
@@ -177,7 +178,9 @@ def _sidecar(path: pathlib.Path) -> dict[str, Any]:
   said = _read_json(path)
   names = ('format', 'input_length', 'target_length', 'settings', 'step')
   if said.keys() != set(names):
-    raise ValueError(f'{path} has {sorted(said)} where {sorted(names)} belong')
+    raise errors.UserError(
+        f'{path} has {sorted(said)} where {sorted(names)} belong'
+    )
   formats.get(said['format'])
   return said
 
@@ -263,12 +266,12 @@ def infer_network(
     for those of T5 1.0.
 
   Raises:
-    ValueError: they are not the weights of a T5 that `network/t5.py` can be.
+    UserError: they are not the weights of a T5 that `network/t5.py` can be.
   """
 
   def shape(name: str) -> tuple[int, ...]:
     if name not in tensors:
-      raise ValueError(
+      raise errors.UserError(
           f'{path}: not the weights of a T5: {name} is missing, there are'
           f' {", ".join(list(tensors)[:3])}, ...'
       )
@@ -277,14 +280,14 @@ def infer_network(
   matches = list(filter(None, map(_LAYER.fullmatch, tensors)))
   own_biases = [m[0] for m in matches if m[3].startswith('relpos_bias/')]
   if own_biases:
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: {own_biases[0]}: each layer has position biases of its own,'
         ' as in umT5 and in T5X\'s network scalable_t5; here a stack shares one'
     )
   vocab_size, emb_dim = shape('token_embedder/embedding')
   num_heads, buckets = shape('encoder/relpos_bias/rel_embedding')
   if buckets != layers.NUM_BUCKETS:
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: {buckets} buckets of relative positions; {layers.NUM_BUCKETS}'
         ' are supported'
     )
@@ -332,7 +335,7 @@ def _read_json(path: os.PathLike[str]) -> dict[str, Any]:
   try:
     content = json.loads(epath.Path(path).read_text())
   except ValueError as e:
-    raise ValueError(f'{path} is damaged: {e}') from e
+    raise errors.UserError(f'{path} is damaged: {e}') from e
   if not isinstance(content, dict):
-    raise ValueError(f'{path} is not a configuration')
+    raise errors.UserError(f'{path} is not a configuration')
   return content

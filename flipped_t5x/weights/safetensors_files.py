@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.weights import tensors
 import ml_dtypes
 import numpy as np
@@ -31,7 +32,7 @@ def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:  # pylint: disable=re
     Name -> tensor, not read yet.
 
   Raises:
-    ValueError: the file is damaged or cut off, or a tensor is not of floating
+    UserError: the file is damaged or cut off, or a tensor is not of floating
       point numbers; the message names them.
   """
   found = {}
@@ -40,7 +41,7 @@ def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:  # pylint: disable=re
       for n in file.keys() for s in (file.get_slice(n),)
   ]):
     if dtype not in _DTYPES:
-      raise ValueError(f'{path}: {name} is {dtype}, not a weight')
+      raise errors.UserError(f'{path}: {name} is {dtype}, not a weight')
     found[name] = tensors.Tensor(
         tuple(shape), _DTYPES[dtype],
         lambda name=name: _read(path, lambda file: file.get_tensor(name)),
@@ -54,7 +55,7 @@ def _read(path: pathlib.Path, use: Callable[[Any], Any]) -> Any:
     with safetensors.safe_open(path, 'np', backend='pread') as file:
       return use(file)
   except safetensors.SafetensorError as e:
-    raise ValueError(f'{path} is damaged: {e}') from e
+    raise errors.UserError(f'{path} is damaged: {e}') from e
 
 
 def write(
@@ -70,7 +71,7 @@ def write(
     progress: called with the bytes of each tensor that has been written.
 
   Raises:
-    ValueError: a tensor is of a type that the format does not have, or not what
+    UserError: a tensor is of a type that the format does not have, or not what
       it said it was; the message names it.
   """
   # Each is to start at a multiple of its item's size.
@@ -81,7 +82,7 @@ def write(
   for name in ordered:
     tensor = values[name]
     if tensor.dtype not in _NAMES:
-      raise ValueError(f'{name} is {tensor.dtype}, not a weight')
+      raise errors.UserError(f'{name} is {tensor.dtype}, not a weight')
     start, end = end, end + tensor.nbytes
     header[name] = {
         'dtype': _NAMES[tensor.dtype],
@@ -97,7 +98,7 @@ def write(
       tensor = values[name]
       array = tensor.read()
       if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
-        raise ValueError(
+        raise errors.UserError(
             f'{name} is {array.dtype}{list(array.shape)}, and said'
             f' {tensor.dtype}{list(tensor.shape)}'
         )

@@ -20,6 +20,7 @@ from typing import Any
 from etils import epath
 from flax import serialization
 from flax import traverse_util
+from flipped_t5x import errors
 from flipped_t5x.weights import stored_arrays
 from flipped_t5x.weights import tensors as tensors_lib
 import jax
@@ -46,7 +47,7 @@ def open(  # pylint: disable=redefined-builtin
 
   Raises:
     FileNotFoundError: there is no checkpoint; the message lists those nearby.
-    ValueError: it is damaged, or has what is no weight; reading a tensor raises
+    UserError: it is damaged, or has what is no weight; reading a tensor raises
       it, too, with the tensor's name.
   """
   path = find(path)
@@ -55,7 +56,7 @@ def open(  # pylint: disable=redefined-builtin
   )(path)
   for name, tensor in opened.items():
     if not jax.numpy.issubdtype(tensor.dtype, np.floating):
-      raise ValueError(f'{path}: {name} is {tensor.dtype}, not a weight')
+      raise errors.UserError(f'{path}: {name} is {tensor.dtype}, not a weight')
   return opened, step
 
 
@@ -75,7 +76,7 @@ def read(
 
   Raises:
     FileNotFoundError: as for `open`.
-    ValueError: weights are missing, too many, of another shape than in `like`,
+    UserError: weights are missing, too many, of another shape than in `like`,
       or damaged; the message names them.
   """
   found, step = open(path)
@@ -90,7 +91,7 @@ def read(
         found, {n: a.shape for n, a in wanted.items()}
     )
     if problems:
-      raise ValueError(
+      raise errors.UserError(
           f'{find(path)} is of another model or another size: {problems}'
       )
     found = {n: t.astype(wanted[n].dtype) for n, t in found.items()}
@@ -201,7 +202,7 @@ def _open_zarr(
   """Opens T5X's first layout."""
   content = (path / 'checkpoint').read_bytes()
   if content.startswith(b'model_checkpoint_path'):
-    raise ValueError(
+    raise errors.UserError(
         f'{path}: a TensorFlow checkpoint; T5X can convert it (see its'
         ' `convert_tf_checkpoint`)'
     )
@@ -212,9 +213,11 @@ def _open_zarr(
       saved = content['optimizer']
       target, step = saved['target'], int(saved['state']['step'])
   except Exception as e:  # MessagePack's errors have no common base.
-    raise ValueError(f'{path}/checkpoint is damaged: {_reason(e)}') from e
+    raise errors.UserError(f'{path}/checkpoint is damaged: {_reason(e)}') from e
   if version < 2:
-    raise ValueError(f'{path}: version {version} of the layout; T5X reads 2, 3')
+    raise errors.UserError(
+        f'{path}: version {version} of the layout; T5X reads 2, 3'
+    )
   leaves = traverse_util.flatten_dict(
       target, sep='/', is_leaf=lambda _, leaf: _is_spec(leaf)
   )
@@ -261,7 +264,7 @@ def _open_orbax(
     opening = {name: start_open(leaf) for name, leaf in leaves.items()}
     step = int(start_open(step).result().read().result())
   except Exception as e:  # Orbax has many errors.
-    raise ValueError(f'{path} is damaged: {_reason(e)}') from e
+    raise errors.UserError(f'{path} is damaged: {_reason(e)}') from e
   return {
       name: _tensor(path, name, _result(path, name, future))
       for name, future in opening.items()
@@ -291,7 +294,7 @@ def _result(path: epath.Path, name: str, future: ts.Future) -> ts.TensorStore:
   try:
     return future.result()
   except Exception as e:  # TensorStore raises ValueError and others.
-    raise ValueError(f'{path}: {name} is damaged: {_reason(e)}') from e
+    raise errors.UserError(f'{path}: {name} is damaged: {_reason(e)}') from e
 
 
 def _tensor(
@@ -304,7 +307,7 @@ def _tensor(
     except MemoryError:
       raise
     except Exception as e:
-      raise ValueError(f'{path}: {name} is damaged: {_reason(e)}') from e
+      raise errors.UserError(f'{path}: {name} is damaged: {_reason(e)}') from e
 
   return tensors_lib.Tensor(store.shape, store.dtype.numpy_dtype, read_all)
 

@@ -20,6 +20,7 @@ import threading
 from typing import Any
 
 from flax import traverse_util
+from flipped_t5x import errors
 from flipped_t5x.network import layers as layers_lib
 import numpy as np
 
@@ -151,7 +152,7 @@ def stacked(tensors: Tensors) -> dict[str, Tensor]:
     The others as they are, and one tensor for each of a layer's.
 
   Raises:
-    ValueError: layers differ, or one is missing; the message names it.
+    UserError: layers differ, or one is missing; the message names it.
   """
   result, layers = {}, {}
   for name, tensor in tensors.items():
@@ -166,9 +167,9 @@ def stacked(tensors: Tensors) -> dict[str, Tensor]:
     first = next(iter(numbered.values()))
     for i in range(max(numbered) + 1):
       if i not in numbered:
-        raise ValueError(f'{side}/layers_{i}/{rest} is missing')
+        raise errors.UserError(f'{side}/layers_{i}/{rest} is missing')
       if (numbered[i].shape, numbered[i].dtype) != (first.shape, first.dtype):
-        raise ValueError(
+        raise errors.UserError(
             f'{side}/layers_{i}/{rest} is {numbered[i].dtype}'
             f'{list(numbered[i].shape)} where other layers have'
             f' {first.dtype}{list(first.shape)}: they cannot be stacked'

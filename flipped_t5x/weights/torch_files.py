@@ -18,6 +18,7 @@ from typing import Any
 from typing import BinaryIO
 import zipfile
 
+from flipped_t5x import errors
 from flipped_t5x.weights import tensors
 import ml_dtypes
 import numpy as np
@@ -40,7 +41,7 @@ _DTYPES = {
 }
 
 
-class _Refused(ValueError):
+class _Refused(errors.UserError):
   """The pickle names what weights do not need."""
 
 
@@ -107,7 +108,7 @@ def open(path: str | os.PathLike[str]) -> dict[str, tensors.Tensor]:  # pylint: 
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is damaged, or holds other things than weights; the
+    UserError: the file is damaged, or holds other things than weights; the
       message names the file and, if it would run code, what.
   """
   path = pathlib.Path(path)
@@ -123,11 +124,11 @@ def open(path: str | os.PathLike[str]) -> dict[str, tensors.Tensor]:  # pylint: 
         if not isinstance(name, str) or not isinstance(view, _View):
           raise _Refused(f'holds {name!r}, a {type(view).__name__}')
     except _Refused as e:
-      raise ValueError(
+      raise errors.UserError(
           f'{path} is not weights alone: it {e}; nothing of it was run'
       ) from None
     except Exception as e:  # A damaged pickle fails in any way.
-      raise ValueError(f'{path} is damaged: {str(e) or repr(e)}') from e
+      raise errors.UserError(f'{path} is damaged: {str(e) or repr(e)}') from e
     size = path.stat().st_size
     return {
         name: _tensor(path, size, name, view, places)
@@ -162,13 +163,13 @@ def _tensor(
       or first * itemsize + nbytes > available
       or start + nbytes > file_size
   ):
-    raise ValueError(f'{path} is truncated: {name} goes beyond its end')
+    raise errors.UserError(f'{path} is truncated: {name} goes beyond its end')
   numbers = np.dtype(storage.dtype)
 
   def read():
     values = np.fromfile(path, np.uint8, nbytes, offset=start)
     if values.size < nbytes:
-      raise ValueError(f'{path} is truncated: {name} goes beyond its end')
+      raise errors.UserError(f'{path} is truncated: {name} goes beyond its end')
     values = values.view(numbers)
     strides = [s * itemsize for s in view.stride]
     strided = np.lib.stride_tricks.as_strided(values, view.shape, strides)
@@ -210,7 +211,9 @@ def _rebuild_tensor(
 ) -> _View:
   """A tensor; what else the file says is about gradients."""
   if not isinstance(storage, _Storage) or len(shape) != len(stride):
-    raise ValueError('a tensor has no storage, or as many axes as strides')
+    raise errors.UserError(
+        'a tensor has no storage, or as many axes as strides'
+    )
   return _View(
       storage, _count(offset), tuple(map(_count, shape)),
       tuple(map(_count, stride)),
@@ -231,7 +234,7 @@ _REBUILD = {
 def _count(value: Any) -> int:
   """A number that may be neither negative nor anything else."""
   if type(value) is not int or value < 0:
-    raise ValueError(f'{value!r} where a number should be')
+    raise errors.UserError(f'{value!r} where a number should be')
   return value
 
 
@@ -249,11 +252,13 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
         if name.endswith('/data.pkl')
     ]
     if len(folders) != 1:
-      raise ValueError('it is a zip, but none of PyTorch\'s')
+      raise errors.UserError('it is a zip, but none of PyTorch\'s')
     folder = folders[0]
     order = entries.get(f'{folder}byteorder')
     if order and archive.read(order) != b'little':
-      raise ValueError('it is of a machine whose bytes are in another order')
+      raise errors.UserError(
+          'it is of a machine whose bytes are in another order'
+      )
     with archive.open(f'{folder}data.pkl') as data:
       state = _load(data)
   places = {}
@@ -261,7 +266,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
     if not name.startswith(f'{folder}data/'):
       continue
     if info.compress_type != zipfile.ZIP_STORED:
-      raise ValueError(f'{name} is compressed; PyTorch never does that')
+      raise errors.UserError(f'{name} is compressed; PyTorch never does that')
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER)
     name_size, extra_size = struct.unpack('<HH', header[26:])
@@ -275,11 +280,13 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
 def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
   """As `_read_zip`, of the format before PyTorch 1.6."""
   if _load(file) != _MAGIC:
-    raise ValueError('it is none of PyTorch\'s files')
+    raise errors.UserError('it is none of PyTorch\'s files')
   _load(file)  # The format's version: there is one.
   system = _load(file)
   if not system['little_endian']:
-    raise ValueError('it is of a machine whose bytes are in another order')
+    raise errors.UserError(
+        'it is of a machine whose bytes are in another order'
+    )
   types = {}
 
   class Unpickler(_Unpickler):
@@ -294,7 +301,7 @@ def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
   for key in _load(file):
     size = file.read(8)
     if len(size) < 8:
-      raise ValueError('it ends too early')
+      raise errors.UserError('it ends too early')
     nbytes = _count(*struct.unpack('<q', size)) * types[str(key)].itemsize
     places[str(key)] = file.tell(), nbytes
     file.seek(nbytes, os.SEEK_CUR)

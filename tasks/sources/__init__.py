@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Protocol
 
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.tasks.sources import hub
 from flipped_t5x.tasks.sources import local
@@ -29,7 +30,7 @@ class Source(Protocol):
 
 
 def sources(datasets: Iterable[store.Described] = ()) -> Sequence[Source]:
-  """The sources to try, in order; ValueError if one is unknown."""
+  """The sources to try, in order; UserError if one is unknown."""
   named = {
       'local': local.Local(files.data_folder() / 'local'),
       'pypi': pypi.PyPI(tuple(datasets)),
@@ -42,10 +43,10 @@ def sources(datasets: Iterable[store.Described] = ()) -> Sequence[Source]:
     elif '/' in name:
       folder = pathlib.Path(name).expanduser().absolute()
       if not folder.is_dir():
-        raise ValueError(f'FLIPPED_T5X_SOURCES: {name} is not a folder')
+        raise errors.UserError(f'FLIPPED_T5X_SOURCES: {name} is not a folder')
       found.append(local.Local(folder))
     else:
-      raise ValueError(
+      raise errors.UserError(
           f'FLIPPED_T5X_SOURCES: {name!r} is none of {list(named)} and no'
           ' folder (a folder is written with a slash)'
       )
@@ -69,7 +70,7 @@ def open_split(
 
   Raises:
     FileNotFoundError: no source has them; says why for each.
-    ValueError: what a source has is damaged, or lacks a field.
+    UserError: what a source has is damaged, or lacks a field.
   """
   reasons = []
   for source in sources(datasets):

@@ -12,6 +12,7 @@ import re
 import sys
 from typing import Any
 
+from flipped_t5x import errors
 from flipped_t5x.tasks.sources import store
 
 # `huggingface_hub` is imported where it is used: that takes as long as all else
@@ -82,7 +83,7 @@ def fetch(
 
   Raises:
     store.Missing: the hub cannot be asked, or does not have it.
-    ValueError: the hub has some parts of it only, or has it twice.
+    UserError: the hub has some parts of it only, or has it twice.
   """
   from huggingface_hub import constants
   from huggingface_hub import file_download
@@ -128,7 +129,7 @@ def _find(
       try:
         files = _in_order(splits[config][split])
       except ValueError as e:
-        raise ValueError(f'{repo}: {config}/{split} at {ref}: {e}') from e
+        raise errors.UserError(f'{repo}: {config}/{split} at {ref}: {e}') from e
       return {'ref': ref, 'commit': info.sha, 'files': files}
     for name, there in splits.items():
       found[name] |= there.keys()
@@ -164,18 +165,18 @@ def _splits(
 
 
 def _in_order(matches: Sequence[re.Match]) -> Sequence[str]:
-  """The files of a split in the order of its parts; ValueError if not whole."""
+  """The files of a split in the order of its parts; UserError if not whole."""
   by_number = {int(m['part'] or 0): m.string for m in matches}
   totals = {m.groupdict().get('total') for m in matches}
   # Without a total, the last part may lack unseen; the catalog counts rows.
   total = int(totals.pop() or max(by_number) + 1)
   if totals or len(by_number) < len(matches):
-    raise ValueError(
+    raise errors.UserError(
         f'not the parts of one set: {", ".join(m.string for m in matches)}'
     )
   lacking = sorted(set(range(total)) - by_number.keys())
   if lacking or len(by_number) > total:
-    raise ValueError(
+    raise errors.UserError(
         f'{len(by_number)} of {total} parts are there'
         + (f', part {lacking[0]} is not' if lacking else '')
     )

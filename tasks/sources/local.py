@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from flipped_t5x import errors
 from flipped_t5x.tasks.sources import store
 
 _SUFFIXES = ('.jsonl', '.jsonl.gz', '.parquet', '.csv')
@@ -50,7 +51,7 @@ class Local:
           f'no {dataset.name}/{split}{{{",".join(_SUFFIXES)}}}'
       )
     if len(found) > 1:
-      raise ValueError(
+      raise errors.UserError(
           f'{dataset.name}: {split} is there more than once:'
           f' {", ".join(map(str, found))}; keep one'
       )
@@ -74,7 +75,7 @@ def _check_complete(parts: list[pathlib.Path]) -> None:
   # `-of-00003`, or `-of-00003-HASH` in repositories of about 2023.
   total = int(parts[0].stem.rsplit('-of-', 1)[1].split('-')[0])
   if len(parts) != total:
-    raise ValueError(
+    raise errors.UserError(
         f'{parts[0].parent}: {len(parts)} of {total} parts of'
         f' {parts[0].name.split("-")[0]} are there'
     )

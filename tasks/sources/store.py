@@ -22,6 +22,7 @@ import tempfile
 from typing import Any
 from typing import Protocol
 
+from flipped_t5x import errors
 from flipped_t5x import files as files_lib
 from flipped_t5x.tasks.sources import readers
 import numpy as np
@@ -83,7 +84,7 @@ class Location:
             {**self.key, **resolved, **readers.describe(paths[0])},
         )
       except ValueError as e:
-        raise ValueError(
+        raise errors.UserError(
             f'{self.dataset.name}: {self.split}: {e} ({paths[0]})'
         ) from e
     return Rows(folder)
@@ -98,12 +99,12 @@ class Rows(Sequence):
   """
 
   def __init__(self, folder: pathlib.Path):
-    """Opens a folder that `prepare` wrote; ValueError if it has changed."""
+    """Opens a folder that `prepare` wrote; UserError if it has changed."""
     self.origin = json.loads((folder / _ORIGIN).read_text())
     self._ends = np.load(folder / _INDEX)
     size = (folder / _ROWS).stat().st_size
     if len(self._ends) != self.origin['rows'] or self._ends[-1] != size:
-      raise ValueError(
+      raise errors.UserError(
           f'{folder}: not the {self.origin["rows"]} rows that were written;'
           ' delete the folder and try again'
       )
@@ -137,7 +138,7 @@ def prepare(
     origin: see `Rows`.
 
   Raises:
-    ValueError: no rows, a row without one of the fields, or one that JSON
+    UserError: no rows, a row without one of the fields, or one that JSON
       cannot hold.
   """
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -150,19 +151,19 @@ def prepare(
       for number, row in enumerate(rows, 1):
         lacking = [name for name in fields if name not in row]
         if lacking:
-          raise ValueError(
+          raise errors.UserError(
               f'row {number} has no field {lacking[0]!r} (it has'
               f' {", ".join(row)}), which the templates read'
           )
         try:
           line = json.dumps(row, ensure_ascii=False).encode() + b'\n'
         except (TypeError, ValueError) as e:
-          raise ValueError(f'row {number}: {e}') from e
+          raise errors.UserError(f'row {number}: {e}') from e
         digest.update(line)
         f.write(line)
         ends.append(f.tell())
     if not ends:
-      raise ValueError('no rows')
+      raise errors.UserError('no rows')
     np.save(unfinished / _INDEX, np.array(ends, np.int64))
     (unfinished / _ORIGIN).write_text(json.dumps(
         {**origin, 'rows': len(ends), 'sha256': digest.hexdigest()}, indent=2

@@ -12,6 +12,7 @@ import pathlib
 import re
 import tarfile
 
+from flipped_t5x import errors
 from flipped_t5x.tasks.sources import readers
 
 MEMBER = 'vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz'
@@ -38,7 +39,7 @@ def read(
     `text` and `label`.
 
   Raises:
-    ValueError: the archive is not what it was.
+    UserError: the archive is not what it was.
   """
   label_of = _LABELS[dataset]
   for kind, text, valence in _texts(path):
@@ -94,7 +95,7 @@ def _texts(path: pathlib.Path) -> Iterator[tuple[int, str, float]]:
           _, valence, text = line.split('\t')
           valence = float(valence)
         except ValueError as e:
-          raise ValueError(f'{path}: {name}, line {number}: {e}') from e
+          raise errors.UserError(f'{path}: {name}, line {number}: {e}') from e
         text = html.unescape(text).strip()
         if _key(text) and _key(text) not in seen:
           seen.add(_key(text))
@@ -106,9 +107,9 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
   try:
     member = archive.getmember(name)
   except KeyError as e:
-    raise ValueError(f'{archive.name}: no file {name}') from e
+    raise errors.UserError(f'{archive.name}: no file {name}') from e
   if not member.isfile():  # A link would be followed.
-    raise ValueError(f'{archive.name}: {name} is not a regular file')
+    raise errors.UserError(f'{archive.name}: {name} is not a regular file')
   return archive.extractfile(member).read()
 
 

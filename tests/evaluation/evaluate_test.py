@@ -16,7 +16,7 @@ from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.evaluation import evaluate
 from flipped_t5x.evaluation import scored_examples
-from flipped_t5x.inference.model import model as model_lib
+from flipped_t5x.inference import model as model_lib
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import batches
 from flipped_t5x.weights import hf_checkpoints
@@ -300,7 +300,7 @@ def test_killed(folder, run, tmp_path, capsys):
       [sys.executable, '-c', _SCRIPT, str(folder), '4', *arguments],
       env={
           **os.environ,
-          'PYTHONPATH': str(pathlib.Path(__file__).parent),
+          'PYTHONPATH': str(pathlib.Path(__file__).parents[1] / 'helpers'),
           'XLA_FLAGS': xla_flags.QUICK,  # Compared with this process.
       },
       capture_output=True, text=True, check=False,

@@ -7,9 +7,9 @@ import re
 import demo_data
 from flipped_t5x import ranking
 from flipped_t5x.evaluation import scored_examples
-from flipped_t5x.experiment.runs import report
-from flipped_t5x.experiment.runs import results as results_lib
-from flipped_t5x.experiment.runs import runs as runs_lib
+from flipped_t5x.experiment import report
+from flipped_t5x.experiment import results as results_lib
+from flipped_t5x.experiment import runs as runs_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches

@@ -4,7 +4,7 @@ import json
 import warnings
 
 from flipped_t5x import terminal
-from flipped_t5x.inference.model import explanation as explanation_lib
+from flipped_t5x.inference import explanation as explanation_lib
 from matplotlib import figure
 import numpy as np
 import pytest

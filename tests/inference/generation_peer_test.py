@@ -2,7 +2,7 @@
 
 import functools
 
-from flipped_t5x.inference.model import generation
+from flipped_t5x.inference import generation
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import tensors
 import jax.numpy as jnp

@@ -9,7 +9,7 @@ import itertools
 
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x.inference.model import generation
+from flipped_t5x.inference import generation
 from flipped_t5x.weights import tensors
 import jax
 import jax.numpy as jnp

@@ -9,10 +9,10 @@ import sys
 import warnings
 
 from flipped_t5x import network as network_lib
-from flipped_t5x.inference.model import encoded_queries
-from flipped_t5x.inference.model import generation
-from flipped_t5x.inference.model import model as model_lib
-from flipped_t5x.inference.model import queries
+from flipped_t5x.inference import encoded_queries
+from flipped_t5x.inference import generation
+from flipped_t5x.inference import model as model_lib
+from flipped_t5x.inference import queries
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import templates
 from flipped_t5x.prompts import tokenization

@@ -2,7 +2,7 @@
 
 import json
 
-from flipped_t5x.inference.model import queries
+from flipped_t5x.inference import queries
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import labels

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 
 from flipped_t5x import network as network_lib
-from flipped_t5x.inference.model import scoring
+from flipped_t5x.inference import scoring
 import jax
 import jax.numpy as jnp
 import numpy as np

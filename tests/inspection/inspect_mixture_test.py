@@ -27,7 +27,7 @@ import rich.console
 from sentencepiece import sentencepiece_model_pb2
 
 # One token each, wherever they stand; so is a sentinel, and so is EOS.
-WORDS = 'input: output: Say and End Is this x y no yes yes! maybe'.split()
+WORDS = ['input:', 'output:', 'Say', 'and', 'End', 'Is', 'this', 'x', 'y', 'no', 'yes', 'yes!', 'maybe']
 
 # name -> templates: (name, options, jinja left of |||); rows by split.
 DATA = {

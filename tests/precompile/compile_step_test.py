@@ -102,8 +102,8 @@ def own_process(function, *arguments):
   code = '; '.join((
       'import json, sys',
       'sys.path.insert(0, sys.argv[1])',
-      'import precompile_test',
-      'function = getattr(precompile_test, sys.argv[2])',
+      'import compile_step_test',
+      'function = getattr(compile_step_test, sys.argv[2])',
       'print("\\n" + json.dumps(function(*json.loads(sys.argv[3]))))',
   ))
   done = subprocess.run(
@@ -211,10 +211,7 @@ def test_collectives_and_loops_of_a_tpus_program():
   # All matrices, at least, come from the main memory.
   assert moved > 5 * 1024 * 1024 * 2
   half = 512 * 1024 * 2 / 2
-  assert {c['kind']: (c['count'], c['bytes']) for c in found} == {
-      kind: (5, 5 * half) for kind in
-      ('all-gather', 'reduce-scatter', 'all-reduce', 'collective-permute')
-  }
+  assert {c['kind']: (c['count'], c['bytes']) for c in found} == dict.fromkeys(('all-gather', 'reduce-scatter', 'all-reduce', 'collective-permute'), (5, 5 * half))
   assert {c['group_size'] for c in found} == {2}
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-LOOP = (pathlib.Path(__file__).parent / 'testdata/loop.hlo').read_text()
+LOOP = (pathlib.Path(__file__).parents[1] / 'testdata/loop.hlo').read_text()
 
 
 def test_parts_and_how_often_they_run():

@@ -29,7 +29,7 @@ EVALUATION = {
     'openbookqa/main': 7,
 }
 DATASETS = (*TRAINING, *EVALUATION)
-SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+SHARED = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
 PIPES = '\ue000'  # Stands for a `|||` of the data while Jinja renders.
 RNG = random.Random()
 
@@ -109,7 +109,7 @@ def check(template, row, seed):
 @functools.cache
 def invented_rows():
   rows = collections.defaultdict(list)
-  path = pathlib.Path(__file__).parent / 'testdata' / 'rows.jsonl'
+  path = pathlib.Path(__file__).parents[1] / 'testdata' / 'rows.jsonl'
   for line in path.read_text('utf-8').splitlines():
     entry = json.loads(line)
     rows[entry['dataset']].append(entry['row'])

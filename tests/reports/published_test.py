@@ -155,7 +155,7 @@ def test_the_file_is_installed(monkeypatch):
   setuptools = pytest.importorskip('setuptools')
   arguments = {}
   monkeypatch.setattr(setuptools, 'setup', lambda **k: arguments.update(k))
-  path = pathlib.Path(__file__).parents[1] / 'setup.py'
+  path = pathlib.Path(__file__).parents[2] / 'setup.py'
   spec = importlib.util.spec_from_file_location('setup_file', path)
   spec.loader.exec_module(importlib.util.module_from_spec(spec))
   assert published.RESULTS.name in arguments['package_data']['flipped_t5x']

@@ -10,7 +10,7 @@ import jinja2
 from jinja2 import meta
 import pytest
 
-SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+SHARED = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
 
 # Official numbers of training rows, and the templates that the recipe uses.
 TRAINING = {

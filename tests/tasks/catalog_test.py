@@ -94,7 +94,7 @@ def test_sample(tmp_path, monkeypatch, data):
   dataset = sized(tmp_path, monkeypatch, data, limit='10')
   sample = list(dataset.sample('test'))
   assert len(sample) == len(set(sample)) == 10
-  assert sample == sorted(sample) and 0 <= sample[0] and sample[-1] < 40
+  assert sample == sorted(sample) and sample[0] >= 0 and sample[-1] < 40
   # Not the first rows, and the same in another run.
   assert sample != list(range(10)) and sample[-1] >= 20
   code = "import random; print(sorted(random.Random(42).sample(range(40), 10)))"

@@ -12,7 +12,7 @@ from flipped_t5x.tasks import mixtures
 import pytest
 import seqio
 
-ROWS = pathlib.Path(__file__).parent / 'testdata' / 'rows.jsonl'
+ROWS = pathlib.Path(__file__).parents[1] / 'testdata' / 'rows.jsonl'
 LENGTHS = {'inputs': 384, 'wrong_inputs': 384, 'targets': 64}
 SIGMAS = 4.5
 

@@ -13,7 +13,7 @@ from flipped_t5x import network as network_lib
 from flipped_t5x.cli import convert as command
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
-from flipped_t5x.inference.model import model
+from flipped_t5x.inference import model
 from flipped_t5x.weights import convert
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import logits_check

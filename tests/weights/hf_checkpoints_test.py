@@ -547,7 +547,7 @@ def test_one_tensor_in_memory(tmp_path):
   )
   rng = np.random.default_rng(0)
   names = hf_checkpoints.names(config)
-  shapes = {n: (256, 256) for n in names} | {
+  shapes = dict.fromkeys(names, (256, 256)) | {
       n: (256,) for n in names if n.endswith('scale')} | {
       n: (4, 32) for n in names if n.endswith('rel_embedding')}
   source, destination = tmp_path / 'source', tmp_path / 'destination'

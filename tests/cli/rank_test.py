@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from flipped_t5x.cli import main
-from flipped_t5x.inference.model import model as model_lib
+from flipped_t5x.inference import model as model_lib
 import pytest
 
 TEXT = {'input': 'It was good.', 'instruction': 'a dog?',

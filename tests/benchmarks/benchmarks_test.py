@@ -29,7 +29,7 @@ NETWORK = dataclasses.replace(
 @pytest.fixture(scope='module')
 def load():
   """Name -> a module of benchmarks/, and theirs of others, too."""
-  folder = pathlib.Path(__file__).parents[1] / 'benchmarks'
+  folder = pathlib.Path(__file__).parents[2] / 'benchmarks'
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(folder))
     yield importlib.import_module

@@ -126,7 +126,7 @@ def start(*words, devices=1, **more):
   return subprocess.Popen(
       [sys.executable, '-c', *words], env=environment | {
           'JAX_PLATFORMS': 'cpu',
-          'PYTHONPATH': str(pathlib.Path(__file__).parent),
+          'PYTHONPATH': str(pathlib.Path(__file__).parents[1] / 'helpers'),
           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
           **more,
       },
