@@ -23,16 +23,12 @@ import itertools
 import json
 import re
 from typing import Any
-from typing import TYPE_CHECKING
 
 from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import ranking
 import numpy as np
-
-if TYPE_CHECKING:
-  import tensorflow as tf
 
 _PLACE = ('example_id', 'option_index', 'is_correct')
 _FEATURES = (*_PLACE, 'num_options', 'option', 'task', 'template')
@@ -42,7 +38,7 @@ _CHUNK = re.compile(r'-chunk(\d+)')
 def write_candidates(
     path: str,
     inferences: tuple[Sequence[float], Mapping[str, Any]],
-    task_ds: 'tf.data.Dataset',
+    task_ds: Any,
     mode: str,
     vocabulary: Any = None,
     checkpoint: str | None = None,
@@ -52,7 +48,7 @@ def write_candidates(
   Args:
     path: the file of a chunk.
     inferences: the scores, and what T5X adds to them.
-    task_ds: the candidates, in the order of the scores.
+    task_ds: `tf.data.Dataset` of the candidates, in the order of the scores.
     mode: that of `t5x.infer`.
     vocabulary: not used.
     checkpoint: name of the weights; all chunks of a shard must have the same.
