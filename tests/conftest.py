@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 import xla_flags
 
-WORDS = ['a', 'the', 'old', 'red', 'small', 'dog', 'cat', 'river', 'film', 'music', 'house', 'review', 'question', 'answer', 'was', 'is', 'not', 'very', 'good', 'bad', 'likes', 'hates', 'sees', 'under', 'over', 'near', 'does', 'this', 'that', 'yes', 'no', 'true', 'false', 'positive', 'negative', 'input', 'output', 'it', 'so', 'they', 'said']
+WORDS = (
+    'a the old red small dog cat river film music house review question answer'
+    ' was is not very good bad likes hates sees under over near does this that'
+    ' yes no true false positive negative input output it so they said'
+).split()
 
 
 # Mark -> the module that its tests need, and how it is had.

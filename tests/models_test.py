@@ -270,7 +270,8 @@ def run_t5x(data, model_dir, steps, *bindings, **kwargs):
       [sys.executable, '-c', SITE, str(data),
        *command(model_dir, steps, *bindings, **kwargs)],
       env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (
-          str(pathlib.Path(__file__).parent / 'helpers'), os.environ.get('PYTHONPATH'),
+          str(pathlib.Path(__file__).parent / 'helpers'),
+          os.environ.get('PYTHONPATH'),
       )))),
       capture_output=True, text=True, check=False, timeout=300, cwd='/',
   )

@@ -1,5 +1,6 @@
 """Chunks of candidates, and the ranked examples that are made of them."""
 
+import itertools
 import json
 
 import demo_data
@@ -69,7 +70,7 @@ def merge(tmp_dir, step=20):
 @pytest.mark.parametrize('cuts', ([1], [2], [3], [1, 2, 3, 4], []))
 def test_any_cut_gives_the_same_examples(cuts, tmp_dir):
   bounds = [0, *cuts, len(CANDIDATES)]
-  for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+  for number, (start, end) in enumerate(itertools.pairwise(bounds)):
     write_chunk(tmp_dir, number, CANDIDATES[start:end])
   assert merge(tmp_dir) == [
       e | {'checkpoint': 'c/1', 'step': 20} for e in EXAMPLES

@@ -71,7 +71,7 @@ def test_runs_t5x():
 def test_folders_of_the_names_of_ours(tmp_path):
   for name in ('runs', 'models', 'methods', 'gin'):
     (tmp_path / name).mkdir()
-  status, output, errors = run(
+  status, _, errors = run(
       '-m', 'flipped_t5x.t5x_main', 'train', f'--gin_search_paths={ROOT}/gin',
       '--gin_file=runs/t5x_finetune.gin', '--gin_file=models/t5_1_1_small.gin',
       '--gin_file=methods/flipped.gin', '--gin.MODEL_DIR="relative"',
@@ -83,7 +83,7 @@ def test_folders_of_the_names_of_ours(tmp_path):
 
 @pytest.mark.parametrize('words', [(), ('pretrain',), ('--gin_file=a',)])
 def test_unknown_mode(words):
-  status, output, errors = run('-m', 'flipped_t5x.t5x_main', *words)
+  status, _, errors = run('-m', 'flipped_t5x.t5x_main', *words)
   assert status == 1
   assert errors.endswith('t5x_main train|eval|infer [FLAGS]\n')
 

@@ -108,7 +108,8 @@ def start(data, checkpoint):
          '--gin_file=methods/flipped.gin',
          *(f'--gin.{k}={v!r}' for k, v in macros.items())],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (
-            str(pathlib.Path(__file__).parent / 'helpers'), os.environ.get('PYTHONPATH'),
+            str(pathlib.Path(__file__).parent / 'helpers'),
+            os.environ.get('PYTHONPATH'),
         )))),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
     )
@@ -184,7 +185,7 @@ def test_scores_are_the_embedded_engines(
     name, which, folders, expected, checkpoint
 ):
   task, template = name.removeprefix('flipped_').split('_score_')
-  found, scores, ranked = expected[task][template]
+  _, scores, ranked = expected[task][template]
   examples = lines(folders[which], name)
   assert [e['example_id'] for e in examples] == ranked.example_id.tolist()
   assert len({np.float32(s) for e in examples for s in e['scores']}) > 10
@@ -224,7 +225,7 @@ def test_report(which, folders, expected, capsys):
   for task, templates in expected.items():
     summary = summary_lib.summarize(
         {k: ranked for k, (_, _, ranked) in templates.items()},
-        dict.fromkeys(templates, {}),
+        {name: {} for name in templates},
     )
     theirs = results['tasks'][task]
     assert theirs['data'] == {'split': 'eval'}

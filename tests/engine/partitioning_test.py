@@ -117,7 +117,9 @@ def train(
       rows = change(rows) if change else rows
       state, metrics = step(state, partitioner.place_batch(rows))
       losses.append(float(metrics['loss']))
-  params = tensors.unstacked(tensors.from_arrays(jax.device_get(state['params'])))
+  params = tensors.unstacked(
+      tensors.from_arrays(jax.device_get(state['params']))
+  )
   return losses, {n: t.read() for n, t in params.items()}
 
 
