@@ -4,8 +4,8 @@
     python benchmarks/what_fits.py what_fits.jsonl --table
 
 Each line of the file is what `flipped-t5x precompile --json` printed. Cells
-that are in it already are left out, so that the command can be stopped and
-repeated; all of them take about half an hour on two cores.
+that the file has already are not compiled again, so the command can be stopped
+and repeated; all of them take about half an hour on two cores.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import pathlib
 import subprocess
 import sys
 
+from flipped_t5x.precompile import report
 from flipped_t5x.precompile import topologies
 
 TOPOLOGIES = ('v4:4x4x4', 'v5e:16x16', 'v5p:2x4x4', 'v3:32x32')
@@ -63,7 +64,10 @@ class Cell:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('file', type=pathlib.Path)
-  parser.add_argument('--table', action='store_true', help='print, do nothing')
+  parser.add_argument(
+      '--table', action='store_true',
+      help='print the tables without compiling anything',
+  )
   arguments = parser.parse_args()
   lines = []
   if arguments.file.exists():
@@ -88,9 +92,12 @@ def _write_tables(found: dict[Cell, dict]) -> None:
   for task in ('train', 'rank'):
     print(
         f'\n{task}\n\n| size | slice | rows | mesh | GiB | of | compiled, CPU s'
-        ' | step, ms | bound by | '
-        + ('chip-hours' if task == 'train' else 'candidates/s')
-        + ' |\n|' + ' --- |' * 10
+        ' | step, ms, at least | '
+        + (
+            'chip-hours, at least' if task == 'train' else
+            'candidates/s, at most'
+        )
+        + ' |\n|' + ' --- |' * 9
     )
     for size, topology in itertools.product(HEADS, TOPOLOGIES):
       facts = found.get(Cell(task, topology, size))
@@ -108,22 +115,13 @@ def _row(size: str, facts: dict) -> str:
   ]
   if facts['fits']:
     cells += [
-        f'{_milliseconds(facts["step_seconds"])} to'
-        f' {_milliseconds(facts["step_seconds_without_overlap"])}',
-        facts['bound'],
-        f'{facts["chip_hours"]:.1f} to'
-        f' {facts["chip_hours_without_overlap"]:.1f}'
-        if facts['task'] == 'train' else
-        f'at most {facts["rows_per_second"]:,.0f}',
+        report.milliseconds(facts['step_seconds_at_least']),
+        f'{facts["chip_hours_at_least"]:.1f}' if facts['task'] == 'train' else
+        f'{facts["rows_per_second_at_most"]:,.0f}',
     ]
   else:
-    cells += ['does not fit', '', '']
+    cells += ['does not fit', '']
   return f'| {" | ".join(cells)} |'
-
-
-def _milliseconds(seconds: float) -> str:
-  value = seconds * 1e3
-  return f'{value:,.0f}' if value >= 1000 else f'{value:.3g}'
 
 
 if __name__ == '__main__':

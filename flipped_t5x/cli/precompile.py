@@ -1,8 +1,9 @@
 """Compile a training or ranking step for a TPU slice, without the slice.
 
-Says whether it fits the memory, what it communicates, and how long a step takes
-at least. Status 1 if it does not fit; then with the smallest change that does.
-Needs libtpu: pip install "flipped_t5x[tpu]".
+Says whether the step fits the memory, which collectives its program has, and
+how long it takes at least. If it does not fit, the status is 1, and the command
+looks for the smallest change with which it does. Needs libtpu: pip install
+"flipped_t5x[tpu]".
 
 Example:
   flipped-t5x precompile --topology v4:4x4x4 --size xxl
@@ -14,7 +15,9 @@ Example:
 """
 
 import argparse
+from collections.abc import Mapping
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
@@ -23,7 +26,6 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
-from flipped_t5x import roofline
 from flipped_t5x.engine import optimizers
 from flipped_t5x.precompile import compile_step
 from flipped_t5x.precompile import report
@@ -43,7 +45,7 @@ _FLAGS = {
     'num_microbatches': 'NUM_MICROBATCHES',
     'num_logit_chunks': 'NUM_LOGIT_CHUNKS', 'remat_policy': 'REMAT_POLICY',
 }
-# With --size alone: what large models need.
+# What large models need; defaults of --size.
 _DEFAULTS = {
     'SCAN_LAYERS': True, 'REMAT_POLICY': 'full', 'SHARD_PARAMS_OVER_DATA': True,
 }
@@ -58,14 +60,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument(
       '--size', choices=_SIZES,
-      help='a T5 1.1 with the settings of runs/train.gin, with scanned layers,'
-      ' all recomputed, and weights divided over all devices if they can be',
+      help='a T5 1.1 with the settings of runs/train.gin, but scanned layers,'
+      ' full recomputation, and weights divided over all devices if possible',
   )
   what.add_argument(
       '--gin_file', action='append',
-      help='instead, the files that train is given, with its --gin. overrides',
+      help='instead of --size, a file that train is given, with its --gin.'
+      ' overrides; may be repeated',
   )
   parser.add_argument('--task', choices=('train', 'rank'), default='train')
+  _add_settings(parser)
+  parser.add_argument(
+      '--steps', type=int, metavar='N', help='the number of steps of the run'
+      ' whose cost is told; by default that of the gin files, 5,000',
+  )
+  parser.add_argument(
+      '--search', action='store_true',
+      help='compile each mesh and remat policy with as few microbatches as fit,'
+      ' and list what fits: fewest FLOPs first, then fewest microbatches, then'
+      ' fewest collectives',
+  )
+  parser.add_argument(
+      '--max_compilations', type=int, default=6, metavar='N',
+      help='how many other settings to try, by default 6; for a large model'
+      ' each takes minutes',
+  )
+  parser.add_argument(
+      '--quick', action='store_true',
+      help='optimize less, which takes half of the time or less; memory is'
+      ' nearly the same, but it is not the program that will run',
+  )
+  parser.add_argument(
+      '--hlo', type=pathlib.Path, metavar='FILE',
+      help='write the text of the compiled program',
+  )
+  parser.add_argument('--json', action='store_true', help='print JSON')
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that stand for macros of the gin files."""
   for flag, text in (
       ('batch_size', 'pairs of a training step, candidates of a ranking step'),
       ('input_length', 'encoder tokens'),
@@ -76,35 +109,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       ('num_logit_chunks', 'pieces in which logits are made, and made again'),
   ):
     parser.add_argument(f'--{flag}', type=int, metavar='N', help=text)
-  parser.add_argument('--remat_policy', choices=search.POLICIES)
+  parser.add_argument(
+      '--remat_policy', choices=search.POLICIES,
+      help='what the backward pass computes again: nothing (none), attention'
+      ' (minimal) or nearly all (full)',
+  )
   parser.add_argument(
       '--shard_params_over_data', action=argparse.BooleanOptionalAction,
       help='divide weights over the data axis of the mesh, too',
   )
-  parser.add_argument(
-      '--steps', type=int, help='of the run whose cost is told; by default the'
-      " gin files', 5,000"
-  )
-  parser.add_argument(
-      '--search', action='store_true',
-      help='compile all meshes, with as few microbatches as fit, and list those'
-      ' that fit, the fastest first',
-  )
-  parser.add_argument(
-      '--max_compilations', type=int, default=6, metavar='N',
-      help='how many other settings to try in all, by default 6; a large model'
-      ' takes minutes each',
-  )
-  parser.add_argument(
-      '--quick', action='store_true',
-      help='optimize less, which takes half of the time or less: nearly the'
-      ' same memory, but not the program that will run',
-  )
-  parser.add_argument(
-      '--hlo', type=pathlib.Path, metavar='FILE',
-      help='write the text of the compiled program',
-  )
-  parser.add_argument('--json', action='store_true', help='print JSON')
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -131,30 +144,11 @@ def _settings(
     arguments: argparse.Namespace, topology: topologies.Topology
 ) -> tuple[compile_step.Step, optax.GradientTransformation, int]:
   """The step that is asked for, its optimizer, and the steps of a run."""
-  files, overrides = arguments.gin_file, list(arguments.gin_overrides)
-  if arguments.size:
-    files = ['runs/demo.gin'] if arguments.size == 'demo' else [
-        'runs/train.gin', f'models/t5_1_1_{arguments.size}.gin',
-        'methods/flipped.gin',
-    ]
-    defaults = _DEFAULTS | {'MODEL_DIR': '', 'VOCABULARY': ''}
-    overrides = [f'{n} = {v!r}' for n, v in defaults.items()] + overrides
   given = {
       flag: getattr(arguments, flag) for flag in _FLAGS
       if getattr(arguments, flag) is not None
   }
-  for flag, value in given.items():
-    if not isinstance(value, str) and not isinstance(value, bool) and value < 1:
-      raise errors.UserError(f'--{flag} {value}: at least 1 is needed')
-  overrides += [f'{_FLAGS[flag]} = {value!r}' for flag, value in given.items()]
-  macros = gin_config.parse(files, overrides)
-  needed = {*_FLAGS.values(), 'LAMBDA', 'EPS', 'FORMAT', 'PACK', 'TRAIN_STEPS'}
-  if missing := sorted(needed - macros.keys()):
-    raise errors.UserError(
-        f'--gin_file={" ".join(files)}: no {", ".join(missing)}; a run, a model'
-        ' and a method are needed: runs/train.gin, models/t5_1_1_xl.gin,'
-        ' methods/flipped.gin'
-    )
+  macros = _macros(arguments, given)
   step = compile_step.Step(
       task=arguments.task,
       network=gin.get_configurable(network_lib.T5Config)(),
@@ -168,8 +162,10 @@ def _settings(
       },
   )
   if arguments.size and 'model_parallel' not in given:
-    fit = search.meshes(topology, step)
-    step = dataclasses.replace(step, model_parallel=fit[0] if fit else 1)
+    possible = search.meshes(topology, step)
+    step = dataclasses.replace(
+        step, model_parallel=possible[0] if possible else 1
+    )
   if arguments.size and 'shard_params_over_data' not in given:
     data = topology.num_devices // step.model_parallel
     step = dataclasses.replace(
@@ -179,23 +175,65 @@ def _settings(
   return step, optimizer, arguments.steps or macros['TRAIN_STEPS']
 
 
-def _one(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
+def _macros(
+    arguments: argparse.Namespace, given: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The macros of the gin files, with those that the flags override.
+
+  Args:
+    arguments: the command's arguments.
+    given: flag -> value of those of `_FLAGS` that are given.
+
+  Returns:
+    Macro -> value.
+
+  Raises:
+    UserError: a value is below 1, or the files lack a macro.
+  """
+  files, overrides = arguments.gin_file, list(arguments.gin_overrides)
+  if arguments.size:
+    files = ['runs/demo.gin'] if arguments.size == 'demo' else [
+        'runs/train.gin', f'models/t5_1_1_{arguments.size}.gin',
+        'methods/flipped.gin',
+    ]
+    defaults = _DEFAULTS | {'MODEL_DIR': '', 'VOCABULARY': ''}
+    overrides = [f'{n} = {v!r}' for n, v in defaults.items()] + overrides
+  for flag, value in given.items():
+    if not isinstance(value, str | bool) and value < 1:
+      raise errors.UserError(f'--{flag} {value}: at least 1 is needed')
+  overrides += [f'{_FLAGS[flag]} = {value!r}' for flag, value in given.items()]
+  macros = gin_config.parse(files, overrides)
+  needed = {*_FLAGS.values(), 'LAMBDA', 'EPS', 'FORMAT', 'PACK', 'TRAIN_STEPS'}
+  if missing := sorted(needed - macros.keys()):
+    raise errors.UserError(
+        f'--gin_file={" ".join(files)}: no {", ".join(missing)}; a run, a model'
+        ' and a method are needed: runs/train.gin, models/t5_1_1_xl.gin,'
+        ' methods/flipped.gin'
+    )
+  return macros
+
+
+def _one(
+    arguments: argparse.Namespace,
+    topology: topologies.Topology,
+    step: compile_step.Step,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+) -> dict[str, Any]:
   """Compiles what is asked for and, where it does not fit, changes of it."""
-  compiled = compile_step.compile_step(
-      topology, step, optimizer, arguments.quick
-  )
+  quick = arguments.quick
+  compiled = compile_step.compile_step(topology, step, optimizer, quick)
   if arguments.hlo and compiled.text is not None:
     arguments.hlo.write_text(compiled.text)
-  found = _facts(topology, step, compiled, steps, arguments.quick)
+  found = report.facts(topology, step, compiled, steps, quick)
   if compiled.fits:
     return found
   found['tried'] = []
-  for change in search.changes(topology, step, compiled):
-    if len(found['tried']) == arguments.max_compilations:
-      break
-    _say(f'does not fit; trying {change.text}')
+  changes = search.changes(topology, step, compiled)
+  for change in itertools.islice(changes, arguments.max_compilations):
+    _notify(f'does not fit; trying {change.text}')
     other = compile_step.compile_step(
-        change.topology, change.step, optimizer, arguments.quick
+        change.topology, change.step, optimizer, quick
     )
     found['tried'].append({
         'change': change.text, 'fits': other.fits, 'total': other.total,
@@ -206,49 +244,41 @@ def _one(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
   return found
 
 
-def _search(arguments, topology, step, optimizer, steps) -> dict[str, Any]:
-  """Compiles what fits; see `precompile_search.candidates`."""
+def _search(
+    arguments: argparse.Namespace,
+    topology: topologies.Topology,
+    step: compile_step.Step,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+) -> dict[str, Any]:
+  """Compiles what may fit, and sorts what does; see `search.candidates`."""
+  quick = arguments.quick
   found = {'fit': [], 'do_not_fit': [], 'not_tried': []}
-  left = arguments.max_compilations
   for row in search.candidates(topology, step):
-    row = list(row)
     while row:
-      change = row.pop(0)
-      if not left:
+      change, *row = row
+      compilations = len(found['fit']) + len(found['do_not_fit'])
+      if compilations >= arguments.max_compilations:
         found['not_tried'].append(change.text)
         break
-      left -= 1
-      _say(f'compiling {change.text}')
+      _notify(f'compiling {change.text}')
       compiled = compile_step.compile_step(
-          topology, change.step, optimizer, arguments.quick
+          topology, change.step, optimizer, quick
       )
-      facts = _facts(
-          topology, change.step, compiled, steps, arguments.quick
-      )
+      facts = report.facts(topology, change.step, compiled, steps, quick)
       facts['change'] = change.text
       if compiled.fits:
         found['fit'].append(facts)
         break
       found['do_not_fit'].append(facts)
-      enough = search.enough_microbatches(
-          topology, change.step, compiled
-      )
+      enough = search.enough_microbatches(topology, change.step, compiled)
       row = [c for c in row if c.step.num_microbatches in enough]
-  if not (found['fit'] or found['do_not_fit'] or found['not_tried']):
-    compile_step.compile_step(topology, step, optimizer)  # Says what would work.
-  found['fit'].sort(key=lambda facts: facts['step_seconds'])
+  if not any(found.values()):
+    # No mesh divides the slice: this fails with what would.
+    compile_step.compile_step(topology, step, optimizer)
+  found['fit'].sort(key=search.preference)
   return found
 
 
-def _facts(topology, step, compiled, steps, quick) -> dict[str, Any]:
-  """All that is known, for --json."""
-  estimate = None
-  if compiled.text is not None:
-    estimate = roofline.estimate(topology, step, compiled)
-  return report.facts(
-      topology, step, compiled, estimate, steps, quick
-  )
-
-
-def _say(message: str) -> None:
+def _notify(message: str) -> None:
   print(message, file=sys.stderr, flush=True)

@@ -1,8 +1,9 @@
 """Floating-point operations of T5's matrix products, by formula.
 
-A multiplication and an addition count as 2. Attention is counted in full, as it
-is computed, though half of the decoder's own is masked; relative positions,
-norms, softmax and the optimizer are left out: together below 1 %.
+A multiplication and an addition count as two operations. Attention is counted
+in full, as it is computed, although half of the decoder's self-attention is
+masked. Relative positions, norms, softmax and the optimizer are left out; they
+are below 1 % together.
 """
 
 import dataclasses
@@ -15,10 +16,12 @@ class Forward:
   """Operations of one pass of one row through the network, by part.
 
   Attributes:
-    weights: products with weights, but for the last of each layer.
-    last_weights: the last of each layer, the feed-forward's way out.
-    attention: queries by keys, and weights by values.
-    logits: hidden states by the vocabulary.
+    weights: the products with weights, but for the last product of each layer.
+    last_weights: the last product of each layer, which is the feed-forward
+      block's output projection.
+    attention: the products of queries with keys, and of attention weights with
+      values.
+    logits: the product of the decoder's output with the vocabulary.
   """
 
   weights: float
@@ -30,7 +33,6 @@ class Forward:
   def total(self) -> float:
     return self.weights + self.last_weights + self.attention + self.logits
 
-
   def __add__(self, other: 'Forward') -> 'Forward':
     return Forward(**{
         field.name: getattr(self, field.name) + getattr(other, field.name)
@@ -41,14 +43,14 @@ class Forward:
 def forward(
     network: network_lib.T5Config, input_length: int, target_length: int
 ) -> Forward:
-  """One row of `input_length` and `target_length` tokens, padding included."""
+  """Operations of one row in the network; padding counts as tokens do."""
   return encoder(network, input_length) + decoder(
       network, input_length, target_length
   )
 
 
 def encoder(network: network_lib.T5Config, length: int) -> Forward:
-  """One row of the encoder."""
+  """Operations of one row in the encoder."""
   width = network.num_heads * network.head_dim
   tokens = network.num_encoder_layers * length
   mlp = network.emb_dim * network.mlp_dim
@@ -64,7 +66,10 @@ def encoder(network: network_lib.T5Config, length: int) -> Forward:
 def decoder(
     network: network_lib.T5Config, input_length: int, target_length: int
 ) -> Forward:
-  """One row of the decoder, keys and values of the encoder's row included."""
+  """Operations of one row in the decoder.
+
+  Among them are the keys and values that it makes of the encoder's output.
+  """
   width = network.num_heads * network.head_dim
   projection = network.emb_dim * width
   tokens = network.num_decoder_layers * target_length
@@ -72,7 +77,8 @@ def decoder(
   gates = len(network.mlp_activations)
   return Forward(
       weights=2 * (
-          # Two attentions: of the second, keys and values are the encoder's.
+          # Self-attention has four projections and cross-attention two of the
+          # decoder's tokens; its keys and values are of the encoder's.
           tokens * (6 * projection + gates * mlp)
           + network.num_decoder_layers * input_length * 2 * projection
       ),
@@ -89,18 +95,19 @@ def train_step(
     target_length: int,
     sides: int = 2,
 ) -> float:
-  """One update: the backward pass costs twice the forward one.
+  """Operations of one update: the backward pass costs twice the forward pass.
 
   Args:
-    network: sizes.
-    batch_size: pairs, or examples of a format that has one side.
-    input_length: encoder tokens.
-    target_length: decoder tokens.
+    network: the sizes of the T5.
+    batch_size: the number of pairs, or of examples of a format that has no
+      wrong labels.
+    input_length: the number of encoder tokens of a row.
+    target_length: the number of decoder tokens of a row.
     sides: 2 where each example goes through the network with a right and with a
       wrong label, else 1.
 
   Returns:
-    Operations that the update needs, whatever is computed again.
+    The operations that the update needs, without what is computed again.
   """
   row = forward(network, input_length, target_length)
   return 3 * sides * batch_size * row.total
@@ -114,10 +121,22 @@ def recomputed(
     sides: int = 2,
     num_logit_chunks: int = 1,
 ) -> float:
-  """What an update computes a second time to save memory; see `train_step`.
+  """Operations that an update repeats to save memory.
 
-  With the policy 'full' it is the layers but for their last product, which no
-  gradient needs; with 'minimal' attention; in chunks the logits.
+  The policy 'full' repeats all of each layer but its last product, which no
+  gradient needs; the policy 'minimal' repeats attention. Logits are repeated
+  where they are made in chunks. The number of microbatches changes nothing.
+
+  Args:
+    network: the sizes of the T5, and its rematerialization policy.
+    batch_size: as in `train_step`.
+    input_length: as in `train_step`.
+    target_length: as in `train_step`.
+    sides: as in `train_step`.
+    num_logit_chunks: the number of pieces in which the logits are made.
+
+  Returns:
+    The operations beyond those of `train_step`.
   """
   row = forward(network, input_length, target_length)
   again = {
@@ -136,5 +155,5 @@ def rank_step(
     input_length: int,
     target_length: int,
 ) -> float:
-  """One forward pass of `batch_size` candidates."""
+  """Operations of one forward pass of `batch_size` candidates."""
   return batch_size * forward(network, input_length, target_length).total

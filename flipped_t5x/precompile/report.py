@@ -1,18 +1,15 @@
-"""What `flipped-t5x precompile` found, as data and as text."""
+"""What `flipped-t5x precompile` finds out about a step, as data and as text."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
-import textwrap
 from typing import Any
 
-from flipped_t5x import roofline
+from flipped_t5x import terminal
 from flipped_t5x.precompile import compile_step
 from flipped_t5x.precompile import topologies
 
 _GIB = 2**30
-_QUICK = (
-    '; --quick: the program that will run has less traffic with the memory'
-)
 # Macros of the gin files that a run with these settings needs.
 _MACROS = {
     'BATCH_SIZE': 'batch_size', 'INPUT_LENGTH': 'input_length',
@@ -21,30 +18,41 @@ _MACROS = {
     'NUM_MICROBATCHES': 'num_microbatches',
     'NUM_LOGIT_CHUNKS': 'num_logit_chunks',
 }
+_MEMORY = {
+    'arguments': 'weights, optimizer state, batch',
+    'output': 'output that replaces no argument',
+    'temporaries': 'temporaries',
+    'code': 'program',
+    'total': 'together',
+    'usable': 'usable',
+}
 
 
 def facts(
     topology: topologies.Topology,
     step: compile_step.Step,
     compiled: compile_step.Compiled,
-    estimate: roofline.Estimate | None,
     steps: int,
     quick: bool,
 ) -> dict[str, Any]:
-  """All that is known of a compiled step, as JSON has it.
+  """All that is known of a compiled step, as `--json` prints it.
+
+  The time of a step is a lower bound: that of its FLOPs at the peak of all
+  chips. What follows from it is a lower bound, too, or an upper bound of speed.
 
   Args:
-    topology: the slice.
-    step: the step.
+    topology: the slice it was compiled for.
+    step: the step that was compiled.
     compiled: what the compiler made of it.
-    estimate: of its time; None where the compiler refused.
-    steps: of the run whose cost is told.
+    steps: the number of steps of the run whose cost is told.
     quick: whether it was compiled with less optimization.
 
   Returns:
-    Bytes and FLOPs are of one device where the name does not say otherwise.
+    Name -> value. Memory is in bytes of one device, FLOPs are those of all
+    devices together. `collectives` is None where the compiler refused the step.
   """
-  found = {
+  seconds = (step.model_flops + step.recomputed_flops) / topology.peak_flops
+  return {
       'fits': compiled.fits,
       'quick': quick,
       'parameters': compiled.parameters,
@@ -56,89 +64,121 @@ def facts(
       **dataclasses.asdict(step),
       'compile_seconds': compiled.seconds,
       'compile_cpu_seconds': compiled.cpu_seconds,
-      'memory': {
-          name: getattr(compiled, name) for name in
-          ('arguments', 'output', 'temporaries', 'code', 'total', 'usable')
-      },
-  }
-  if estimate is None:
-    return found
-  low, high = estimate.least_seconds, estimate.most_seconds
-  return found | {
-      'model_flops_all': estimate.model_flops,
-      'recomputed_flops_all': estimate.recomputed_flops,
-      'device_flops': estimate.device_flops,
-      'hbm_bytes': estimate.hbm_bytes,
-      'collectives': list(estimate.collectives),
-      'seconds': estimate.parts,
-      'bound': estimate.bound,
-      'step_seconds': low,
-      'step_seconds_without_overlap': high,
-      'utilisation': estimate.utilisation(low),
-      'utilisation_without_overlap': estimate.utilisation(high),
+      'memory': {name: getattr(compiled, name) for name in _MEMORY},
+      'collectives': None if compiled.text is None else (
+          compile_step.count_collectives(compiled.text)
+      ),
+      'model_flops': step.model_flops,
+      'recomputed_flops': step.recomputed_flops,
+      'chip_peak_flops': topology.chip.peak_flops,
+      'step_seconds_at_least': seconds,
+      'rows_per_second_at_most': step.batch_size / seconds,
       'steps': steps,
-      'chip_hours': estimate.chip_hours(low, steps),
-      'chip_hours_without_overlap': estimate.chip_hours(high, steps),
-      'rows_per_second': step.batch_size / low,
-      'peak_flops': estimate.peak_flops,
-      'assumptions': list(roofline.ASSUMPTIONS),
+      'chip_hours_at_least': seconds * steps * topology.num_chips / 3600,
   }
 
 
 def write(found: Mapping[str, Any]) -> None:
-  """Prints one step's facts, and what was tried where it does not fit."""
+  """Prints one step's facts, and what was tried if it does not fit.
+
+  Args:
+    found: the facts, with the other settings that were tried as `tried`.
+  """
   print(_headline(found))
   print(_settings(found))
-  unit = 'chip' if found['devices_per_chip'] == 1 else 'core'
-  memory = found['memory']
-  print(f'\nMemory of each {unit}, GiB')
-  for name, text in (
-      ('arguments', 'weights, optimizer state, batch'),
-      ('output', 'output that replaces no argument'),
-      ('temporaries', 'temporaries'),
-      ('code', 'program'),
-      ('total', 'together'),
-      ('usable', 'usable'),
-  ):
-    if memory[name] is not None:
-      print(f'  {text:<34}{memory[name] / _GIB:8.2f}')
-  if 'seconds' in found:
-    _write_costs(found, unit)
-  if found['fits'] and found['task'] == 'train':
-    print('Train so with:\n  ' + ' '.join(_overrides(found)))
+  _write_memory(found)
+  if found['collectives'] is not None:
+    _write_collectives(found['collectives'])
+  _write_costs(found)
   if not found['fits']:
     _write_tried(found.get('tried', ()))
+  elif found['task'] == 'train':
+    print('\nTrain with these settings:\n  ' + ' '.join(_overrides(found)))
 
 
 def _headline(found: Mapping[str, Any]) -> str:
-  return (
+  text = (
       f'{found["task"]}ing step of {found["parameters"] / 1e6:,.0f} million'
       f' parameters: {"fits" if found["fits"] else "DOES NOT FIT"}'
       f' {found["topology"]} ({found["google_name"]}, {found["chips"]} chips)\n'
       f'compiled in {found["compile_seconds"]:.0f} s'
       f' ({found["compile_cpu_seconds"]:.0f} CPU seconds)'
-      + (_QUICK if found['quick'] else '')
   )
+  if found['quick']:
+    text += '; with --quick, so this is not the program that will run'
+  return text
 
 
 def _settings(found: Mapping[str, Any]) -> str:
   network = found['network']
-  rows = 'pairs' if found['wrong_side'] else 'rows'
-  text = (
-      f'{found["batch_size"]} '
-      f'{rows if found["task"] == "train" else "candidates"} of'
-      f' {found["input_length"]} + {found["target_length"]} tokens, mesh'
-      f' {found["data_parallel"]} x {found["model_parallel"]} (data x model),'
-      ' weights over ' + (
-          'both' if found['shard_params_over_data'] else 'model alone'
-      ) + f', {"" if network["scan_layers"] else "un"}scanned'
+  if found['task'] == 'rank':
+    rows = 'candidates'
+  else:
+    rows = 'pairs' if found['wrong_side'] else 'rows'
+  axes = 'both axes' if found['shard_params_over_data'] else 'the model axis'
+  parts = [
+      f'{found["batch_size"]} {rows} of {found["input_length"]} +'
+      f' {found["target_length"]} tokens',
+      f'mesh {found["data_parallel"]} x {found["model_parallel"]} (data x'
+      ' model)',
+      f'weights divided over {axes}',
+      f'layers {"" if network["scan_layers"] else "not "}scanned',
+  ]
+  if found['task'] == 'train':
+    number = found['num_microbatches']
+    parts += [
+        f'remat policy {network["remat_policy"]}',
+        f'{number} microbatch{"es" if number > 1 else ""}',
+    ]
+  return ', '.join(parts)
+
+
+def _write_memory(found: Mapping[str, Any]) -> None:
+  unit = 'chip' if found['devices_per_chip'] == 1 else 'core'
+  print(f'\nMemory of each {unit} in GiB, as the compiler counts it')
+  for name, text in _MEMORY.items():
+    if found['memory'][name] is not None:
+      print(f'  {text:<34}{found["memory"][name] / _GIB:8.2f}')
+
+
+def _write_collectives(collectives: Mapping[str, int]) -> None:
+  print(
+      '\nCollective instructions of the program; one in the body of a loop'
+      ' counts once'
+  )
+  for kind, count in collectives.items():
+    print(f'  {kind:<34}{count:8}')
+  if not collectives:
+    print('  none')
+
+
+def _write_costs(found: Mapping[str, Any]) -> None:
+  needed, again = found['model_flops'], found['recomputed_flops']
+  print(
+      f'\nFLOPs of a step, by formula: {needed:.3g}'
+      + (f', and {again:.3g} a second time to save memory' if again else '')
+  )
+  print(
+      f'At the peak of {found["chips"]} chips,'
+      f' {found["chip_peak_flops"] / 1e12:g} TFLOP/s each, these take at least'
+      f' {milliseconds(found["step_seconds_at_least"])} ms.'
   )
   if found['task'] == 'train':
-    text += (
-        f', remat {network["remat_policy"]}, {found["num_microbatches"]}'
-        f' microbatch{"es" if found["num_microbatches"] > 1 else ""}'
+    print(
+        f'{found["steps"]:,} steps take at least'
+        f' {found["chip_hours_at_least"]:,.2f} chip-hours.'
     )
-  return text
+  else:
+    print(
+        f'That is at most {found["rows_per_second_at_most"]:,.0f} candidates/s.'
+    )
+  print('A real step takes longer: no program is at the peak all the time.')
+
+
+def milliseconds(seconds: float) -> str:
+  """A time in milliseconds, with three digits or more."""
+  value = seconds * 1e3
+  return f'{value:,.0f}' if value >= 1000 else f'{value:.3g}'
 
 
 def _overrides(found: Mapping[str, Any]) -> list[str]:
@@ -149,60 +189,14 @@ def _overrides(found: Mapping[str, Any]) -> list[str]:
   return [f'--gin.{name}={value}' for name, value in values.items()]
 
 
-def _write_costs(found: Mapping[str, Any], unit: str) -> None:
-  again = found['recomputed_flops_all'] / found['model_flops_all']
-  devices = found['chips'] * found['devices_per_chip']
-  computed = found['device_flops'] * devices
-  print(
-      f'\nFLOPs of a step: {found["model_flops_all"]:.3g} by formula,'
-      f' {again:.0%} of them a second time to save memory; the program has'
-      f' {computed:.3g} on all devices'
-  )
-  print(f'\nCollectives of a step, for each {unit}')
-  print('  kind                among    count      GB sent       ms')
-  for c in found['collectives']:
-    print(
-        f'  {c["kind"]:<18}{c["group_size"]:>7}{c["count"]:>9}'
-        f'{c["bytes"] / 1e9:>13.3f}{c["seconds"] * 1e3:>9.1f}'
-    )
-  print('\nTime of a step, estimated, ms')
-  for name, text in (
-      ('compute', f'products, {found["device_flops"]:.3g} FLOP'),
-      ('memory', f'memory, {found["hbm_bytes"] / 1e9:.1f} GB'),
-      ('collectives', 'collectives'),
-  ):
-    print(f'  {text:<34}{found["seconds"][name] * 1e3:8.1f}')
-  low, high = found['step_seconds'], found['step_seconds_without_overlap']
-  print(
-      f'  {"at least, if all overlap":<34}{low * 1e3:8.1f}'
-      f'   ({found["utilisation"]:.0%} of peak is of use)'
-  )
-  print(
-      f'  {"if nothing overlaps":<34}{high * 1e3:8.1f}'
-      f'   ({found["utilisation_without_overlap"]:.0%})'
-  )
-  if found['task'] == 'train':
-    print(
-        f'{found["steps"]:,} steps: {found["chip_hours"]:.1f} to'
-        f' {found["chip_hours_without_overlap"]:.1f} chip-hours'
-    )
-  else:
-    print(f'at most {found["rows_per_second"]:,.0f} candidates/s')
-  print('Assumed:')
-  for assumption in found['assumptions']:
-    print(textwrap.fill(
-        assumption, 78, initial_indent='  - ', subsequent_indent='    '
-    ))
-
-
-def _write_tried(tried) -> None:
+def _write_tried(tried: Sequence[Mapping[str, Any]]) -> None:
+  print()
   for t in tried:
     needs = 'unknown' if t['total'] is None else f'{t["total"] / _GIB:.2f} GiB'
     print(
-        f'\n{"Fits" if t["fits"] else "Does not fit"} with {t["change"]}:'
-        f' {needs} of {t["usable"] / _GIB:.2f} (compiled).', end=''
+        f'{"Fits" if t["fits"] else "Does not fit"} with {t["change"]}:'
+        f' {needs} of {t["usable"] / _GIB:.2f} (compiled).'
     )
-  print()
   if not any(t['fits'] for t in tried):
     print(
         'None of the changes that were compiled fits; --max_compilations tries'
@@ -211,20 +205,23 @@ def _write_tried(tried) -> None:
 
 
 def write_search(found: Mapping[str, Any]) -> None:
-  """Prints a table of what fits, and what does not."""
+  """Prints a table of the settings that fit, and lists those that do not.
+
+  Args:
+    found: the facts of settings that `fit`, of those that `do_not_fit`, and the
+      texts of those that were `not_tried`.
+  """
+  titles = ('fits with', 'GiB', 'ms, at least', 'collectives', 'compiled, s')
   rows = [
-      (f['change'], f'{f["memory"]["total"] / _GIB:.2f}',
-       f'{f["step_seconds"] * 1e3:.3g}',
-       f'{f["step_seconds_without_overlap"] * 1e3:.3g}', f['bound'],
-       f'{f["compile_seconds"]:.0f}')
+      (
+          f['change'], f'{f["memory"]["total"] / _GIB:.2f}',
+          milliseconds(f['step_seconds_at_least']),
+          str(sum(f['collectives'].values())), f'{f["compile_seconds"]:.0f}',
+      )
       for f in found['fit']
   ]
-  titles = ('fits with', 'GiB', 'ms, least', 'ms, most', 'bound', 'compiled, s')
   if rows:
-    table = (titles, *rows)
-    widths = [max(map(len, c)) for c in zip(*table, strict=True)]
-    for row in table:
-      print('  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)))
+    print(terminal.aligned([titles, *rows]))
   else:
     print('nothing that was compiled fits')
   for f in found['do_not_fit']:

@@ -7,14 +7,14 @@ import pathlib
 
 from flipped_t5x import errors
 from flipped_t5x.engine import libtpu_flags
-from flipped_t5x.precompile import topologies as topologies_lib
+from flipped_t5x.precompile import topologies
 import jax
-from jax.experimental import topologies
+from jax.experimental import topologies as jax_topologies
 
 _ENVIRONMENT = {
-    # Nothing runs on a TPU here: others may use libtpu at the same time.
+    # Nothing runs on a TPU here, so other processes may use libtpu meanwhile.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-    # Else libtpu asks the metadata server of a TPU machine.
+    # Without it libtpu asks the metadata server of a TPU machine.
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v4-8',
     'TPU_WORKER_HOSTNAMES': 'localhost',
@@ -24,33 +24,14 @@ _ENVIRONMENT = {
 def prepare() -> None:
   """Makes this process one that compiles for TPUs and computes on the host.
 
-  Call it before JAX looks for devices: then libtpu is loaded, and has read its
-  flags.
+  Call it before JAX looks for devices: JAX then loads libtpu, which reads its
+  flags only once.
 
   Raises:
-    ImportError: libtpu is missing, or of another version than JAX wants.
-    RuntimeError: it is too late.
+    MissingPackage: libtpu is missing, or of another version than JAX wants.
+    RuntimeError: libtpu was loaded before, without its flags.
   """
-  wanted = next(
-      (
-          requirement.split(';')[0].removeprefix('libtpu').strip()
-          for requirement in importlib.metadata.requires('jax') or ()
-          if requirement.startswith('libtpu')
-      ),
-      '',
-  )
-  jax_version = importlib.metadata.version('jax')
-  cure = f'pip install "flipped_t5x[tpu]", or "jax[tpu]=={jax_version}"'
-  if importlib.util.find_spec('libtpu') is None:
-    raise errors.MissingPackage(f'libtpu is not installed: {cure}')
-  have = importlib.metadata.version('libtpu')
-  prefix = wanted.removeprefix('==').removesuffix('*')
-  if wanted.startswith('==') and not f'{have}.'.startswith(
-      prefix if prefix.endswith('.') else f'{prefix}.'
-  ):
-    raise errors.MissingPackage(
-        f'libtpu is {have}, where JAX {jax_version} wants {wanted}: {cure}'
-    )
+  _check_version()
   if not libtpu_flags.are_set() and _is_loaded():
     raise RuntimeError(
         'libtpu was loaded without the flags that it needs, and would crash:'
@@ -62,18 +43,46 @@ def prepare() -> None:
   jax.config.update('jax_platforms', 'cpu')
 
 
-def devices(topology: topologies_lib.Topology) -> list[jax.Device]:
-  """The slice's devices, to compile for.
+def _check_version() -> None:
+  """MissingPackage where the installed JAX cannot work with libtpu."""
+  jax_version = importlib.metadata.version('jax')
+  cure = f'pip install "flipped_t5x[tpu]", or "jax[tpu]=={jax_version}"'
+  if importlib.util.find_spec('libtpu') is None:
+    raise errors.MissingPackage(f'libtpu is not installed: {cure}')
+  wanted = next(
+      (
+          requirement.split(';')[0].removeprefix('libtpu').strip()
+          for requirement in importlib.metadata.requires('jax') or ()
+          if requirement.startswith('libtpu')
+      ),
+      '',
+  )
+  have = importlib.metadata.version('libtpu')
+  prefix = wanted.removeprefix('==').removesuffix('*').removesuffix('.')
+  if wanted.startswith('==') and not f'{have}.'.startswith(f'{prefix}.'):
+    raise errors.MissingPackage(
+        f'libtpu is {have}, where JAX {jax_version} wants {wanted}: {cure}'
+    )
+
+
+def devices(topology: topologies.Topology) -> list[jax.Device]:
+  """The devices of a slice, for which programs can be compiled.
+
+  Args:
+    topology: the slice.
+
+  Returns:
+    As many devices as JAX would find on the slice.
 
   Raises:
     UserError: libtpu does not know such a slice.
   """
-  # One device a chip, where JAX has it so on the machine, too.
+  # On a v4, as on the machine itself, the two cores of a chip are one device.
   options = {}
   if topology.chip.name == 'v4':
     options['chip_config_name'] = 'megacore'
   try:
-    found = topologies.get_topology_desc(
+    found = jax_topologies.get_topology_desc(
         topology.name, platform='tpu', **options
     ).devices
   except jax.errors.JaxRuntimeError as e:

@@ -1,4 +1,4 @@
-"""Tests of precompile/flops.py: against the traced steps, and a count by hand."""
+"""Tests of precompile/flops.py: the traced steps, and a count by hand."""
 
 import dataclasses
 

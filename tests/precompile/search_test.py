@@ -1,11 +1,10 @@
-"""Tests of precompile_search.py: what divides, and the order of changes."""
+"""Tests of precompile/search.py: what divides, and the order of changes."""
 
 import dataclasses
 
 from flipped_t5x.precompile import compile_step
 from flipped_t5x.precompile import search
 from flipped_t5x.precompile import topologies
-import numpy as np
 import pytest
 
 GIB = 2**30
@@ -25,10 +24,9 @@ def step(tiny_network):
 
 def refused(total, arguments=0.5, usable=30):
   return compile_step.Compiled(
-      arguments=int(arguments * GIB), output=None, temporaries=None, code=None,
-      total=None if total is None else int(total * GIB), usable=usable * GIB,
-      seconds=1.0, cpu_seconds=1.0, text=None, coordinates=np.zeros((64, 3)),
-      parameters=1,
+      arguments=int(arguments * GIB), usable=usable * GIB, parameters=1,
+      seconds=1.0, cpu_seconds=1.0,
+      total=None if total is None else int(total * GIB),
   )
 
 
@@ -131,4 +129,20 @@ def test_candidates_of_a_search(step):
   rows = list(search.candidates(topology, rank))
   assert [[c.text for c in row] for row in rows] == [
       ['--model_parallel 4'], ['--model_parallel 8']
+  ]
+
+
+def test_a_search_prefers_few_flops_then_microbatches_then_collectives():
+  def facts(seconds, number, **collectives):
+    return {
+        'step_seconds_at_least': seconds, 'num_microbatches': number,
+        'collectives': collectives,
+    }
+
+  best, second, third, last = (
+      facts(1.0, 4, gather=9), facts(1.5, 1, gather=3, reduce=4),
+      facts(1.5, 1, gather=8), facts(1.5, 2),
+  )
+  assert sorted([last, third, best, second], key=search.preference) == [
+      best, second, third, last
   ]
