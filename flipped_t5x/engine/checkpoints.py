@@ -196,26 +196,12 @@ class Checkpoints:
     positions = data['positions'] if 'positions' in data else [data['position']]
     return restored.state, [base64.b64decode(p) for p in positions]
 
-  def restore_params(self, step: int, like: Any) -> Any:
-    """Restores the weights alone; arguments as for `restore`."""
-    self._check_shapes(step, {'params': like})
-    with ocp.PyTreeCheckpointer() as checkpointer:
-      return checkpointer.restore(
-          self._folder / str(step) / 'state',
-          args=ocp.args.PyTreeRestore(
-              {'params': like},
-              restore_args=ocp.checkpoint_utils.construct_restore_args(
-                  {'params': like}
-              ),
-              partial_restore=True,
-          ),
-      )['params']
-
   def close(self) -> None:
+    """Releases what Orbax holds."""
     self._manager.close()
 
   def _check_shapes(self, step: int, like: Any) -> None:
-    """UserError where the checkpoint's arrays are not those of `like`."""
+    """Raises UserError unless the checkpoint has the arrays of `like`."""
     path = self._folder / str(step)
     if not path.is_dir():
       raise FileNotFoundError(f'{path}: no such checkpoint')
@@ -227,7 +213,7 @@ class Checkpoints:
     for name in sorted(weights | wanted.keys()):
       if saved.get(name) != wanted.get(name):
         raise errors.UserError(
-            f'{path}: {name} is {saved.get(name, "not there")} where the'
+            f'{path}: {name} is {saved.get(name, "missing")} where the'
             f' network has {wanted.get(name, "none")}: the checkpoint is of a'
             ' model of another size'
         )

@@ -1,11 +1,12 @@
-"""Where weights, optimizer state and batches lie: a mesh of data x model.
+"""Where weights, optimizer state and batches are placed: data x model.
 
-Weights and activations have T5X's logical axes (`network/layers.py`); rules send those
-to the axes of the mesh, as in T5X. Over `model` heads, feed-forward and
-vocabulary are divided, over `data` the batch and, with
-`shard_params_over_data`, the other axis of every matrix, too: then no device
-holds a whole weight, and each layer's are gathered when it is their turn
-(Rajbhandari et al. 2019, arXiv 1910.02054; Xu et al. 2021, arXiv 2105.04663).
+Weights and activations have T5X's logical axes (`network/layers.py`), and rules
+map those to the axes of the mesh, as in T5X. Heads, feed-forward layers and the
+vocabulary are divided over `model`; the batch is divided over `data`, and so is
+the other axis of every matrix with `shard_params_over_data`. Then no device
+holds a whole weight, and the weights of each layer are gathered when the layer
+runs (Rajbhandari et al. 2019, arXiv 1910.02054; Xu et al. 2021, arXiv
+2105.04663).
 """
 
 from collections.abc import Iterator

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -15,7 +16,6 @@ from flipped_t5x.engine import agreement
 from flipped_t5x.engine import checkpoints
 import jax
 import numpy as np
-import tensorboardX
 
 _SHOWN = {
     'likelihood': 'L_LM', 'unlikelihood': 'L_UL', 'prob_right': 'P(right)',
@@ -49,15 +49,26 @@ class RunLog:
     self._copies = copies
     self._pending = []
     self._since = time.monotonic()
-    self._writer = None
-    if jax.process_index() != 0:
+    self._folder, self._start = folder, start
+    self._is_first = jax.process_index() == 0
+    if not self._is_first:
       return
     self._path = folder / 'metrics.jsonl'
     files.write(self._path, ''.join(_lines_until(self._path, start)))
-    self._writer = tensorboardX.SummaryWriter(
-        str(folder / 'tensorboard'), purge_step=start + 1
-    )
     self._bar = terminal.progress_bar(steps, 'step', initial=start)
+
+  @functools.cached_property
+  def _writer(self) -> Any:
+    """TensorBoard's writer, made when something is logged.
+
+    It imports PyTorch where that is installed, which takes seconds; by then the
+    first step is compiled.
+    """
+    import tensorboardX
+
+    return tensorboardX.SummaryWriter(
+        str(self._folder / 'tensorboard'), purge_step=self._start + 1
+    )
 
   def add(
       self, step: int, examples: int, metrics: Mapping[str, jax.Array]
@@ -89,7 +100,7 @@ class RunLog:
     total = agreement.total(sum(examples)) / self._copies
     self.last['examples_per_second'] = total / (now - self._since)
     self._since = now
-    if self._writer is None:
+    if not self._is_first:
       return
     for name, value in self.last.items():
       self._writer.add_scalar(name, value, steps[-1])
@@ -113,10 +124,11 @@ class RunLog:
 
   def close(self) -> None:
     """Ends the bar, and writes out what TensorBoard's writer still holds."""
-    if self._writer is None:
+    if not self._is_first:
       return
-    with contextlib.suppress(OSError):  # It would hide why the run ends.
-      self._writer.close()
+    if '_writer' in vars(self):
+      with contextlib.suppress(OSError):  # It would hide why the run ends.
+        self._writer.close()
     self._bar.close()
 
 
