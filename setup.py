@@ -52,7 +52,7 @@ setuptools.setup(
         'pyyaml',
         'rich',
         'safetensors',
-        'scipy',
+        'scipy>=1.15',
         'sentencepiece>=0.2',
         'tensorboard',
         'tensorboardX',

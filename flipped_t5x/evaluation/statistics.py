@@ -1,6 +1,7 @@
-"""How sure a metric is, in plain NumPy: intervals, tests, calibration.
+"""How sure a metric is: intervals, tests, calibration.
 
 All draws come from an explicit seed: the same data give the same numbers.
+SciPy's statistics are imported where they are used, as that takes seconds.
 """
 
 from collections.abc import Iterator
@@ -15,12 +16,6 @@ import numpy as np
 _TAILS = (0.025, 0.975)  # Of a 95 % interval.
 _RESAMPLES = 1000
 _CELLS = 2_000_000  # Of a block of resamples: 16 MB of row numbers.
-_ROUNDING = 1e-9  # Sums of the same terms in another order count as equal.
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-_T_QUANTILES = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-)
 
 
 def bootstrap_interval(
@@ -209,21 +204,18 @@ def paired_test(
 
   A row's value is its mean correctness over templates. (Where templates have
   different rows, a template's share is what it has in the mean over templates,
-  so that `difference` is the one between the runs' tables.) If the runs were
-  equally good, each row's difference would be as likely to have the other sign:
-  the two-sided sign-flip test (Fisher 1935; Phipson and Smyth 2010 for the
-  added ones, which keep a p of 0 away).
+  so that `difference` is the one between the runs' tables.)
 
   Args:
-    a: template -> `ranking.Ranked`, or (example_id int[n], correct bool[n]).
+    a: template -> `ranking.Predictions`, or (example_id int[n], correct
+      bool[n]).
     b: the same of the other run.
     seed: of the draws.
-    permutations: how many draws of signs.
+    permutations: how many draws of signs, see `_sign_flip_test`.
 
   Returns:
     `difference`: accuracy of a minus that of b; `low` and `high`, its 95 %
-    bootstrap interval over rows; `p`, (1 + draws at least as far from 0) / (1 +
-    draws).
+    bootstrap interval over rows; `p` of the sign-flip test.
 
   Raises:
     UserError: the runs have other templates or rows; the message says which.
@@ -231,15 +223,8 @@ def paired_test(
   row, b_row = _row_values(a, b), _row_values(b, a)
   # Rounded, so that equal differences are grouped in spite of their sums.
   difference = np.round(row - b_row, 12)
-  rng = np.random.default_rng(seed)
-  # Rows of one value are alike: their draws are one binomial, or multinomial.
-  sizes, counts = np.unique(np.abs(difference), return_counts=True)
-  total = np.zeros(permutations)
-  for size, count in zip(sizes, counts, strict=True):
-    total += size * (2 * rng.binomial(count, 0.5, permutations) - count)
-  far = np.abs(total) >= abs(difference.sum()) - _ROUNDING * len(difference)
   values, counts = np.unique(difference, return_counts=True)
-  drawn = rng.multinomial(
+  drawn = _after_signs(difference, seed, permutations).multinomial(
       len(difference), counts / len(difference), size=_RESAMPLES
   )
   low, high = np.quantile(drawn @ values / len(difference), _TAILS)
@@ -247,8 +232,55 @@ def paired_test(
       'difference': float((row - b_row).mean()),
       'low': float(low),
       'high': float(high),
-      'p': float((1 + far.sum()) / (1 + permutations)),
+      'p': _sign_flip_test(difference, seed, permutations),
   }
+
+
+def _after_signs(
+    difference: np.ndarray, seed: int, permutations: int
+) -> np.random.Generator:
+  """The generator of the bootstrap's draws.
+
+  Earlier versions drew signs from it first, a binomial for each size of a
+  difference. The same draws are skipped here, so that intervals are still those
+  that were published.
+  """
+  rng = np.random.default_rng(seed)
+  _, counts = np.unique(np.abs(difference), return_counts=True)
+  for count in counts:
+    rng.binomial(count, 0.5, permutations)
+  return rng
+
+
+def _sign_flip_test(
+    difference: np.ndarray, seed: int, permutations: int
+) -> float:
+  """The two-sided p of the sign-flip test (Fisher 1935).
+
+  If two runs were equally good, each row's difference would be as likely to
+  have the other sign: p is the share of all choices of signs whose sum is at
+  least as far from 0. Where there are more choices than `permutations`, so many
+  are drawn, and one is added to both counts, which keeps p above 0 (Phipson and
+  Smyth 2010).
+
+  Args:
+    difference: float[rows].
+    seed: of the draws.
+    permutations: the most choices of signs to try.
+  """
+  from scipy import stats
+
+  difference = difference[difference != 0]  # They have no sign.
+  if len(difference) < 2:
+    return 1.0
+  return float(stats.permutation_test(
+      (difference,),
+      # Rounded, as sums of the same terms in another order count as equal.
+      lambda signed, axis: np.abs(signed.sum(axis=axis)).round(6),
+      permutation_type='samples', alternative='greater',
+      n_resamples=permutations, batch=max(1, _CELLS // len(difference)),
+      rng=seed,
+  ).pvalue)
 
 
 def _row_values(run, other) -> np.ndarray:
@@ -328,16 +360,18 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
     `high`, the 95 % interval of the mean: None with one seed.
 
   Raises:
-    UserError: no value, or more than the 21 of the table of t.
+    UserError: no value.
   """
+  from scipy import stats
+
   n = len(values)
-  if not 1 <= n <= len(_T_QUANTILES) + 1:
-    raise errors.UserError(
-        f'{n} seeds; 1 to {len(_T_QUANTILES) + 1} are needed'
-    )
+  if not n:
+    raise errors.UserError('0 seeds: at least one is needed')
   mean = float(np.mean(values))
   if n == 1:
     return {'mean': mean, 'std': None, 'low': None, 'high': None}
   std = float(np.std(values, ddof=1))
-  half = _T_QUANTILES[n - 2] * std / n**0.5
+  # To three digits, as in tables of t and in the published results.
+  quantile = round(float(stats.t.ppf(_TAILS[1], n - 1)), 3)
+  half = quantile * std / n**0.5
   return {'mean': mean, 'std': std, 'low': mean - half, 'high': mean + half}

@@ -1,4 +1,4 @@
-"""Results of T5X's runs in the form of `evaluation/evaluate.py`, from their files.
+"""T5X's runs: their files as results like those of `evaluation/evaluate.py`.
 
 `t5x.infer` leaves those of `t5x_infer.py` in its folder. `t5x.eval`, and
 `t5x.train` where it evaluates, leave SeqIO's in `inference_eval` below theirs:
@@ -83,7 +83,7 @@ def read(folder: epath.Path) -> dict[str, Any]:
   tasks = {}
   for task, templates in sorted(ranked.items()):
     templates = dict(sorted(templates.items()))
-    tasks[task] = summary.summarize(templates, dict.fromkeys(templates, {}))
+    tasks[task] = summary.summarize(templates, {key: {} for key in templates})
     for values in tasks[task]['templates'].values():
       values['counts'] = None
     tasks[task]['data'] = {'split': settings.get('SPLIT', 'eval')}

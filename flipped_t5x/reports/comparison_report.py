@@ -249,7 +249,7 @@ def _tests(runs, tests) -> parts.Section:
 
 
 def p_value(p: float) -> str:
-  """With four digits, as small ones are multiples of 1 / 10,001."""
+  """With four digits: the least that 10,000 draws can give is 1 / 10,001."""
   return f'{p:.4f}'
 
 

@@ -1,4 +1,4 @@
-"""Tests of evaluation/scored_examples.py and weights_digest.py: by hand, and read back."""
+"""Scored examples, by hand and read back; the digest of weights."""
 
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.prompts import arrays

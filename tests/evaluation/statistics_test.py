@@ -1,15 +1,15 @@
-"""Tests of evaluation/statistics.py: by hand, by loops, by simulation, and against peers.
+"""Tests of evaluation/statistics.py, by hand, by loops and by simulation.
 
-The peers are scikit-learn (confusion matrices) and SciPy (quantiles of t).
+Confusion matrices are compared with those of scikit-learn.
 """
 
 import itertools
 
+from flipped_t5x import errors
 from flipped_t5x import ranking
 from flipped_t5x.evaluation import statistics
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn import metrics
 
 
@@ -243,7 +243,7 @@ def test_paired_by_enumeration():
       for signs in itertools.product((-1, 1), repeat=7)
   ]
   assert np.mean(far) == 1 / 4  # All three of one sign.
-  assert result['p'] == pytest.approx(1 / 4, abs=4 * (3 / 16 / 10_000) ** 0.5)
+  assert result['p'] == 1 / 4  # Of so few rows all signs are tried.
   # All 7**7 resamples are 823,543: the quantiles of many of them.
   drawn = np.random.default_rng(5).choice(difference, (100_000, 7)).mean(axis=1)
   low, high = np.quantile(drawn, (0.025, 0.975))
@@ -301,6 +301,50 @@ def test_paired_finds_a_difference():
   )
   assert result['p'] == 1 / 1000  # The least there can be: never 0.
   assert 0 < result['low'] < result['difference'] < result['high'] < 0.4
+
+
+def test_paired_is_drawn_where_there_are_too_many_signs(monkeypatch):
+  rng = np.random.default_rng(4)
+  a, b = two_runs(rng, 0.7, 0.6, n=60, templates=3)
+  result = statistics.paired_test(a, b)
+  difference = sum(a[t][1].astype(float) - b[t][1] for t in a) / 3
+  assert np.count_nonzero(difference) > 13  # 2**13 is below 10,000.
+  signs = rng.choice((-1, 1), (200_000, 60))
+  far = np.abs(signs @ difference) >= abs(difference.sum()) - 1e-9
+  assert result['p'] == pytest.approx(
+      far.mean(), abs=4 * (far.mean() * (1 - far.mean()) / 10_000) ** 0.5
+  )
+  # In any number of blocks.
+  monkeypatch.setattr(statistics, '_CELLS', 1000)
+  assert statistics.paired_test(a, b) == result
+
+
+@pytest.mark.parametrize('correct', ([0, 1, 1], [0, 0, 1]))
+def test_paired_where_sums_are_equal_in_spite_of_rounding(correct):
+  # In thirds: 1, 2, -1 and so on; a sum of thirds depends on their order.
+  rows = [(1, 0, 0), (1, 1, 0), (0, 0, -1), tuple(np.array(correct) - 1)] * 3
+  a = {t: with_correct([r[t] > 0 for r in rows]) for t in range(3)}
+  b = {t: with_correct([r[t] < 0 for r in rows]) for t in range(3)}
+  thirds = np.array([sum(r) for r in rows])
+  sums = np.array(list(itertools.product((-1, 1), repeat=len(rows)))) @ thirds
+  assert statistics.paired_test(a, b)['p'] == (
+      np.mean(np.abs(sums) >= abs(thirds.sum()))
+  )
+
+
+def test_paired_interval_is_the_published_one():
+  # The numbers of the version that drew the signs itself.
+  result = statistics.paired_test(
+      *two_runs(np.random.default_rng(2), 0.62, 0.6, n=500)
+  )
+  assert (result['low'], result['high']) == (
+      -0.0025124999999999995, 0.051
+  )
+
+
+def test_paired_with_a_difference_in_one_row():
+  a, b = {'x': with_correct([1, 1, 0])}, {'x': with_correct([1, 0, 0])}
+  assert statistics.paired_test(a, b)['p'] == 1
 
 
 def test_paired_with_itself():
@@ -365,15 +409,17 @@ def test_over_seeds_by_hand():
   }
 
 
-def test_over_seeds_is_that_of_scipy():
-  rng = np.random.default_rng(0)
-  for n in range(2, 22):
-    values = rng.normal(size=n)
-    expected = stats.t.interval(
-        0.95, n - 1, values.mean(), stats.sem(values)
-    )
-    result = statistics.over_seeds(values)
-    assert (result['low'], result['high']) == pytest.approx(expected, abs=1e-3)
-  for values in ([], [0.5] * 22):
-    with pytest.raises(ValueError, match=f'{len(values)} seeds; 1 to 21'):
-      statistics.over_seeds(values)
+@pytest.mark.parametrize('n, quantile', (
+    (2, 12.706), (4, 3.182), (21, 2.086), (30, 2.045),  # As tables have them.
+))
+def test_interval_over_seeds(n, quantile):
+  values = np.random.default_rng(0).normal(size=n)
+  result = statistics.over_seeds(values)
+  half = quantile * values.std(ddof=1) / n**0.5
+  assert result['low'] == pytest.approx(values.mean() - half, abs=1e-12)
+  assert result['high'] == pytest.approx(values.mean() + half, abs=1e-12)
+
+
+def test_no_seeds():
+  with pytest.raises(errors.UserError, match='0 seeds'):
+    statistics.over_seeds([])

@@ -1,4 +1,4 @@
-"""Tests of evaluation/suites.py: groups and averages by hand, and what is missing."""
+"""Tests of evaluation/suites.py: groups and averages, and what is missing."""
 
 from flipped_t5x.evaluation import suites
 from flipped_t5x.tasks import catalog

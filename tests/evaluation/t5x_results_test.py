@@ -80,7 +80,7 @@ def expected():
           )],
           found.example_id, found.option_index, found.is_correct,
       )
-    results[name] = summary.summarize(ranked, dict.fromkeys(ranked, {}))
+    results[name] = summary.summarize(ranked, {key: {} for key in ranked})
   return results
 
 
