@@ -25,7 +25,6 @@ from flipped_t5x import errors
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.prompts import tokenization
-from flipped_t5x.tasks import cache
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import metrics
 from flipped_t5x.tasks import mixtures
@@ -37,14 +36,6 @@ T5_VOCABULARY = (
     'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 )
 _SCORE = '_score_'
-
-
-class TrainTask(seqio.Task):
-  """A task whose cache is compared with its rows before it is read."""
-
-  def assert_cached(self) -> None:
-    super().assert_cached()
-    cache.check(self.cache_dir, self)
 
 
 def default_vocabulary() -> str:
@@ -185,7 +176,7 @@ def train_task(
   side = formats.wrong_side(format, unlikelihood=True)
   sides[side] = _feature(vocabulary, required=side == 'wrong_inputs')
   splits = [s for s in ('train', 'validation') if s in data.num_examples]
-  return _put(seqio.TaskRegistry, TrainTask(
+  return _put(seqio.TaskRegistry, seqio.Task(
       f'{format}_{_slug(name)}',
       source=row_source.RowSource(data, {s: s for s in splits}),
       preprocessors=[

@@ -2,9 +2,11 @@
 
 SRC is a run of this project, a checkpoint of it or of T5X, a Hugging Face
 folder or a name on the hub; DST is a folder to be made, whole or not at all.
-One tensor is in memory at a time. What the weights do not say (text format,
-lengths, vocabulary) goes along: in config.json and sentencepiece.model beside a
-T5X checkpoint, in flipped_t5x.json of a Hugging Face folder.
+In memory is one weight at a time or, for hf, the weights of one file: at most
+--max_shard_size. Where layers are stacked, one weight holds all layers. What
+the weights do not say (text format, lengths, vocabulary) is written with them:
+in config.json and sentencepiece.model beside a T5X checkpoint, in
+flipped_t5x.json of a Hugging Face folder.
 
 Example:
   flipped-t5x convert seonghyeonye/flipped_3B flipped_3b
@@ -52,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
       '--max_shard_size', type=_nbytes, default='5GB', metavar='SIZE',
-      help='the most in a file of hf, such as 500MB (default 5GB)',
+      help='for hf, the most bytes of weights in a file, such as 500MB (default'
+      ' 5GB); so much memory is needed',
   )
   parser.add_argument(
       '--format', choices=tuple(formats.FORMATS),

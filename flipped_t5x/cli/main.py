@@ -24,7 +24,6 @@ COMMANDS = {
     'convert': ('convert', 'weights to and from Hugging Face and T5X'),
     'precompile': ('precompile', 'compile a step for a TPU, without the TPU'),
     'inspect': ('inspect', 'look into a mixture'),
-    'cache': ('cache', 'write the rows of a mixture as SeqIO caches them'),
 }
 
 _OVERRIDE = re.compile(r'--gin\.([^=\s]+)=(.*)', re.DOTALL)
