@@ -102,8 +102,8 @@ class TrainBatches:
       self.counts[name] = collections.Counter()
       draw = examples.DrawPair(
           name, data.load_templates(max_field_chars),
-          tokenization.load_vocabulary(pathlib.Path(vocabulary)), lengths, format,
-          self.counts[name], bool(unlikelihood_weight),
+          tokenization.load_vocabulary(pathlib.Path(vocabulary)), lengths,
+          format, self.counts[name], bool(unlikelihood_weight),
       )
       self.origins[name] = data.open('train').origin
       datasets.append(_pairs(data, draw, seed + number))
@@ -313,7 +313,9 @@ class CandidateSource:
     for number in self.numbers if numbers is None else numbers:
       with _named(name, self.split, number):
         candidates += expand(rows[number], number)
-    return arrays.Candidates.from_examples(candidates, expand.counts, self.origin)
+    return arrays.Candidates.from_examples(
+        candidates, expand.counts, self.origin
+    )
 
   @property
   def _rows(self) -> store.Rows:
@@ -358,20 +360,3 @@ def open_candidates(
       tokenization.load_vocabulary(pathlib.Path(vocabulary)),
       {'inputs': input_length, 'targets': target_length}, format,
   )
-
-
-def read_candidates(
-    dataset: str, template: str, *args: Any, **kwargs: Any
-) -> arrays.Candidates:
-  """All options of all rows of a split in one template, in order.
-
-  Args:
-    dataset: a dataset of the catalog.
-    template: the template's name.
-    *args: as for `open_candidates`, and so are the others.
-    **kwargs: of it.
-
-  Returns:
-    The candidates.
-  """
-  return open_candidates(dataset, *args, **kwargs).read(template)

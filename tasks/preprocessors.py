@@ -1,6 +1,7 @@
 """SeqIO preprocessors: rows as JSON text to the token features of a task.
 
-Rendering, drawing and tokenizing are one Python call per row, `prompts/examples.py`.
+Rendering, drawing and tokenizing are one Python call per row; see
+`prompts/examples.py`.
 """
 
 import collections

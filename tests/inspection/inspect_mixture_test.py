@@ -27,7 +27,7 @@ import rich.console
 from sentencepiece import sentencepiece_model_pb2
 
 # One token each, wherever they stand; so is a sentinel, and so is EOS.
-WORDS = ['input:', 'output:', 'Say', 'and', 'End', 'Is', 'this', 'x', 'y', 'no', 'yes', 'yes!', 'maybe']
+WORDS = 'input: output: Say and End Is this x y no yes yes! maybe'.split()
 
 # name -> templates: (name, options, jinja left of |||); rows by split.
 DATA = {
@@ -273,12 +273,12 @@ def test_candidates_are_of_all_rows_in_all_templates(data):
 def test_evaluation_measures_what_the_engine_reads(form, lengths, data):
   name, template = 'one/words', 'Say'
   path = data / 'words.model'
-  engine = batches.read_candidates(
-      name, template, path, *lengths, form, split='train'
-  )
-  whole = batches.read_candidates(
-      name, template, path, 999, 999, form, split='train'
-  )
+  engine = batches.open_candidates(
+      name, path, *lengths, form, split='train'
+  ).read(template)
+  whole = batches.open_candidates(
+      name, path, 999, 999, form, split='train'
+  ).read(template)
   measured = look(
       data, name, split='train', format=form, input_length=lengths[0],
       target_length=lengths[1],
@@ -317,7 +317,9 @@ def test_training_measures_what_training_draws(
     draw = examples.DrawPair(*arguments)
     pairs = [draw(rows[n], s) for n, s in zip(numbers, seeds, strict=True)]
     measured = measurement.measure(
-        units.PairUnits(dataclasses.replace(draw, counts=collections.Counter())),
+        units.PairUnits(
+            dataclasses.replace(draw, counts=collections.Counter())
+        ),
         rows, numbers, seeds, num_examples=99,
     )
     assert measured.units == sum(p is not None for p in pairs)

@@ -346,9 +346,9 @@ def test_unknown_names():
 
 
 def candidates(name, template, **kwargs):
-  return batches.read_candidates(
-      name, template, demo_data.vocabulary(), *LENGTHS, **kwargs
-  )
+  return batches.open_candidates(
+      name, demo_data.vocabulary(), *LENGTHS, **kwargs
+  ).read(template)
 
 
 def test_candidates_are_complete_and_in_order():
@@ -386,9 +386,9 @@ def test_limit_of_candidates():
 
 
 def test_counts_of_candidates():
-  found = batches.read_candidates(
-      'tiny_mood', 'Mood', demo_data.vocabulary(), 16, 32, split='train'
-  )
+  found = batches.open_candidates(
+      'tiny_mood', demo_data.vocabulary(), 16, 32, split='train'
+  ).read('Mood')
   assert found.counts == {'no label': 1, 'truncated': 118}
   assert 7 not in found.example_id
   assert set(catalog.dataset('tiny_mood').load_templates()) == {

@@ -1,6 +1,7 @@
 """SeqIO tasks and their preprocessors, on small data."""
 
 import collections
+import itertools
 import json
 import re
 import subprocess
@@ -260,7 +261,7 @@ def test_shards_are_disjoint_and_complete(vocabulary):
       ]
       for i in range(7)
   ]
-  assert sorted(sum(shards, [])) == list(range(120))
+  assert sorted(itertools.chain(*shards)) == list(range(120))
   assert all(len(shard) >= 17 for shard in shards)
 
 
