@@ -66,7 +66,10 @@ def convert(
     check: bool = False,
     progress: bool = True,
 ) -> Converted:
-  """Converts a model; one tensor is in memory at a time.
+  """Converts a model, which need not fit in memory.
+
+  One tensor is in memory at a time or, for `hf`, those of one file. Where
+  layers are stacked, one tensor holds all layers.
 
   Args:
     source: a folder or a name of the hub, see `weights/model_files.py`.
@@ -77,7 +80,7 @@ def convert(
       apart for `hf`.
     dtype: one of `DTYPES`; by default the types that are stored.
     vocabulary: a SentencePiece file in place of the source's.
-    max_shard_bytes: the most bytes in a file of `hf`.
+    max_shard_bytes: for `hf`, the most bytes of weights in a file.
     step: which checkpoint of a run; by default the newest.
     revision: of a repository of the hub.
     overrides: `format`, `input_length`, `target_length` in place of the

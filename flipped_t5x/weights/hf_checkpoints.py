@@ -5,8 +5,8 @@
     pytorch_model.bin        likewise; read where there are no safetensors
     spiece.model             see weights/hf_vocabulary.py
 
-Weights are read and written one at a time. Those of linear layers are [out, in]
-there and [in, out] in T5X.
+Weights are read one at a time, and written one file at a time. Those of linear
+layers are [out, in] in these folders and [in, out] in T5X.
 """
 
 from collections.abc import Callable
@@ -125,9 +125,10 @@ def write(
     vocabulary: pathlib.Path | None,
     *,
     max_shard_bytes: int = 5 * 10**9,
-    progress: Callable[[int], Any] = lambda nbytes: None,
 ) -> None:
   """Writes what `from_pretrained` reads, with the weights as safetensors.
+
+  The weights of one file are in memory at a time.
 
   Args:
     folder: an empty folder.
@@ -135,8 +136,8 @@ def write(
     values: its weights by T5X's names, layers apart or stacked; each is stored
       in the type that it has.
     vocabulary: a SentencePiece model; None for a folder without tokenizer.
-    max_shard_bytes: the most bytes of weights in a file.
-    progress: called with the bytes of each weight that has been written.
+    max_shard_bytes: the most bytes of weights in a file; a weight that is
+      larger has a file to itself.
 
   Raises:
     UserError: the weights are not those of the network, or the vocabulary has
@@ -176,7 +177,7 @@ def write(
   )
   for file, inside in split.filename_to_tensors.items():
     safetensors_files.write(
-        folder / file, {name: by_hf_name[name] for name in inside}, progress
+        folder / file, {name: by_hf_name[name] for name in inside}
     )
   if split.is_sharded:
     hf_config.write_json(folder / f'{_SAFETENSORS}{_INDEX}', {

@@ -369,7 +369,7 @@ def test_a_disk_that_becomes_full(tiny_run, tmp_path, kind):
   assert process.returncode == 1
   error = process.stderr.strip().splitlines()[-1]
   assert error.startswith(
-      f'flipped-t5x: OSError: {tmp_path}/new/target could not be written, and'
+      f'flipped-t5x: {tmp_path}/new/target could not be written, and'
       ' nothing is left there: '
   ), process.stderr
   assert re.search(r'it needs 0[.]\d+ GB$', error)
