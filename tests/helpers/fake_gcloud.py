@@ -9,6 +9,7 @@ call takes one, null means to play the Cloud. ssh runs the command in bash,
 at home in `workers/N`; `workers/N/unreachable` makes it fail.
 """
 
+import contextlib
 import fcntl
 import glob
 import json
@@ -77,10 +78,8 @@ def power_off():
 
   for path in glob.glob(f'{FOLDER}/workers/*/*/output/*/pid'):
     with open(path) as f:
-      try:
+      with contextlib.suppress(ProcessLookupError):
         os.killpg(int(f.read().split()[0]), signal.SIGKILL)
-      except ProcessLookupError:
-        pass
   shutil.rmtree(f'{FOLDER}/workers', ignore_errors=True)
 
 
