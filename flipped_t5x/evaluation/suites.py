@@ -28,28 +28,27 @@ class Suite:
   """Tasks that are evaluated together and averaged.
 
   Attributes:
-    name: as in `--suite NAME` and `results_NAME.json`.
+    name: as in `--suite NAME`, in `results_NAME.json`, and as the benchmark in
+      `published_results.csv`.
     mixture: key of the mixture that holds the tasks, without its format; None
       for the run's own.
     title: for people.
-    benchmark: its name in `published_results.csv`; None if it has none there.
   """
 
   name: str
   mixture: str | None
   title: str
-  benchmark: str | None
 
 
 SUITES = {
     suite.name: suite for suite in (
-        Suite('nlp', 'nlp_eval', 'Unseen NLP tasks', 'nlp'),
-        Suite('bigbench', 'bigbench_eval', 'BIG-bench', 'bigbench'),
+        Suite('nlp', 'nlp_eval', 'Unseen NLP tasks'),
+        Suite('bigbench', 'bigbench_eval', 'BIG-bench'),
         Suite(
             'label_generalization', 'label_generalization',
-            'Label words never seen', 'label_generalization',
+            'Label words never seen',
         ),
-        Suite('seen', None, 'Held-out rows of seen tasks', None),
+        Suite('seen', None, 'Held-out rows of seen tasks'),
     )
 }
 

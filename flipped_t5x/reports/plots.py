@@ -59,11 +59,6 @@ _STYLE = {
 }
 
 
-def run_colour(number: int) -> str:
-  """The name in `COLOURS` of a run's colour."""
-  return f'run-{number % len(_RUNS)}'
-
-
 def _figure(width: float, height: float):
   """A figure and its axes; every text in it is meant as it is written."""
   drawn = figure.Figure(

@@ -5,7 +5,6 @@ shares, 0 to 1. Baselines (majority, random) come from the results: they depend
 on the rows that were evaluated.
 """
 
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import csv
@@ -146,7 +145,7 @@ def lookup(
   """What is published for a task or group of ours, without claims.
 
   Args:
-    benchmark: see `suites.Suite`; None has nothing published.
+    benchmark: the name of a suite; nothing is published of None.
     task: a task of the catalog or a group of `suites.groups`. One subtask of
       BIG-bench has nothing: figures are of all of a task's subtasks.
     metric: 'accuracy' or 'macro_f1': never compared with each other.
@@ -174,26 +173,3 @@ def columns(benchmark: str | None) -> Sequence[str]:
       f.column for f in read() if not f.is_claim and f.benchmark == benchmark
   ]
   return list(dict.fromkeys([*DEFAULT_COLUMNS.get(benchmark, ()), *found]))
-
-
-def average(
-    benchmark: str | None,
-    tasks: Iterable[str],
-    column: str,
-    metric: str = 'accuracy',
-) -> float | None:
-  """A model's mean over some tasks, to set beside ours over the same.
-
-  Args:
-    benchmark: see `lookup`.
-    tasks: see `lookup`.
-    column: see `Figure.column`.
-    metric: see `lookup`.
-
-  Returns:
-    A share; None unless every task has a figure.
-  """
-  found = [lookup(benchmark, task, metric).get(column) for task in tasks]
-  if not found or None in found:
-    return None
-  return sum(f.value for f in found) / len(found)

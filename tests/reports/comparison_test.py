@@ -1,5 +1,6 @@
 """Several runs side by side: what may be compared, and what is significant."""
 
+import io
 import json
 import math
 import re
@@ -34,9 +35,7 @@ def two(tmp_path):
 
 def compare(paths, output, width=80):
   """Writes a comparison; returns the page and what was printed."""
-  console = rich.console.Console(
-      width=width, record=True, file=open('/dev/null', 'w')
-  )
+  console = rich.console.Console(width=width, record=True, file=io.StringIO())
   report.write(paths, output, console)
   page = report_page.Page((output / 'report_comparison.html').read_text())
   return page, console.export_text()
@@ -234,7 +233,7 @@ def test_names(folders, names, tmp_path):
   paths = [runs.write(tmp_path / f, task) for f in folders]
   found = [run.name for run in evaluated_run.read_all(paths)]
   if names[-1] == 'run':  # The folder above is needed to tell them apart.
-    names = names[:-1] + [f'{tmp_path.name}/run']
+    names = [*names[:-1], f'{tmp_path.name}/run']
   assert found == names
 
 

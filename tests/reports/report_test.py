@@ -1,5 +1,6 @@
 """Reports: the page and the Markdown say what the results say, safely."""
 
+import io
 import json
 import re
 
@@ -65,8 +66,7 @@ def make_folder(path):
 
 def show(path, width=80, **more):
   """Writes a report; returns what was printed."""
-  console = rich.console.Console(width=width, record=True, quiet=False,
-                                 file=open('/dev/null', 'w'))
+  console = rich.console.Console(width=width, record=True, file=io.StringIO())
   report.write(path, console=console, **more)
   return console.export_text()
 
