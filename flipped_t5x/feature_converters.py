@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from typing import ClassVar
 
 from flipped_t5x.prompts import arrays
 import seqio
@@ -21,7 +22,7 @@ class WeightedFeatureConverter(seqio.EncDecFeatureConverter):
   examples are packed; with 'token' each token weighs 1.
   """
 
-  MODEL_FEATURES = {
+  MODEL_FEATURES: ClassVar[Mapping[str, Any]] = {
       **seqio.EncDecFeatureConverter.MODEL_FEATURES,
       'decoder_loss_weights': _Spec(dtype=tf.float32),
   }

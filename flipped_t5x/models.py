@@ -1,4 +1,4 @@
-"""FLIPPED as a T5X model: the one file that imports t5x."""
+"""FLIPPED as a T5X model; no other file imports T5X."""
 
 from collections.abc import Mapping
 import functools
@@ -23,18 +23,25 @@ if 'feature_converter_cls' not in inspect.signature(
 
 
 def total_steps(pretrained_steps: int, train_steps: int) -> int:
-  """The step to stop at; T5X goes on counting after pretraining.
+  """The step to stop at, which T5X counts from the start of pretraining.
 
-  T5X's own `relative_steps` counts from where a restart begins.
+  T5X's own `relative_steps` would count from the step of the last restart.
+
+  Args:
+    pretrained_steps: the step of the pretrained checkpoint.
+    train_steps: steps to train beyond it.
+
+  Returns:
+    Their sum.
   """
   return pretrained_steps + train_steps
 
 
 class FlippedModel(models.EncoderDecoderModel):
-  """`EncoderDecoderModel` that learns by L_LM + lambda * L_UL.
+  """`EncoderDecoderModel` with the loss L_LM + lambda * L_UL.
 
-  Its network is T5X's own or `network.Transformer`. DIRECT and CHANNEL use it
-  with `unlikelihood_weight=0`; a dataset without a wrong side needs that.
+  Its network is T5X's own or `network.Transformer`. A dataset without a wrong
+  side, such as those of CHANNEL, needs `unlikelihood_weight=0`.
   """
 
   def __init__(
@@ -49,13 +56,13 @@ class FlippedModel(models.EncoderDecoderModel):
     """Adds the objective's settings to those of `EncoderDecoderModel`.
 
     Args:
-      *args: of `EncoderDecoderModel`.
+      *args: arguments of `EncoderDecoderModel`.
       unlikelihood_weight: lambda.
       eps: see `objectives.log_one_minus_probs`.
       averaging: see `feature_converters.WeightedFeatureConverter`.
-      num_microbatches: that of `trainer.Trainer`, which adds up the gradients
-        of its microbatches; the loss is a mean, and divided by their number.
-      **kwargs: of `EncoderDecoderModel`.
+      num_microbatches: the same as for `trainer.Trainer`, which adds up the
+        gradients of the microbatches: the loss, a mean, is divided by it.
+      **kwargs: keyword arguments of `EncoderDecoderModel`.
 
     Raises:
       UserError: an unknown averaging.
@@ -82,7 +89,7 @@ class FlippedModel(models.EncoderDecoderModel):
 
     Args:
       params: weights of the network.
-      batch: see `engine.batches.Batches`.
+      batch: a training batch; see `prompts/arrays.py`.
       dropout_rng: None for no dropout.
 
     Returns:
@@ -131,8 +138,8 @@ class FlippedModel(models.EncoderDecoderModel):
 
     Args:
       params: weights of the network.
-      batch: as for `loss_fn`, without the wrong side.
-      return_intermediates: whether to return T5X's intermediates, too.
+      batch: a batch without a wrong side.
+      return_intermediates: whether to return T5X's intermediates as well.
 
     Returns:
       float32[batch].

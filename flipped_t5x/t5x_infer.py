@@ -1,8 +1,8 @@
 """What `t5x.infer` writes: candidates chunk by chunk, then ranked examples.
 
-A chunk may end in the midst of an example's options: `write_candidates` keeps
-each candidate with its score, and `merge_examples`, when all chunks of a shard
-are there, writes one JSON line for each example:
+A chunk may end in the middle of an example's options. So `write_candidates`
+writes each candidate with its score, and `merge_examples` writes one JSON line
+for each example when all chunks of a shard are done:
 
   task, template    the dataset and the template, as the catalog names them
   example_id        number of the row in its split
@@ -11,7 +11,7 @@ are there, writes one JSON line for each example:
   prediction        number of the option that scores highest, first of equals
   gold              number of the right option
   tied              whether another option scores as high as the prediction
-  checkpoint, step  whose scores they are
+  checkpoint, step  the weights that the scores come from
 
 Shards are cut between rows, so that no example is in two of them.
 """
@@ -46,15 +46,15 @@ def write_candidates(
   """The `write_fn` of `t5x.infer`: one JSON line for each candidate.
 
   Args:
-    path: the file of a chunk.
+    path: the file of the chunk.
     inferences: the scores, and what T5X adds to them.
     task_ds: `tf.data.Dataset` of the candidates, in the order of the scores.
-    mode: that of `t5x.infer`.
+    mode: the mode of `t5x.infer`.
     vocabulary: not used.
-    checkpoint: name of the weights; all chunks of a shard must have the same.
+    checkpoint: the name of the weights, the same for all chunks of a shard.
 
   Raises:
-    UserError: another mode than `score`.
+    UserError: the mode is not `score`.
   """
   del vocabulary
   if mode != 'score':
@@ -117,8 +117,8 @@ def merge_examples(
       for checkpoint in checkpoints:
         example |= {'checkpoint': checkpoint, 'step': step}
       f.write(json.dumps(example, ensure_ascii=False) + '\n')
-  # T5X deletes the folder next. If it is stopped in the midst of that, what is
-  # left must not look like a shard of which all is done.
+  # T5X deletes the folder next. If it is stopped while doing so, the rest must
+  # not look like a finished shard.
   for path in epath.Path(tmp_dir).glob('input.ckpt*'):
     path.unlink()
 

@@ -1,8 +1,9 @@
-"""T5X's own train, eval and infer, also on the several hosts of a TPU pod.
+"""Runs T5X's train, eval or infer on the hosts of a TPU pod.
 
 T5X calls `jax.distributed.initialize` only for `--multiprocess_gpu`, a flag
-that t5x.eval and t5x.infer do not have; without that call Orbax does not save
-or restore on several hosts. All else is T5X's: flags, gin files, `__main__`.
+that t5x.eval and t5x.infer do not have, and without that call Orbax does not
+save or restore on several hosts. Everything else is T5X's: flags, gin files and
+`__main__`.
 
 Example:
   python -m flipped_t5x.t5x_main train --gin_search_paths=gin \\
@@ -31,12 +32,12 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(f'usage: python -m flipped_t5x.t5x_main {"|".join(MODES)} [FLAGS]')
   if importlib.util.find_spec('t5x') is None:
     sys.exit('T5X is not installed: see "On T5X" in README.md')
-  # Gin takes a folder of the working folder that is called runs, models or
-  # methods for a package, and fails.
+  # Gin would take a folder named runs, models or methods in the working folder
+  # for a package, and fail.
   sys.path[:] = [p for p in sys.path if p and not _is_working_folder(p)]
   hosts.join_tpu_slice()
   sys.argv = [f't5x.{argv[1]}', *argv[2:]]
-  # As `python -m` does: T5X's gin files name `__main__`.
+  # As `python -m` would: T5X's gin files refer to `__main__`.
   runpy.run_module(f't5x.{argv[1]}', run_name='__main__', alter_sys=True)
 
 

@@ -1,4 +1,4 @@
-"""Paths of T5X's gin files, looked at before anything is compiled."""
+"""Paths in T5X's gin files, checked before anything is compiled."""
 
 from collections.abc import Sequence
 import os
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def run_folder(path: str) -> str:
-  """A folder to write to; made if it is not there.
+  """A folder to write to, which is made if it does not exist.
 
   Args:
     path: an absolute path, or one with a scheme such as `gs://`.
@@ -17,7 +17,7 @@ def run_folder(path: str) -> str:
     The path.
 
   Raises:
-    UserError: it is relative, or cannot be written to.
+    UserError: the path is relative, or cannot be written to.
   """
   if not os.path.isabs(path) and '://' not in path:
     raise errors.UserError(
@@ -41,26 +41,28 @@ def checkpoint(
   """A checkpoint to read weights from.
 
   Args:
-    path: folder of one step, such as `.../checkpoint_1000000`; empty or None to
-      start from random weights.
-    required: whether there must be one.
+    path: the folder of one step, such as `.../checkpoint_1000000`; empty or
+      None for random weights.
+    required: whether random weights are refused.
 
   Returns:
     What T5X's `RestoreCheckpointConfig.path` takes.
 
   Raises:
-    UserError: there is none; names those that are there.
+    UserError: the checkpoint is not found; the message lists those beside it.
   """
   if not path:
     if required:
-      raise errors.UserError('CHECKPOINT_PATH is empty: which weights?')
+      raise errors.UserError(
+          'CHECKPOINT_PATH is empty: set it to the checkpoint to use'
+      )
     return ()
   if not tf.io.gfile.exists(path):
     folder = os.path.dirname(path.rstrip('/'))
-    there = []
+    names = []
     if tf.io.gfile.isdir(folder):
-      there = [n.rstrip('/') for n in tf.io.gfile.listdir(folder)]
-    steps = sorted(n for n in there if n.startswith('checkpoint_'))
+      names = [n.rstrip('/') for n in tf.io.gfile.listdir(folder)]
+    steps = sorted(n for n in names if n.startswith('checkpoint_'))
     raise errors.UserError(
         f'{path}: no such checkpoint (INITIAL_CHECKPOINT_PATH or'
         f' CHECKPOINT_PATH); {folder} has {steps or "none"}'

@@ -1,7 +1,7 @@
 """Text for a terminal: columns, shortened and folded names, progress bars."""
 
 from collections.abc import Sequence
-import os
+import posixpath
 import re
 import sys
 
@@ -37,11 +37,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def common_folder(names: Sequence[str]) -> str:
-  """What all names begin with, up to a `/`; '' of a single one."""
+  """The folder that all names are in, with a `/` at its end, else ''."""
   if len(names) < 2:
     return ''
-  begin = os.path.commonprefix(names)
-  return begin[: begin.rfind('/') + 1]
+  folder = posixpath.commonpath([posixpath.dirname(name) for name in names])
+  return f'{folder}/' if folder else ''
 
 
 def folded(name: str, width: int) -> str:

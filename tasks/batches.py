@@ -1,8 +1,8 @@
 """Catalog mixtures as Grain pipelines, for the embedded engine.
 
-The same rows, templates, draws and rates as the SeqIO tasks of `registry.py`,
-read by number: a position is a few integers, going on after a restart reads
-nothing twice, and TensorFlow is not imported.
+The rows, templates, draws and rates are those of the SeqIO tasks in
+`registry.py`. Rows are read by number: a position is a few integers, a run that
+resumes reads nothing twice, and TensorFlow is not imported.
 """
 
 import collections
@@ -33,11 +33,12 @@ _MIN_BINS = 64  # Rows packed at a time; with 4, they hold an eighth less.
 
 
 class TrainBatches:
-  """Endless batches of a mixture; see `engine.batches.Batches`.
+  """Endless batches of a mixture; see `prompts/arrays.py`.
 
-  The stream of examples is dealt out, one by one, to `num_shards` shards, each
-  of which makes its own rows. A batch has as many rows of each, in order. So
-  the batches depend on the number of shards, and not on who reads which.
+  The examples are dealt out, one by one, to `num_shards` shards, each of which
+  makes its own rows. A batch has the same number of rows from each shard, in
+  order. So batches depend on the number of shards, and not on which host reads
+  which shard.
   """
 
   def __init__(
@@ -66,7 +67,7 @@ class TrainBatches:
       seed: of the order, the templates and the wrong options; the same seed
         gives the same batches.
       pack: whether to put several examples in one row.
-      averaging: 'example' or 'token', see `engine.batches.loss_weights`.
+      averaging: 'example' or 'token', see `arrays.loss_weights`.
       format: see `prompts/formats.py`.
       max_field_chars: see `templates.Template`.
       num_shards: parts of the stream that several hosts may share out.

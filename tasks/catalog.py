@@ -121,9 +121,9 @@ class Dataset:
     """The rows of a split as JSON text, by number.
 
     Raises:
-      UserError: no such split, or not the official number of rows (files of
-        one's own may hold others: that is said, once, and goes on).
-      FileNotFoundError: no source has it.
+      UserError: no such split, or not the official number of rows (for local
+        files this is only a warning, given once).
+      FileNotFoundError: no source has the split.
     """
     if self.rows_of:
       return dataset(self.rows_of).open(split)

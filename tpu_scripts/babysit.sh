@@ -5,7 +5,7 @@
 #
 # The arguments are those of train.sh. A TPU that is gone is deleted,
 # created and set up again, at most MAX_RESTARTS times; a run that ended in an
-# error is started again at most MAX_CRASHES times. T5X goes on from the last
+# error is started again at most MAX_CRASHES times. T5X resumes from the last
 # checkpoint in MODEL_DIR. Leaves the TPU there at the end: delete.sh.
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

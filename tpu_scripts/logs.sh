@@ -3,7 +3,7 @@
 #
 #   tpu_scripts/logs.sh [--dry-run] [-f] [-n LINES] [--worker=N] RUN
 #
-# -f goes on showing them (of worker 0, unless told) until Ctrl-C.
+# -f follows them (of worker 0 unless told otherwise) until Ctrl-C.
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 only='' follow=no lines=20

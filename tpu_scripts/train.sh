@@ -3,7 +3,7 @@
 #
 #   tpu_scripts/train.sh [--dry-run] RUN --gin_file=... [--gin.NAME=VALUE ...]
 #
-# MODEL_DIR is gs://BUCKET/RUN: the same command goes on where it was. Names
+# MODEL_DIR is gs://BUCKET/RUN: run the same command again to resume. Names
 # of gin files are looked up in gin/.
 #
 #   tpu_scripts/train.sh flipped_xl --gin_file=runs/t5x_finetune.gin \

@@ -1,11 +1,12 @@
-"""Train a model; the same command goes on where a stopped run was.
+"""Train a model, or resume a run that was stopped.
 
-The gin file says everything; --gin.NAME=VALUE changes one of its macros.
+The gin file holds all settings; --gin.NAME=VALUE changes one of its macros. Run
+the same command again to resume.
 
-On several hosts, start it on each of them: on a TPU slice and under SLURM they
-find each other, elsewhere by the three flags. MODEL_DIR must be on a disk that
-all of them share; with DATA_SHARDS a multiple of their number, each reads its
-part of the data alone.
+On several hosts, run the command on each of them. On a TPU slice, under SLURM
+and under Open MPI they find each other; elsewhere the three flags say where
+they are. MODEL_DIR must be on a disk that all hosts share. If DATA_SHARDS is a
+multiple of the number of hosts, each host reads only its part of the data.
 
 Example:
   flipped-t5x train --gin_file=runs/demo.gin --gin.LAMBDA=0 \\
@@ -25,32 +26,33 @@ import gin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--gin_file', required=True, action='append',
-      help='gin file: a path, or one of the shipped files, as runs/demo.gin;'
-      ' once more for another that changes some of its macros',
+      help='gin file: a path, or one of the shipped files, such as'
+      ' runs/demo.gin; give the flag again for a file that changes some of its'
+      ' macros',
   )
   parser.add_argument(
       '--coordinator_address', metavar='HOST:PORT',
-      help='where host 0 is to be reached by the others, any free port of it',
+      help='address of host 0, with a free port, that all hosts can reach',
   )
   parser.add_argument(
-      '--num_processes', type=int, metavar='N', help='how many hosts there are'
+      '--num_processes', type=int, metavar='N', help='number of hosts'
   )
   parser.add_argument(
       '--process_id', type=int, metavar='I',
-      help='the number of this host, from 0',
+      help='number of this host, from 0',
   )
 
 
 def run(arguments: argparse.Namespace) -> None:
   libtpu_flags.set_defaults()
   settings = gin_config.parse(arguments.gin_file, arguments.gin_overrides)
-  # As gin sees it, a function of a module that was imported there.
+  # Gin's own version of the function, with its bindings.
   configured = gin.get_configurable(train.train)
   with hosts.joined(
       arguments.coordinator_address, arguments.num_processes,
       arguments.process_id,
   ):
-    # Opens the data: what goes wrong there on one host, all should hear of.
+    # Opens the data; an error on one host ends them all.
     with agreement.fail_together():
       bound = gin.get_bindings(configured)
     configured(**bound, settings=settings)
