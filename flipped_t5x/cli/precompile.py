@@ -68,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help='instead of --size, a file that train is given, with its --gin.'
       ' overrides; may be repeated',
   )
-  parser.add_argument('--task', choices=('train', 'rank'), default='train')
+  parser.add_argument(
+      '--task', choices=('train', 'rank'), default='train',
+      help='the step to compile, by default that of training',
+  )
   _add_settings(parser)
   parser.add_argument(
       '--steps', type=int, metavar='N', help='the number of steps of the run'
@@ -103,10 +106,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
       ('batch_size', 'pairs of a training step, candidates of a ranking step'),
       ('input_length', 'encoder tokens'),
       ('target_length', 'decoder tokens'),
-      ('model_parallel', 'devices that share one copy of the activations;'
-       ' by default with --size the fewest that divide heads and batch'),
+      ('model_parallel', 'devices that share one copy of the weights; by'
+       ' default with --size the fewest that divide heads and batch'),
       ('num_microbatches', 'parts of a batch that are in memory one by one'),
-      ('num_logit_chunks', 'pieces in which logits are made, and made again'),
+      ('num_logit_chunks', 'pieces in which training makes the logits'),
   ):
     parser.add_argument(f'--{flag}', type=int, metavar='N', help=text)
   parser.add_argument(

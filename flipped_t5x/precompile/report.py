@@ -89,10 +89,11 @@ def write(found: Mapping[str, Any]) -> None:
   _write_memory(found)
   if found['collectives'] is not None:
     _write_collectives(found['collectives'])
-  _write_costs(found)
   if not found['fits']:
     _write_tried(found.get('tried', ()))
-  elif found['task'] == 'train':
+    return
+  _write_costs(found)
+  if found['task'] == 'train':
     print('\nTrain with these settings:\n  ' + ' '.join(_overrides(found)))
 
 
