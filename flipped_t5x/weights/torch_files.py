@@ -1,9 +1,9 @@
 """PyTorch's files of weights, read without PyTorch and without running them.
 
-A file of `torch.save` says in a pickle what its tensors are. A pickle may call
-whatever it names; here it may name no more than a mapping of tensors needs, and
-gets something of ours for each name. The values lie beside it: in a zip since
-PyTorch 1.6, before that in a stream.
+A file of `torch.save` is a zip: a pickle says what the tensors are, and their
+values are other entries. A pickle may call whatever it names; here it may name
+no more than a mapping of tensors needs, and gets an object of this module for
+each name. Files of PyTorch before 1.6, which are no zips, are refused.
 """
 
 import collections
@@ -24,7 +24,8 @@ import ml_dtypes
 import numpy as np
 
 _ZIP = b'PK\x03\x04'
-_MAGIC = 0x1950A86A20F9469CFC6C
+# How a file of PyTorch before 1.6 begins: a pickle of one number.
+_BEFORE_1_6 = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 _LOCAL_HEADER = 30  # Bytes of a zip's, before the name and the extra field.
 
 _DTYPES = {
@@ -67,21 +68,19 @@ class _Storage:
   """A run of values of one type.
 
   Attributes:
-    key: says where the values lie.
+    key: the name of the zip's entry that has the values.
     dtype: their type.
-    start: the first of them, where it is a part of another storage.
     size: their number.
   """
 
   key: str
   dtype: np.dtype
-  start: int
   size: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _View:
-  """A tensor: a storage, and where in it each value stands."""
+  """A tensor: a storage, and the place of each value in it."""
 
   storage: _Storage
   offset: int
@@ -101,22 +100,30 @@ def open(path: str | os.PathLike[str]) -> dict[str, tensors.Tensor]:  # pylint: 
   """Opens a file of `torch.save(model.state_dict(), path)`.
 
   Args:
-    path: the file, a zip or in the older format.
+    path: the file.
 
   Returns:
-    Name -> tensor, not read yet. Those that share their values share them here.
+    Name -> tensor, not read yet. Several may read the same values.
 
   Raises:
     FileNotFoundError: there is no such file.
-    UserError: the file is damaged, or holds other things than weights; the
-      message names the file and, if it would run code, what.
+    UserError: the file is damaged, in the format before PyTorch 1.6, or holds
+      other things than weights; the message names the file and, if it would run
+      code, what.
   """
   path = pathlib.Path(path)
   with path.open('rb') as file:
-    is_zip = file.read(len(_ZIP)) == _ZIP
-    file.seek(0)
+    start = file.read(len(_BEFORE_1_6))
+    if start == _BEFORE_1_6:
+      raise errors.UserError(
+          f'{path} is in the format of PyTorch before 1.6, which is not read;'
+          ' with a current PyTorch, torch.load(path, weights_only=True) and'
+          ' torch.save convert it, or save the weights as safetensors'
+      )
+    if not start.startswith(_ZIP):
+      raise errors.UserError(f'{path} is damaged: it is no file of PyTorch')
     try:
-      state, places = (_read_zip if is_zip else _read_stream)(file)
+      state, places = _read_zip(file)
       if not isinstance(state, dict):
         raise _Refused(f'holds a {type(state).__name__}')
       state = dict(state)
@@ -148,19 +155,19 @@ def _tensor(
   Args:
     path: the file.
     file_size: its bytes.
-    name: the tensor's.
+    name: the tensor's name.
     view: what the pickle says of it.
-    places: storage -> where it starts in the file, and its bytes.
+    places: storage's key -> where it starts in the file, and its bytes.
   """
   storage = view.storage
   start, available = places.get(storage.key, (0, 0))
-  first = storage.start + view.offset
   itemsize = storage.dtype.itemsize
   nbytes = view.span * itemsize
-  start += first * itemsize
+  offset = view.offset * itemsize
+  start += offset
   if (
       view.span > storage.size - view.offset
-      or first * itemsize + nbytes > available
+      or offset + nbytes > available
       or start + nbytes > file_size
   ):
     raise errors.UserError(f'{path} is truncated: {name} goes beyond its end')
@@ -194,16 +201,10 @@ class _Unpickler(pickle.Unpickler):
     )
 
   def persistent_load(self, pid: Any) -> _Storage:
-    # The fourth is the device, and the sixth, in streams, a part's place.
-    kind, storage_type, key, _, size, *part = pid
+    kind, storage_type, key, _, size = pid  # The fourth is the device.
     if kind != 'storage':
       raise _Refused(f'asks for a {kind!r}')
-    start = 0
-    if part and part[0] is not None:
-      _, start, size = part[0]
-    return _Storage(
-        str(key), storage_type.dtype, _count(start), _count(size)
-    )
+    return _Storage(str(key), storage_type.dtype, _count(size))
 
 
 def _rebuild_tensor(
@@ -238,13 +239,8 @@ def _count(value: Any) -> int:
   return value
 
 
-def _load(file: BinaryIO) -> Any:
-  # Python 2 wrote texts without saying so; they are names.
-  return _Unpickler(file, encoding='utf-8').load()
-
-
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
-  """What the pickle of a zip holds, and storage -> start and bytes."""
+  """The pickle's content, and a storage's key -> its start and bytes."""
   with zipfile.ZipFile(file) as archive:
     entries = {info.filename: info for info in archive.infolist()}
     folders = [
@@ -252,15 +248,15 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
         if name.endswith('/data.pkl')
     ]
     if len(folders) != 1:
-      raise errors.UserError('it is a zip, but none of PyTorch\'s')
+      raise errors.UserError('it is a zip, but not one of PyTorch')
     folder = folders[0]
     order = entries.get(f'{folder}byteorder')
     if order and archive.read(order) != b'little':
       raise errors.UserError(
-          'it is of a machine whose bytes are in another order'
+          'it was written on a machine whose bytes are in another order'
       )
     with archive.open(f'{folder}data.pkl') as data:
-      state = _load(data)
+      state = _Unpickler(data).load()
   places = {}
   for name, info in entries.items():
     if not name.startswith(f'{folder}data/'):
@@ -274,35 +270,4 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
         info.header_offset + _LOCAL_HEADER + name_size + extra_size,
         info.file_size,
     )
-  return state, places
-
-
-def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
-  """As `_read_zip`, of the format before PyTorch 1.6."""
-  if _load(file) != _MAGIC:
-    raise errors.UserError('it is none of PyTorch\'s files')
-  _load(file)  # The format's version: there is one.
-  system = _load(file)
-  if not system['little_endian']:
-    raise errors.UserError(
-        'it is of a machine whose bytes are in another order'
-    )
-  types = {}
-
-  class Unpickler(_Unpickler):
-
-    def persistent_load(self, pid):
-      storage = super().persistent_load(pid)
-      types[storage.key] = storage.dtype
-      return storage
-
-  state = Unpickler(file, encoding='utf-8').load()
-  places = {}
-  for key in _load(file):
-    size = file.read(8)
-    if len(size) < 8:
-      raise errors.UserError('it ends too early')
-    nbytes = _count(*struct.unpack('<q', size)) * types[str(key)].itemsize
-    places[str(key)] = file.tell(), nbytes
-    file.seek(nbytes, os.SEEK_CUR)
   return state, places

@@ -143,7 +143,7 @@ def their_tensors(folder):
   return result
 
 
-KINDS = ('sharded', 'bin', 'old bin', 'sharded bin')
+KINDS = ('sharded', 'bin', 'sharded bin')
 
 
 def save(model, folder, kind):
@@ -160,8 +160,7 @@ def save(model, folder, kind):
     model.config.save_pretrained(folder)
     state = model.state_dict()
     if kind != 'sharded bin':
-      torch.save(state, folder / 'pytorch_model.bin',
-                 _use_new_zipfile_serialization=kind == 'bin')
+      torch.save(state, folder / 'pytorch_model.bin')
       return
     index = {'metadata': {}, 'weight_map': {}}
     for i in range(2):

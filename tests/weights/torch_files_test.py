@@ -4,7 +4,6 @@ import os
 import pathlib
 import pickle
 import random
-import struct
 import zipfile
 
 from flipped_t5x.weights import torch_files
@@ -12,8 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-MAGIC = 0x1950A86A20F9469CFC6C
-SYSTEM = {'little_endian': True, 'protocol_version': 1001, 'type_sizes': {}}
+# What a file of PyTorch before 1.6 begins with, and its version.
+BEFORE_1_6 = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
 VALUES = {
     'Float': np.arange(24, dtype=np.float32) / 7,
     'Half': np.arange(24).astype(np.float16) / 7,
@@ -39,7 +38,7 @@ def call(function, *args):
 HOOKS = call(named('collections', 'OrderedDict'))
 
 
-def tensor(kind, shape, stride=None, offset=0, key='0', size=24, end=b''):
+def tensor(kind, shape, stride=None, offset=0, key='0', size=24):
   """Opcodes that make a tensor of a storage of `VALUES[kind]`.
 
   Args:
@@ -49,13 +48,12 @@ def tensor(kind, shape, stride=None, offset=0, key='0', size=24, end=b''):
     offset: of the first value in the storage.
     key: the storage's.
     size: the storage's.
-    end: more of what names the storage, in a stream.
   """
   if stride is None:
     stride = np.cumprod((1, *shape[:0:-1]))[::-1].tolist() if shape else ()
   storage = b''.join((
       b'(', plain('storage'), named('torch', f'{kind}Storage'),
-      *map(plain, (key, 'cpu', size)), end, b'tQ',
+      *map(plain, (key, 'cpu', size)), b'tQ',
   ))
   return call(
       named('torch._utils', '_rebuild_tensor_v2'), storage,
@@ -70,7 +68,7 @@ def mapping(entries):
 
 
 def zipped(path, content, storages, compression=zipfile.ZIP_STORED, **more):
-  """Writes a file of PyTorch since 1.6."""
+  """Writes a file as PyTorch does; returns its path."""
   with zipfile.ZipFile(path, 'w', compression) as archive:
     archive.writestr('model/data.pkl', b'\x80\x02' + content + b'.')
     for name, value in more.items():
@@ -80,26 +78,11 @@ def zipped(path, content, storages, compression=zipfile.ZIP_STORED, **more):
   return path
 
 
-def streamed(path, content, storages, system=SYSTEM):
-  """Writes a file of PyTorch before 1.6."""
-  path.write_bytes(b''.join((
-      *(pickle.dumps(value, 2) for value in (MAGIC, 1001, system)),
-      b'\x80\x02' + content + b'.',
-      pickle.dumps(list(storages), 2),
-      *(struct.pack('<q', v.size) + v.tobytes() for v in storages.values()),
-  )))
-  return path
-
-
-each_format = pytest.mark.parametrize('write, end', (
-    pytest.param(zipped, b'', id='zip'),
-    pytest.param(streamed, plain(None), id='stream'),
-))
 FLOATS = {'0': VALUES['Float']}
 
 
-def one_tensor(end=b''):
-  return mapping({'a': tensor('Float', (24,), end=end)})
+def one_tensor():
+  return mapping({'a': tensor('Float', (24,))})
 
 
 def assert_same(found, expected):
@@ -111,8 +94,7 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(read, values, name)
 
 
-@each_format
-def test_tensors(tmp_path, write, end):
+def test_tensors(tmp_path):
   storages = dict(zip('01234', VALUES.values(), strict=True))
   entries, expected = {}, {}
   for key, (kind, values) in enumerate(VALUES.items()):
@@ -126,9 +108,9 @@ def test_tensors(tmp_path, write, end):
         ('empty', (0, 5), (5, 1), 0, values[:0].reshape(0, 5)),
     ):
       entries[f'{kind}.{name}'] = tensor(
-          kind, shape, stride, offset, str(key), end=end)
+          kind, shape, stride, offset, str(key))
       expected[f'{kind}.{name}'] = np.asarray(view)
-  path = write(tmp_path / 'a.bin', mapping(entries), storages)
+  path = zipped(tmp_path / 'a.bin', mapping(entries), storages)
   assert_same(torch_files.open(path), expected)
 
 
@@ -149,21 +131,8 @@ def test_what_old_and_new_versions_write(tmp_path):
   )
 
 
-def test_part_of_a_storage_in_a_stream(tmp_path):
-  path = streamed(
-      tmp_path / 'a.bin',
-      mapping({'a': tensor('Float', (2, 3), offset=1,
-                           end=plain(('part', 10, 7)))}),
-      FLOATS,
-  )
-  assert_same(
-      torch_files.open(path), {'a': VALUES['Float'][11:17].reshape(2, 3)}
-  )
-
-
-@each_format
-def test_values_are_read_when_asked_for(tmp_path, write, end):
-  path = write(tmp_path / 'a.bin', one_tensor(end), FLOATS)
+def test_values_are_read_when_asked_for(tmp_path):
+  path = zipped(tmp_path / 'a.bin', one_tensor(), FLOATS)
   found = torch_files.open(str(path))
   content = path.read_bytes()
   other = -VALUES['Float']
@@ -206,17 +175,16 @@ def attacks(target):
 
 
 @pytest.mark.parametrize('kind', attacks(pathlib.Path('x')))
-@each_format
-def test_nothing_is_run(tmp_path, kind, write, end):
+def test_nothing_is_run(tmp_path, kind):
   target = tmp_path / 'made'
   attack = attacks(target)[kind]
-  good = tensor('Float', (24,), end=end)
+  good = tensor('Float', (24,))
   for content in (
       attack, mapping({'a': attack}), mapping({'a': good, 'b': attack}),
       mapping({'a': good}) + attack + b'0',
       mapping({'a': good}) + attack + b'b',
   ):
-    path = write(tmp_path / 'a.bin', content, FLOATS)
+    path = zipped(tmp_path / 'a.bin', content, FLOATS)
     with pytest.raises(ValueError, match=(
         r'a\.bin is not weights alone: it asks for [\w.]+, which weights do not'
         ' need and which may run code; nothing of it was run'
@@ -232,20 +200,27 @@ def test_the_attacks_would_work(tmp_path):
 
 
 def test_what_is_run_is_named(tmp_path):
-  path = tmp_path / 'a.bin'
-  path.write_bytes(pickle.dumps(Malicious(tmp_path / 'made')))
+  path = zipped(
+      tmp_path / 'a.bin', attacks(tmp_path / 'made')['mkdir'], FLOATS
+  )
   with pytest.raises(ValueError, match=f'asks for {os.mkdir.__module__}.mkdir'):
     torch_files.open(path)
-  # Every pickle of a stream is as strictly read.
-  whole = [pickle.dumps(v, 2) for v in (MAGIC, 1001, SYSTEM, {}, [])]
-  for i in range(len(whole)):
-    path.write_bytes(b''.join(
-        pickle.dumps(Malicious(tmp_path / 'made')) if i == j else part
-        for j, part in enumerate(whole)
-    ))
-    with pytest.raises(ValueError, match='asks for posix.mkdir'):
+  # A pickle that is in no zip is not read at all.
+  for start in (b'', BEFORE_1_6):
+    path.write_bytes(start + pickle.dumps(Malicious(tmp_path / 'made')))
+    with pytest.raises(ValueError, match='no file of PyTorch|before 1.6'):
       torch_files.open(path)
   assert not (tmp_path / 'made').exists()
+
+
+def test_the_format_before_pytorch_1_6(tmp_path):
+  path = tmp_path / 'a.bin'
+  path.write_bytes(BEFORE_1_6)
+  with pytest.raises(ValueError, match=(
+      rf'^{path} is in the format of PyTorch before 1.6, which is not read; .*'
+      r'torch.load\(path, weights_only=True\).* safetensors$'
+  )):
+    torch_files.open(path)
 
 
 def test_a_file_cannot_change_how_others_are_read(tmp_path):
@@ -289,12 +264,11 @@ def test_wrong_contents(tmp_path, content, message):
     torch_files.open(path)
 
 
-@each_format
-def test_truncated(tmp_path, write, end):
-  path = write(
+def test_truncated(tmp_path):
+  path = zipped(
       tmp_path / 'a.bin',
-      mapping({'a': tensor('Float', (24,), end=end),
-               'b': tensor('Half', (24,), key='1', end=end)}),
+      mapping({'a': tensor('Float', (24,)),
+               'b': tensor('Half', (24,), key='1')}),
       {'0': VALUES['Float'], '1': VALUES['Half']},
   )
   content = path.read_bytes()
@@ -304,10 +278,9 @@ def test_truncated(tmp_path, write, end):
       torch_files.open(path)
 
 
-@each_format
-def test_damaged_anywhere(tmp_path, write, end):
+def test_damaged_anywhere(tmp_path):
   """Another error than ValueError, or a crash, is what must not be."""
-  path = write(tmp_path / 'a.bin', one_tensor(end), FLOATS)
+  path = zipped(tmp_path / 'a.bin', one_tensor(), FLOATS)
   content = path.read_bytes()
   rng = random.Random(3)
   outcomes = {True: 0, False: 0}
@@ -335,15 +308,12 @@ def test_other_files(tmp_path):
       torch_files.open(path)
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('word/document.xml', b'<xml/>')
-  with pytest.raises(ValueError, match="a zip, but none of PyTorch's"):
+  with pytest.raises(ValueError, match='a zip, but not one of PyTorch'):
     torch_files.open(path)
   zipped(path, one_tensor(), FLOATS, zipfile.ZIP_DEFLATED)
   with pytest.raises(ValueError, match='model/data/0 is compressed'):
     torch_files.open(path)
   zipped(path, one_tensor(), FLOATS, byteorder=b'big')
-  with pytest.raises(ValueError, match='bytes are in another order'):
-    torch_files.open(path)
-  streamed(path, one_tensor(plain(None)), FLOATS, {'little_endian': False})
   with pytest.raises(ValueError, match='bytes are in another order'):
     torch_files.open(path)
 
@@ -368,14 +338,13 @@ def make_module(torch):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize('zip_format', (True, False))
-def test_files_of_pytorch(tmp_path, zip_format):
+def test_files_of_pytorch(tmp_path):
   import torch
 
   state = make_module(torch)
   path = tmp_path / 'pytorch_model.bin'
-  torch.save(state, path, _use_new_zipfile_serialization=zip_format)
-  theirs = torch.load(path, weights_only=True, mmap=zip_format or None)
+  torch.save(state, path)
+  theirs = torch.load(path, weights_only=True, mmap=True)
   expected = {}
   for name, values in theirs.items():
     values = values.detach()
@@ -383,6 +352,12 @@ def test_files_of_pytorch(tmp_path, zip_format):
       expected[name] = values.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     else:
       expected[name] = values.numpy()
+  assert_same(torch_files.open(path), expected)
+  # What the message about the older format says to do.
+  torch.save(state, path, _use_new_zipfile_serialization=False)
+  with pytest.raises(ValueError, match='PyTorch before 1.6'):
+    torch_files.open(path)
+  torch.save(torch.load(path, weights_only=True), path)
   assert_same(torch_files.open(path), expected)
 
 
