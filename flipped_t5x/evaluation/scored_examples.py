@@ -16,6 +16,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import ranking
 from flipped_t5x.prompts import arrays
 import numpy as np
@@ -114,14 +115,10 @@ def write(
   """
   if about is not None:
     rows = rows.replace_schema_metadata({_ABOUT: json.dumps(about)})
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
-  try:
+  with files.replacing(path) as unfinished:
     pq.write_table(
         rows, unfinished, compression='zstd', row_group_size=_ROW_GROUP
     )
-    unfinished.replace(path)
-  finally:
-    unfinished.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Examples]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import pathlib
 from typing import Any
 
 from flipped_t5x import files
 from flipped_t5x.experiment import results
+from flipped_t5x.reports import markdown
+from flipped_t5x.reports import parts
 import matplotlib
 from matplotlib import figure
 import numpy as np
@@ -43,7 +44,7 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   """
   paths = results.find(output, methods)
   runs = {
-      method: {s: json.loads(path.read_text()) for s, path in seeds.items()}
+      method: {s: files.read_json(path) for s, path in seeds.items()}
       for method, seeds in paths.items()
   }
   results.check_alike(runs)
@@ -54,16 +55,16 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   summary = results.summarize(runs)
   summary['tests'] = results.paired_tests(examples)
   files.write_json(output / 'results.json', summary)
-  (output / 'tables.md').write_text(markdown(summary))
+  files.write(output / 'tables.md', tables(summary))
   plot_columns(summary).savefig(output / 'accuracy.png')
   print(f'{output}: tables.md, results.json and accuracy.png written')
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
-  """The tables.
+def tables(summary: Mapping[str, Any]) -> str:
+  """The tables, as Markdown.
 
   Args:
-    summary: what `experiment_results.summarize` gives, and `tests`.
+    summary: what `results.summarize` gives, and `tests`.
   """
   methods, settings = summary['methods'], summary['settings']
   compared = [m for m in methods if m in _PLOTTED]
@@ -71,7 +72,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
       f'{_TITLES[m]} {" ".join(values["runs"])}'
       for m, values in methods.items()
   ]
-  parts = [
+  lines = [
       '# Experiment', '',
       f'{settings.get("TRAIN_STEPS")} steps of {settings.get("BATCH_SIZE")}'
       ' examples from random weights. Accuracy, mean ± sample standard'
@@ -88,8 +89,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
       ('words', 'The prompt does not name the words'),
       ('named', 'The prompt names the words'),
   ):
-    parts += [f'{title}:', '', *_of_words(methods, compared, key), '']
-  return '\n'.join([*parts, *_tests(summary['tests'])]) + '\n'
+    lines += [f'{title}:', '', *_of_words(methods, compared, key), '']
+  return '\n'.join([*lines, *_tests(summary['tests'])]) + '\n'
 
 
 def _of_columns(
@@ -104,7 +105,7 @@ def _of_columns(
       [name, *(f'{values[c]:.3f}' for c in COLUMNS)]
       for name, values in summary['baselines'].items()
   ]
-  return _table(['', *COLUMNS], rows)
+  return _table('Accuracy by task', ['', *COLUMNS], rows)
 
 
 def _of_words(methods, compared: Sequence[str], key: str) -> list[str]:
@@ -114,7 +115,10 @@ def _of_words(methods, compared: Sequence[str], key: str) -> list[str]:
     found = [methods[m][key][column] for m in compared]
     for words in found[0] if found else ():
       rows.append([column, words, *(_cell(of[words]) for of in found)])
-  return _table(['', 'words', *(_TITLES[m] for m in compared)], rows)
+  return _table(
+      'Accuracy by label words',
+      ['', 'words', *(_TITLES[m] for m in compared)], rows,
+  )
 
 
 def _tests(tests: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -131,8 +135,8 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> list[str]:
       'Difference in accuracy, its 95 % bootstrap interval over rows, and the p'
       ' of a sign-flip test, adjusted for all of these tests (Holm).', '',
       *_table(
-          ['', 'against', 'seed', 'difference', 'interval', 'p adjusted'],
-          rows,
+          'Paired tests', ['', 'against', 'seed', 'difference', 'interval',
+                           'p adjusted'], rows,
       ),
   ]
 
@@ -142,9 +146,11 @@ def _cell(value: Mapping[str, float | None]) -> str:
   return f'{value["mean"]:.3f}{std}'
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  lines = [header, ['---'] * len(header), *rows]
-  return [f'| {" | ".join(line)} |' for line in lines]
+def _table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> list[str]:
+  left = tuple(range(len(header)))
+  return markdown.table(parts.Table(title, header, rows, left=left))
 
 
 def plot_columns(summary: Mapping[str, Any]) -> figure.Figure:

@@ -19,6 +19,7 @@ import sys
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x.cli import main as cli
 from flipped_t5x.experiment import report
@@ -99,7 +100,7 @@ class TrainingRun:
     path = self.results(settings)
     if not path.is_file():
       return False
-    results = json.loads(path.read_text())
+    results = files.read_json(path)
     differences = [
         f'{name} was {results["settings"].get(name)!r}, now {value!r}'
         for name, value in settings.items()

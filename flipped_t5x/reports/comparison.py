@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import hashlib
 from typing import Any
 
 from etils import epath
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import ranking
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import statistics
@@ -189,7 +189,7 @@ def examples(run: Run, task: str) -> dict[str, ranking.Predictions]:
       it is damaged.
   """
   path = _examples_path(run, task)
-  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  digest = files.sha256(path.read_bytes())
   if digest != run.results['tasks'][task][_FILE]['sha256']:
     raise errors.UserError(
         f'{path} is not the file that {run.path} was written with (SHA-256):'

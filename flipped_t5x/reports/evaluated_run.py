@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 import re
 from typing import Any
@@ -72,11 +71,8 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
             f' {folder}'
         ))
     )
-  try:
-    results = json.loads(path.read_text())
-  except json.JSONDecodeError as e:
-    raise errors.UserError(f'{path}: not JSON: {e}') from e
-  if not isinstance(results, dict) or not results.get('tasks'):
+  results = files.read_json(path)
+  if not results.get('tasks'):
     raise errors.UserError(
         f'{path}: no tasks in it: it is no file of results; flipped-t5x eval'
         ' writes one'

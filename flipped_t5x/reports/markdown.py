@@ -37,7 +37,7 @@ def _part(part, suffix: str) -> Iterator[str]:
   elif part.kind == 'table':
     if part.heading:
       yield from (f'### {_escape(part.heading)}', '')
-    yield from (*_table(part), '')
+    yield from (*table(part), '')
   elif part.kind == 'plot':
     if part.file:
       yield from (f'![{_escape(part.title)}]({file_name(part, suffix)})', '')
@@ -46,20 +46,18 @@ def _part(part, suffix: str) -> Iterator[str]:
       yield from _part(one, suffix)
 
 
-def _table(table: parts.Table) -> Iterator[str]:
-  yield _row([_cell(name) for name in table.header])
-  yield _row([
-      '---' if i in table.left else '---:' for i in range(len(table.header))
+def table(part: parts.Table) -> list[str]:
+  """The lines of a table, without its title and heading."""
+  rows = [[_cell(name) for name in part.header]]
+  rows.append([
+      '---' if i in part.left else '---:' for i in range(len(part.header))
   ])
-  for row in table.rows:
-    yield _row([
-        _code(cell) if i in table.code else _cell(cell)
+  for row in part.rows:
+    rows.append([
+        _code(cell) if i in part.code else _cell(cell)
         for i, cell in enumerate(row)
     ])
-
-
-def _row(cells) -> str:
-  return f'| {" | ".join(cells)} |'
+  return [f'| {" | ".join(row)} |' for row in rows]
 
 
 def _cell(text: str) -> str:

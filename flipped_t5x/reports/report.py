@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import os
 from typing import Any
 
 from etils import epath
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import terminal
 from flipped_t5x.reports import comparison_report
 from flipped_t5x.reports import comparison_table
@@ -75,7 +75,7 @@ def _write_one(run, output, console) -> None:
       '' if stem == 'report' else f'_{stem.removeprefix("report_")}'
   )
   if run.of_t5x:
-    run.path.write_text(json.dumps(run.results, indent=2) + '\n')
+    files.write_json(run.path, run.results)
   page = _write_files(sections.report(run), folder, stem, suffix)
   console.print()
   console.print(table(run.results, console.width))

@@ -333,7 +333,7 @@ def test_tables_by_hand():
       'difference': 0.2, 'low': 0.05, 'high': 0.35, 'p': 0.01,
       'holm': 0.012,
   }]
-  text = report.markdown(summary)
+  text = report.tables(summary)
   lines = text.splitlines()
   cells = '0.550 ± 0.071 | 0.550 ± 0.071 | 0.550 ± 0.071'
   assert (

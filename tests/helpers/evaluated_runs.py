@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import hashlib
 import json
 import pathlib
 from typing import Any
 
+from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import suites
@@ -123,13 +123,13 @@ def _task(name, values, path, examples) -> dict[str, Any]:
       'encoder_passes': 50,
       'data': {
           'split': 'test', 'source': 'pypi', 'rows': len(values.gold),
-          'sha256': hashlib.sha256(name.encode()).hexdigest(),
+          'sha256': files.sha256(name.encode()),
       },
   }
   if examples:
     results['scores'] = {
         'file': f'{path.stem}/{file.name}',
-        'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
+        'sha256': files.sha256(file.read_bytes()),
     }
   else:
     file.unlink()

@@ -496,7 +496,8 @@ def test_results_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize('text, message', (
-    ('{"tasks": {', 'not JSON'), ('{"a": 1}', 'no tasks in it'), ('[]', 'no t'),
+    ('{"tasks": {', 'not JSON'), ('{"a": 1}', 'no tasks in it'),
+    ('[]', 'not JSON: not an object'),
 ))
 def test_files_that_are_no_results(text, message, tmp_path):
   path = tmp_path / 'results.json'
