@@ -11,7 +11,6 @@ optimizer had is never fetched.
 """
 
 from collections.abc import Mapping
-from concurrent import futures
 import contextlib
 import os
 import re
@@ -58,47 +57,6 @@ def open(  # pylint: disable=redefined-builtin
     if not jax.numpy.issubdtype(tensor.dtype, np.floating):
       raise errors.UserError(f'{path}: {name} is {tensor.dtype}, not a weight')
   return opened, step
-
-
-def read(
-    path: str | os.PathLike[str], like: Params | None = None
-) -> tuple[Params, int]:
-  """Reads the weights of a checkpoint, all at once.
-
-  Args:
-    path: as for `open`.
-    like: tree of arrays or `jax.ShapeDtypeStruct`s to check against, which also
-      says what type the weights are to have and whether layers are stacked;
-      without it all is as stored.
-
-  Returns:
-    The tree of NumPy arrays, and the step that the checkpoint is of.
-
-  Raises:
-    FileNotFoundError: as for `open`.
-    UserError: weights are missing, too many, of another shape than in `like`,
-      or damaged; the message names them.
-  """
-  found, step = open(path)
-  if like is not None:
-    wanted = traverse_util.flatten_dict(like, sep='/')
-    if tensors_lib.is_stacked(wanted) != tensors_lib.is_stacked(found):
-      found = (
-          tensors_lib.stacked if tensors_lib.is_stacked(wanted)
-          else tensors_lib.unstacked
-      )(found)
-    problems = tensors_lib.differences(
-        found, {n: a.shape for n, a in wanted.items()}
-    )
-    if problems:
-      raise errors.UserError(
-          f'{find(path)} is of another model or another size: {problems}'
-      )
-    found = {n: t.astype(wanted[n].dtype) for n, t in found.items()}
-  # Several at once: a bucket answers each one late.
-  with futures.ThreadPoolExecutor(4) as pool:
-    values = pool.map(lambda t: t.read(), found.values())
-    return tensors_lib.tree(dict(zip(found, values, strict=True))), step
 
 
 def write(

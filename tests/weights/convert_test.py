@@ -158,9 +158,7 @@ def test_defaults_of_the_direction(tiny_run, hf_folder, models, tmp_path):
     assert model_files.open(path).kind == kind
 
 
-def test_engine_reads_what_is_written(
-    models, tiny_run, tiny_network, tiny_params
-):
+def test_engine_reads_what_is_written(models, tiny_run, tiny_params):
   folder = models['native', False]
   assert {p.name for p in folder.iterdir()} == {
       'checkpoints', 'config.json', 'sentencepiece.model'
@@ -182,8 +180,8 @@ def test_engine_reads_what_is_written(
     )
 
 
-def test_training_goes_on_from_what_is_written(models, tiny_run, tiny_network):
-  """Not in its folder: there is no optimizer."""
+def test_no_run_resumes_in_what_is_written(models, tiny_run):
+  """There is no optimizer in it; a new run may start from it."""
   config = run_config.RunConfig.read(models['native', False])
   vocabulary = tiny_run / 'sentencepiece.model'
   for folder in (models['native', False], models['t5x', False]):
@@ -192,15 +190,6 @@ def test_training_goes_on_from_what_is_written(models, tiny_run, tiny_network):
         f" not a run.*INITIAL_CHECKPOINT_PATH='{folder}'"
     ):
       checkpoints.prepare(folder, config, vocabulary)
-    like = tensors.tree({
-        name: jax.ShapeDtypeStruct(shape, np.float32)
-        for name, shape in tensors.shapes(tiny_network).items()
-    })
-    params, step = t5x_checkpoints.read(folder, like)
-    assert step == 2
-    assert_same(
-        {n: t.read() for n, t in tensors.from_arrays(params).items()}, weights(tiny_run)
-    )
 
 
 @pytest.mark.parametrize('scan', (False, True))
