@@ -45,13 +45,13 @@ lint: $(TEST)
 	$(BIN)/mypy
 
 docs: $(DOCS)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # What some tests compare with; without it they are skipped.
 extras: $(EXTRAS)
 
 clean:
-	rm -rf .venv output site *.egg-info
+	rm -rf .venv output *.egg-info
 
 $(BASE): setup.py constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed, this is " \

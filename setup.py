@@ -1,5 +1,7 @@
 """Packaging; the one tested set of versions is in constraints.txt."""
 
+import pathlib
+
 import setuptools
 
 T5X_COMMIT = 'cc342d4'
@@ -16,7 +18,19 @@ SEQIO = ['seqio>=0.0.20']
 setuptools.setup(
     name='flipped_t5x',
     version='0.1.0',
-    description='Flipped learning with T5 in JAX',
+    description='Flipped learning with T5 in JAX: guess the instruction',
+    long_description=pathlib.Path(__file__).with_name('README.md').read_text(),
+    long_description_content_type='text/markdown',
+    author='The flipped_t5x authors',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords='T5 T5X JAX SeqIO zero-shot flipped-learning',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3.11',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
     python_requires='>=3.11',
     packages=[
         'flipped_t5x',
@@ -65,6 +79,7 @@ setuptools.setup(
         'cache': [
             *SEQIO, 'apache-beam', 'google-crc32c', 'sentencepiece<0.2.3',
         ],
+        'docs': ['mkdocs', 'mkdocs-material', 'mkdocstrings[python]'],
         # A name with an underscore would be dropped by pip 23 in silence.
         'lm-eval': ['lm-eval==0.4.13'],
         'notebook': ['ipykernel', 'nbclient'],

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) < 2 or argv[1] not in MODES:
     sys.exit(f'usage: python -m flipped_t5x.t5x_main {"|".join(MODES)} [FLAGS]')
   if importlib.util.find_spec('t5x') is None:
-    sys.exit('T5X is not installed: see "On T5X" in README.md')
+    sys.exit('T5X is not installed: see docs/t5x.md')
   # Gin would take a folder named runs, models or methods in the working folder
   # for a package, and fail.
   sys.path[:] = [p for p in sys.path if p and not _is_working_folder(p)]

@@ -22,6 +22,7 @@ from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import labels
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks.sources import store
 import grain
@@ -288,6 +289,14 @@ class CandidateSource:
     return {
         name: [t.jinja, t.answer_choices or '', *t.chunks]
         for name, t in self.templates.items()
+    }
+
+  @property
+  def label_words(self) -> Mapping[str, Sequence[str]]:
+    """Template -> its label words, where they are not its own."""
+    return {
+        name: t.label_words for name, t in self.templates.items()
+        if isinstance(t, labels.RelabelledTemplate)
     }
 
   def read(

@@ -77,6 +77,7 @@ class RelabelledTemplate(templates.Template):
   Attributes:
     chunks: as in `Template`, the last with the other words.
     answer_choices: the other words, in the original's order.
+    label_words: the words for yes, no and, of three options, maybe.
     jinja: the original's source, unchanged.
   """
 
@@ -104,8 +105,8 @@ class RelabelledTemplate(templates.Template):
       )
     if 'answer_choices' in self.jinja.partition(jinja_chunks.SEPARATOR)[0]:
       raise self._error('inserts its options: only literal text is relabelled')
-    used = [words[m] for m in _MEANINGS if m in meanings]
-    self.name = f'{original.name} ({"/".join(used)})'
+    self.label_words = tuple(words[m] for m in _MEANINGS if m in meanings)
+    self.name = f'{original.name} ({"/".join(self.label_words)})'
     self._forms = {
         form: _in_case_of(form, words[option.lower()])
         for option in old

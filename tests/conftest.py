@@ -24,7 +24,7 @@ WORDS = (
 
 # Mark -> the module that its tests need, and how it is had.
 NEEDED = {
-    't5x': ('t5x', 'see "On T5X" in README.md'),
+    't5x': ('t5x', 'see docs/t5x.md'),
     'torch': ('torch', "pip install -c constraints.txt -e '.[torch]'"),
     'lm_eval': ('lm_eval', "pip install -c constraints.txt -e '.[lm-eval]'"),
     'libtpu': ('libtpu', "pip install -c constraints.txt -e '.[tpu]'"),

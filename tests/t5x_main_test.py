@@ -99,7 +99,7 @@ def test_without_t5x(tmp_path):
   )
   status, _, errors = run('-c', code)
   assert status == 1
-  assert errors == 'T5X is not installed: see "On T5X" in README.md\n'
+  assert errors == 'T5X is not installed: see docs/t5x.md\n'
 
 
 def test_hosts_of_a_slice_connect():

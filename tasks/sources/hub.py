@@ -108,7 +108,7 @@ def _find(
 ) -> Mapping[str, Any]:
   """The ref that has a split, the commit there, and the split's files."""
   from huggingface_hub import constants
-  from huggingface_hub import errors
+  from huggingface_hub import errors as hub_errors
   from huggingface_hub import hf_api
 
   refs = (revision,) if revision else ('main', _CONVERTED)
@@ -120,7 +120,7 @@ def _find(
       info = hf_api.HfApi().dataset_info(
           repo, revision=ref, timeout=constants.HF_HUB_ETAG_TIMEOUT
       )
-    except errors.RevisionNotFoundError:
+    except hub_errors.RevisionNotFoundError:
       if ref != _CONVERTED:
         raise
       continue
@@ -187,34 +187,34 @@ def _in_order(matches: Sequence[re.Match]) -> Sequence[str]:
 def _missing(repo: str, revision: str) -> Iterator[None]:
   """Says in one line why the hub does not give a repository's files."""
   from huggingface_hub import constants
-  from huggingface_hub import errors
+  from huggingface_hub import errors as hub_errors
 
   hub = constants.ENDPOINT
   try:
     yield
-  except errors.GatedRepoError as e:  # Also a RepositoryNotFoundError.
+  except hub_errors.GatedRepoError as e:  # Also a RepositoryNotFoundError.
     raise store.Missing(
         f'{repo} is gated: accept its terms at {hub}/datasets/{repo} and set'
         f' HF_TOKEN, {_OR_LOCAL}'
     ) from e
-  except errors.RepositoryNotFoundError as e:
+  except hub_errors.RepositoryNotFoundError as e:
     raise store.Missing(
         f'no dataset {repo} at {hub}, or a private one: correct the catalog,'
         f' set HF_TOKEN, {_OR_LOCAL}'
     ) from e
-  except errors.RevisionNotFoundError as e:
+  except hub_errors.RevisionNotFoundError as e:
     raise store.Missing(
         f'{repo} has no revision {revision or "main"}: correct the catalog,'
         f' {_OR_LOCAL}'
     ) from e
-  except errors.OfflineModeIsEnabled as e:
+  except hub_errors.OfflineModeIsEnabled as e:
     raise store.Missing(
         f'HF_HUB_OFFLINE forbids to ask {hub}: unset it, {_OR_LOCAL}'
     ) from e
   # HTTPError is that of the HTTP library of huggingface_hub, whichever that is:
   # no answer. A HfHubHTTPError is one, too, but of an answer.
-  except (errors.LocalEntryNotFoundError, errors.HTTPError) as e:
-    if isinstance(e, errors.HfHubHTTPError):
+  except (hub_errors.LocalEntryNotFoundError, hub_errors.HTTPError) as e:
+    if isinstance(e, hub_errors.HfHubHTTPError):
       status = e.response.status_code
       if status < 500 and status != 429:  # Too many requests.
         raise

@@ -4,15 +4,10 @@ import json
 import re
 
 import demo_data
-from flipped_t5x import gin_config
-from flipped_t5x import network as network_lib
+from flipped_t5x import errors
 from flipped_t5x.cli import main
-import gin
+from flipped_t5x.cli import report
 import pytest
-
-GIN = gin_config.gin_folder()
-MODELS = sorted(p.name for p in (GIN / 'models').glob('t5_1_1_*.gin'))
-METHODS = sorted(p.name for p in (GIN / 'methods').glob('*.gin'))
 
 
 @pytest.fixture(scope='module')
@@ -58,47 +53,33 @@ def test_help_lists_all_commands(capsys):
   assert 'Example: flipped-t5x train' in shown
 
 
-@pytest.mark.parametrize('files', (
-    ['runs/demo.gin'],
-    *(['runs/demo.gin', f'methods/{name}'] for name in METHODS),
-    *(['runs/train.gin', f'models/{name}', 'methods/flipped.gin']
-      for name in MODELS),
+@pytest.mark.parametrize('error, status', (
+    (errors.UserError('rows.jsonl line 3: not JSON'), 1),
+    (FileNotFoundError('nowhere: not found'), 1),
+    (KeyboardInterrupt('stopped at step 3'), 130),
 ))
-def test_shipped_gin_files_parse(files):
-  overrides = ["MODEL_DIR = 'run'", "VOCABULARY = 'x'"] if files[1:] else []
-  macros = gin_config.parse(files, overrides)
-  assert {'MODEL_DIR', 'MIXTURE', 'LAMBDA', 'EPS', 'AVERAGING'} <= macros.keys()
-  assert 'gin.REQUIRED' not in str(macros)
-  # No macro is used without a value, nothing is spelled wrong.
-  assert gin.config_is_locked()
-  network = gin.get_configurable(network_lib.T5Config)()
-  assert network.emb_dim == macros['EMB_DIM']
+def test_what_a_user_can_mend_is_one_line(error, status, monkeypatch, capsys):
+  monkeypatch.setattr(report.report, 'write', raising(error))
+  assert main.main(['report', 'run']) == status
+  assert capsys.readouterr().err == f'flipped-t5x: {error}\n'
 
 
-def test_defaults_are_the_model_cards():
-  macros = gin_config.parse(
-      ['runs/train.gin', 'models/t5_1_1_xl.gin', 'methods/flipped.gin'],
-      ["MODEL_DIR = 'run'", "VOCABULARY = 'x'"],
-  )
-  assert {
-      'TRAIN_STEPS': 5000, 'BATCH_SIZE': 240, 'INPUT_LENGTH': 384,
-      'TARGET_LENGTH': 64, 'LEARNING_RATE': 5e-5, 'DROPOUT_RATE': 0.1,
-      'LAMBDA': 3.0, 'MAX_GRADIENT_NORM': 0.5, 'SEED': 42, 'PACK': False,
-      'ACTIVATION_DTYPE': 'bfloat16', 'EMB_DIM': 2048,
-  }.items() <= macros.items()
+@pytest.mark.parametrize('error', (
+    KeyError('limit'), ValueError('a shape'), ImportError('a module')
+))
+def test_what_is_our_fault_is_a_traceback(error, monkeypatch, capsys):
+  monkeypatch.setattr(report.report, 'write', raising(error))
+  assert main.main(['report', 'run']) == 1
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0] == 'Traceback (most recent call last):'
+  assert lines[-2] == f'{type(error).__name__}: {error}'
+  assert 'Please report it' in lines[-1]
 
 
-def test_overrides_are_in_the_macros():
-  macros = gin_config.parse(
-      ['runs/demo.gin', 'methods/direct.gin'],
-      ['LAMBDA = 0.5', "AVERAGING = 'token'"],
-  )
-  # The later file over the earlier, and overrides over both.
-  assert (macros['FORMAT'], macros['AVERAGING']) == ('direct', 'token')
-  assert (macros['LAMBDA'], macros['EPS']) == (0.5, 0.01)
-  assert macros['SEED'] == 42 and macros['MAX_FIELD_CHARS'] is None
-  assert macros['VOCABULARY'] == '@vocabularies.trained()'
-  assert gin.query_parameter('%LAMBDA') == 0.5
+def raising(error):
+  def write(*unused_arguments):
+    raise error
+  return write
 
 
 def test_overrides_are_taken_out_of_the_arguments():

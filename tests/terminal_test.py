@@ -1,0 +1,43 @@
+"""Tests of terminal.py: columns and shortened names, by hand."""
+
+from flipped_t5x import terminal
+import pytest
+
+
+def test_columns():
+  assert terminal.aligned([('option', 'x'), ('a', '10.5'), ('日本', '-1')]) == (
+      'option     x\na       10.5\n日本      -1'
+  )
+
+
+@pytest.mark.parametrize('text, width, shown', (
+    ('a  long\ntext', 20, 'a long text'),
+    ('a long text', 11, 'a long text'),
+    ('a long text', 7, 'a long…'),
+))
+def test_shortened(text, width, shown):
+  assert terminal.shortened(text, width) == shown
+
+
+@pytest.mark.parametrize('names, folder', (
+    (['glue/mrpc', 'glue/qqp'], 'glue/'),
+    (['glue/mrpc', 'super_glue/rte'], ''),
+    (['imdb', 'glue/mrpc'], ''),
+    (['a/b/c', 'a/b/d'], 'a/b/'),
+    (['glue/mrpc'], ''),
+))
+def test_common_folder(names, folder):
+  assert terminal.common_folder(names) == folder
+
+
+def test_folded():
+  assert terminal.folded('super_glue/wsc.fixed', 12) == (
+      'super_glue/\n wsc.fixed'
+  )
+  assert terminal.folded('rte', 12) == 'rte'
+
+
+def test_a_bar_that_is_not_shown(capsys):
+  with terminal.progress_bar(3, 'row', shown=False) as bar:
+    bar.update(3)
+  assert capsys.readouterr().err == ''
