@@ -10,6 +10,10 @@ where FORMAT is `flipped`, `flipped_plain`, `direct` or `channel`, and names are
 as in the catalog with `_` for what SeqIO does not allow: `flipped_glue_qqp`.
 Score tasks have one more split, `eval`: the one that the catalog says to
 evaluate on, at most as many rows as it says.
+
+SeqIO's registries are replaced by ones that make what they are asked for.
+Through SeqIO's public API all 1,952 tasks would be made on import: reading the
+names of their templates takes 0.9 s, and adding the tasks another 0.6 s.
 """
 
 import collections
