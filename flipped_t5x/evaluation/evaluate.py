@@ -47,6 +47,7 @@ class Task(Protocol):
     numbers: numbers of the rows to evaluate.
     templates: names of the templates, in order.
     texts: JSON of what the candidates depend on, beside the rows.
+    label_words: template -> its label words, where they are not its own.
     origin: JSON that says which rows these are.
   """
 
@@ -55,6 +56,7 @@ class Task(Protocol):
   numbers: Sequence[int]
   templates: Mapping[str, Any]
   texts: Mapping[str, Any]
+  label_words: Mapping[str, Sequence[str]]
   origin: Mapping[str, Any]
 
   def read(self, template: str, numbers: Sequence[int]) -> arrays.Candidates:
@@ -323,6 +325,8 @@ def _finish(
         'file': file,
         'sha256': files.sha256(path.read_bytes()),
     }}
+    for name in found.keys() & task.label_words.keys():
+      results['templates'][name]['label_words'] = list(task.label_words[name])
   return {
       'cluster': task.cluster,
       'metric': task.metric,

@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import difflib
-import re
 from typing import Any
 
 from flipped_t5x import errors
 import numpy as np
 
-# What `tasks/labels.py` adds to a template's name: " (agree/disagree)".
-_OTHER_WORDS = re.compile(r' \(\w+(/\w+)+\)$')
 _ANLI = ('anli/r1', 'anli/r2', 'anli/r3')
 _BASELINES = ('random_accuracy', 'majority_accuracy', 'majority_macro_f1')
 _METRICS = {'accuracy': 'accuracy', 'macro-F1': 'macro_f1'}
@@ -210,10 +207,11 @@ def _pooled(names: Sequence[str], tasks: _Tasks) -> float | None:
 
 def _label_words(task: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
   """The task's own label words against other words, in the task's metric."""
-  templates = task['templates'] if task else {}
-  values = {n: t[metric_of(name, task)] for n, t in templates.items()}
-  others = [v for n, v in values.items() if _OTHER_WORDS.search(n)]
-  original = _mean([v for n, v in values.items() if not _OTHER_WORDS.search(n)])
+  own, others = [], []
+  for template in task['templates'].values() if task else ():
+    scores = others if 'label_words' in template else own
+    scores.append(template[metric_of(name, task)])
+  original = _mean(own)
   spread = lambda f: float(f(others)) if others else None
   mean = spread(np.mean)
   return {

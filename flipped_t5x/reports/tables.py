@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import re
 from typing import Any
 
 from flipped_t5x.reports import evaluated_run
 from flipped_t5x.reports import parts
 
 _MOST_OPTIONS = 10  # Of a confusion matrix that can still be read.
-_OTHER_WORDS = re.compile(r'(.*) \((\w+(?:/\w+)+)\)', re.DOTALL)
 _NOT_EVALUATED = 'not evaluated'
 
 Results = Mapping[str, Any]
@@ -163,19 +161,17 @@ def label_words(
     metric: 'accuracy' or 'macro_f1'.
 
   Returns:
-    The name of the template with its own words, and words -> score; None if
-    the templates are not one and the same with other words.
+    The name of the template with its own words; and words -> score, where that
+    name stands for its words. None if the templates are not one with its own
+    words and others with `label_words`, which older results do not have.
   """
-  found = {
-      name: _OTHER_WORDS.fullmatch(name) for name in task['templates']
-  }
-  own = [name for name, match in found.items() if not match]
-  others = [match for match in found.values() if match]
-  if len(own) != 1 or not others or {m[1] for m in others} != set(own):
+  templates_ = task['templates']
+  own = [name for name, t in templates_.items() if 'label_words' not in t]
+  if len(own) != 1 or len(templates_) == 1:
     return None
   return own[0], {
-      match[2] if match else own[0]: task['templates'][name][metric]
-      for name, match in found.items()
+      '/'.join(t.get('label_words', own)): t[metric]
+      for t in templates_.values()
   }
 
 

@@ -1,6 +1,12 @@
 """Tests of evaluation/suites.py: groups and averages, and what is missing."""
 
+import types
+from unittest import mock
+
+import evaluated_runs
+from flipped_t5x.evaluation import evaluate
 from flipped_t5x.evaluation import suites
+from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 import numpy as np
 import pytest
@@ -164,13 +170,23 @@ def test_bigbench_with_gaps():
 
 
 def label_result(name, values):
-  """Results whose templates have the catalog's names."""
-  names = catalog.dataset(name).template_names()
-  assert len(names) == 21
-  values = dict(zip(names, values, strict=True))
-  return result(0.5, float(np.mean(list(values.values()))), templates={
-      n: {'accuracy': 0.5, 'macro_f1': v} for n, v in values.items()
-  })
+  """Results whose templates have the catalog's names and label words."""
+  source = candidates(name)
+  assert len(source.templates) == 21 and len(source.label_words) == 20
+  templates = {}
+  for template, value in zip(source.templates, values, strict=True):
+    templates[template] = {'accuracy': 0.5, 'macro_f1': value}
+    if template in source.label_words:
+      templates[template]['label_words'] = source.label_words[template]
+  return result(0.5, float(np.mean(values)), templates=templates)
+
+
+def candidates(name):
+  """The templates of a dataset; no rows are read."""
+  dataset = catalog.dataset(name)
+  return batches.CandidateSource(
+      dataset, 'test', dataset.load_templates(), (), None, {}, 'flipped'
+  )
 
 
 def test_label_words_by_hand():
@@ -205,3 +221,21 @@ def test_label_words_without_the_original():
   found, _ = groups('label_generalization', {name: task})
   assert found[name]['original'] is found[name]['drop'] is None
   assert found[name]['others']['number'] == 20
+
+
+def test_label_words_are_in_the_results(tmp_path):
+  source = candidates('label_generalization/cb')
+  own, two, *_ = source.templates
+  assert source.label_words[two] == ('agree', 'disagree', 'unsure')
+  table = evaluated_runs.table(evaluated_runs.Task(
+      {own: [True, False], two: [False, False]}, gold=[0, 1], num_options=3
+  ))
+  chunks = types.SimpleNamespace(read=lambda: ([table], []))
+  task = mock.Mock(
+      templates=source.templates, label_words=source.label_words, origin={}
+  )
+  results = evaluate._finish(task, chunks, tmp_path / 'x.parquet', 'x.parquet')
+  templates = results['templates']
+  assert templates.keys() == {own, two}
+  assert templates[two]['label_words'] == ['agree', 'disagree', 'unsure']
+  assert 'label_words' not in templates[own]

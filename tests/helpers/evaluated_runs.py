@@ -14,6 +14,7 @@ from flipped_t5x.evaluation import suites
 from flipped_t5x.evaluation import summary
 from flipped_t5x.prompts import arrays
 import numpy as np
+import pyarrow as pa
 
 NETWORK = network_lib.T5Config(
     vocab_size=32, emb_dim=8, num_heads=2, num_encoder_layers=3,
@@ -33,6 +34,7 @@ class Task:
     first: number of the first row.
     cluster: which kind of task it is.
     metric: what it is judged by.
+    label_words: template -> its label words, of those with other words.
   """
 
   right: Mapping[str, Sequence[bool]]
@@ -41,6 +43,9 @@ class Task:
   first: int = 0
   cluster: str = 'sentiment'
   metric: str = 'accuracy'
+  label_words: Mapping[str, Sequence[str]] = dataclasses.field(
+      default_factory=dict
+  )
 
 
 def share(right: int, of: int = 40) -> list[bool]:
@@ -105,10 +110,8 @@ def write(
 
 
 def _task(name, values, path, examples) -> dict[str, Any]:
-  tables = {t: _table(t, right, values) for t, right in values.right.items()}
   file = path.with_suffix('') / f'{name.replace("/", "_")}.parquet'
-  rows = scored_examples.join(list(tables.values()), list(tables))
-  scored_examples.write(rows, file)
+  scored_examples.write(table(values), file)
   found = scored_examples.read(file)
   results = {
       'cluster': values.cluster,
@@ -126,6 +129,8 @@ def _task(name, values, path, examples) -> dict[str, Any]:
           'sha256': files.sha256(name.encode()),
       },
   }
+  for template, words in values.label_words.items():
+    results['templates'][template]['label_words'] = list(words)
   if examples:
     results['scores'] = {
         'file': f'{path.stem}/{file.name}',
@@ -134,6 +139,12 @@ def _task(name, values, path, examples) -> dict[str, Any]:
   else:
     file.unlink()
   return results
+
+
+def table(values: Task) -> pa.Table:
+  """The scored examples of a task."""
+  tables = [_table(t, right, values) for t, right in values.right.items()]
+  return scored_examples.join(tables, list(values.right))
 
 
 def _table(template, right, values):

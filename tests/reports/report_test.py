@@ -214,7 +214,9 @@ EVIL = '<script>alert(1)</script> "--> | $x$ </svg> {{ 7 * 7 }}'
 def test_names_are_text_and_nothing_else(tmp_path):
   tasks = {
       f'{EVIL}/one': runs.task({EVIL: 30, 'B': 20}),
-      f'{EVIL}/two': runs.task({f'{EVIL} (yes/no)': 30, EVIL: 20}),
+      f'{EVIL}/two': runs.task(
+          {'other': 30, EVIL: 20}, label_words={'other': [EVIL, 'no']}
+      ),
   }
   path = runs.write(tmp_path / 'x', tasks, missing={'gone': EVIL})
   runs.change(path, 'settings', EVIL, value=EVIL)
@@ -375,9 +377,10 @@ def test_calibration(shown):
 
 
 def test_label_words(tmp_path):
-  tasks = {'words': runs.task({
-      'T': 30, 'T (agree/disagree)': 20, 'T (up/down)': 10,
-  })}
+  tasks = {'words': runs.task(
+      {'T': 30, 'U': 20, 'V': 10},
+      label_words={'U': ['agree', 'disagree'], 'V': ['up', 'down']},
+  )}
   path = runs.write(tmp_path / 'x', tasks)
   show(path)
   row = page_of(tmp_path / 'x' / 'report.html').rows('Label words')['words']
@@ -388,13 +391,16 @@ def test_label_words(tmp_path):
   assert (tmp_path / 'x' / 'labels_accuracy.png').is_file()
 
 
-@pytest.mark.parametrize('names', (
-    ('T', 'U'), ('T',), ('T (a/b)', 'T (c/d)'), ('T', 'U (a/b)'),
-    ('T', 'T (ab)'), ('T', 'T (a/b)', 'U'),
+@pytest.mark.parametrize('others', (
+    {'T': None}, {'T': None, 'T (a/b)': None}, {'T': ['a', 'b']},
+    {'T': None, 'U': None, 'V': ['a', 'b']},
 ))
-def test_templates_that_are_not_of_label_words(names):
-  task = {'templates': {name: {'accuracy': 0.5} for name in names}}
-  assert tables.label_words(task, 'accuracy') is None
+def test_templates_that_are_not_of_label_words(others):
+  templates = {
+      name: {'accuracy': 0.5, **({'label_words': words} if words else {})}
+      for name, words in others.items()
+  }
+  assert tables.label_words({'templates': templates}, 'accuracy') is None
 
 
 def test_macro_f1_of_a_uniform_draw():
