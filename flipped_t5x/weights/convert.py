@@ -106,6 +106,11 @@ def convert(
   after = _planned(before, to, scan_layers, dtype, str(source))
   notes = _check_vocabulary(after)
   _check_room(destination, after.nbytes)
+  card = None
+  if to == model_files.HF:
+    # Before any weights are read, in case it cannot be made.
+    dtypes = {tensor.dtype.name for tensor in after.tensors.values()}
+    card = model_card.markdown(destination.name, before, dtypes)
   compare = None
   if check:
     logits_check.check_memory(max(before.nbytes, after.nbytes))
@@ -115,7 +120,7 @@ def convert(
       _new_folder(destination, after.nbytes) as folder,
       _counted(after, progress) as counted,
   ):
-    _write(folder, destination.name, before, counted, max_shard_bytes)
+    _write(folder, counted, before.step, card, max_shard_bytes)
     if compare:
       difference, largest = compare.with_other(model_files.open(folder))
       result = dataclasses.replace(
@@ -277,9 +282,9 @@ def _counted(
 
 def _write(
     folder: pathlib.Path,
-    name: str,
-    before: model_files.ModelFiles,
     after: model_files.ModelFiles,
+    step: int | None,
+    card: str | None,
     max_shard_bytes: int,
 ) -> None:
   if after.kind == model_files.HF:
@@ -290,12 +295,9 @@ def _write(
     fields = dataclasses.asdict(after.run_config)
     del fields['network']  # That is in config.json.
     files_lib.write_json(
-        folder / model_files.HF_SIDECAR, {**fields, 'step': before.step}
+        folder / model_files.HF_SIDECAR, {**fields, 'step': step}
     )
-    dtypes = {tensor.dtype.name for tensor in after.tensors.values()}
-    (folder / 'README.md').write_text(
-        model_card.markdown(name, before, dtypes), 'utf-8'
-    )
+    files_lib.write(folder / 'README.md', card or '')
     return
   if after.kind == model_files.NATIVE:
     streamed_checkpoints.write(folder, after.step, after.tensors)

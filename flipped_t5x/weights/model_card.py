@@ -1,11 +1,15 @@
-"""The README.md of an exported model: what is known of it, and no more."""
+"""The README.md of an exported model."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
-import json
+from collections.abc import Sequence
 import math
+import os
 from typing import Any
 
+from flipped_t5x import errors
+from flipped_t5x import files as files_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.weights import model_files
@@ -16,6 +20,7 @@ _OPTIONS = ('Yes', 'No')
 _EXAMPLE = templates.Rendered(
     (_TEXT, 0), (f' {_INSTRUCTION}',), _OPTIONS, gold=0
 )
+_METRICS = ('task', 'examples', 'accuracy', 'macro-F1', 'majority', 'random')
 
 
 def markdown(
@@ -24,21 +29,24 @@ def markdown(
   """The card.
 
   Args:
-    name: the model's name, that of its folder.
-    files: the model that was converted. What is measured of it is read from
-      the results beside it.
+    name: the model's name, which is that of its folder.
+    files: the model that is converted. Its metrics are read from the results in
+      its folder.
     dtypes: types of the exported weights.
 
   Returns:
     Markdown with the hub's front matter.
+
+  Raises:
+    UserError: a file of results is damaged.
   """
   settings = dict(files.settings)
   origin = settings.pop(run_config.CONVERTED_FROM, None)
   parts = [
       '---', 'library_name: transformers', 'tags: [t5, jax, flipped_t5x]',
       '---', '', f'# {name}', '',
-      '<!-- Who made it, of what data, under which license: yours to say. Add'
-      ' `license:` above. -->', '',
+      '<!-- Add who made the model, from which data, and under which license'
+      ' (`license:` above). -->', '',
   ]
   if settings:
     parts += [*_trained(files, settings), *_inputs(files)]
@@ -59,40 +67,43 @@ def markdown(
 def _trained(
     files: model_files.ModelFiles, settings: Mapping[str, Any]
 ) -> list[str]:
-  writes_label = files.format in formats.WRITES_LABEL
-  parts = [
-      f'A T5 that reads {"a prompt" if writes_label else "a text and a label"}'
-      f' and writes {"the label" if writes_label else "the instruction"}, in'
-      f' the format `{files.format}` of flipped_t5x'
-  ]
+  """What the model does, and how it was trained."""
+  if files.format in formats.WRITES_LABEL:
+    does, method = 'a prompt and writes the label', 'DIRECT'
+  else:
+    does = 'a text and a label and writes the instruction'
+    method = 'flipped learning'
+  text = (
+      f'A T5 that reads {does}, in the format `{files.format}` of flipped_t5x'
+  )
   if settings.get('LAMBDA'):
-    parts[0] += (
-        f': {"DIRECT" if writes_label else "flipped learning"} ([arXiv'
-        ' 2210.02969](https://arxiv.org/abs/2210.02969)) with unlikelihood'
-        f' weighted {settings["LAMBDA"]}'
+    text += (
+        f': {method} ([arXiv 2210.02969](https://arxiv.org/abs/2210.02969))'
+        f' with unlikelihood weighted {settings["LAMBDA"]}'
     )
-  parts[0] += '.'
+  text += '.'
   if settings.get('MIXTURE'):
-    parts[0] += f' Trained on `{settings["MIXTURE"]}`'
-    parts[0] += f' for {files.step:,} steps.' if files.step else '.'
+    text += f' Trained on `{settings["MIXTURE"]}`'
+    if files.step:
+      text += f' for {files.step:,} steps'
+    text += '.'
   start = settings.get('INITIAL_CHECKPOINT_PATH')
   if start:
-    parts[0] += f' It started from `{start}`.'
-  return [*parts, '']
+    text += f' It started from `{start}`.'
+  return [text, '']
 
 
 def _inputs(files: model_files.ModelFiles) -> list[str]:
-  """What the encoder reads and the decoder writes, by example."""
+  """An example of what the encoder reads and the decoder writes."""
   text = formats.get(files.format)(_EXAMPLE, _OPTIONS[0])
-  scored = (
-      'label given the prompt'
-      if files.format in formats.WRITES_LABEL
-      else 'second text given the first with that option in it'
-  )
+  if files.format in formats.WRITES_LABEL:
+    scored = 'label given the prompt'
+  else:
+    scored = 'second text given the first with that option in it'
   return [
       '## Inputs', '',
-      f'Of the text "{_TEXT}", the instruction "{_INSTRUCTION}" and the label'
-      f' "{_OPTIONS[0]}" the encoder reads (at most {files.input_length}'
+      f'For the text "{_TEXT}", the instruction "{_INSTRUCTION}" and the label'
+      f' "{_OPTIONS[0]}", the encoder reads (at most {files.input_length}'
       ' tokens)',
       '', '```', text.inputs, '```', '',
       f'and the decoder writes (at most {files.target_length} tokens)', '',
@@ -103,6 +114,7 @@ def _inputs(files: model_files.ModelFiles) -> list[str]:
 
 
 def _use(name: str, files: model_files.ModelFiles) -> list[str]:
+  """Code that loads the model in PyTorch and in JAX."""
   text = formats.get(files.format)(_EXAMPLE, _OPTIONS[0])
   return [
       '## Use', '', '```python',
@@ -129,33 +141,44 @@ def _measured(
     files: model_files.ModelFiles, dtypes: set[str]
 ) -> Iterator[str]:
   """Metrics of the results that are of this step."""
-  stored = {tensor.dtype.name for tensor in files.tensors.values()}
   for path in sorted(files.path.glob('results*.json')):
-    results = json.loads(path.read_text())
+    results = files_lib.read_json(path)
     if results.get('step') != files.step or 'tasks' not in results:
       continue
     mixture = results.get('mixture') or files.settings.get('MIXTURE')
     yield from (f'## Ranking held-out examples: {mixture}', '')
-    yield from _table(
-        ('task', 'examples', 'accuracy', 'macro-F1', 'majority', 'random'),
-        (
-            (
-                task, f'{r["examples"]:,}', _spread(r['accuracy']),
-                _spread(r['macro_f1']), f'{r["majority_accuracy"]:.3f}',
-                f'{r["random_accuracy"]:.3f}',
-            ) for task, r in results['tasks'].items()
-        ),
-    )
-    yield from (
-        '',
+    yield from _table(_METRICS, _rows(path, results['tasks']))
+    note = (
         'Mean ± standard deviation over templates; majority and random are the'
         ' accuracy of the most frequent label and of a uniform draw.'
-        + ' At most {limit} examples a dataset.'.format(**results)
-        * bool(results.get('limit'))
-        + f' Measured with the weights in {_list(stored)}.'
-        * (stored != dtypes),
-        '',
     )
+    limit = results.get('limit')
+    if limit:
+      examples = 'example' if limit == 1 else 'examples'
+      note += f' At most {limit} {examples} a dataset.'
+    stored = {tensor.dtype.name for tensor in files.tensors.values()}
+    if stored != dtypes:
+      note += f' Measured with the weights in {_list(stored)}.'
+    yield from ('', note, '')
+
+
+def _rows(
+    path: os.PathLike[str], tasks: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, ...]]:
+  """The cells of `_METRICS` for each task of the results in a file."""
+  rows = []
+  for task, metrics in tasks.items():
+    try:
+      rows.append((
+          task, f'{metrics["examples"]:,}', _spread(metrics['accuracy']),
+          _spread(metrics['macro_f1']), f'{metrics["majority_accuracy"]:.3f}',
+          f'{metrics["random_accuracy"]:.3f}',
+      ))
+    except KeyError as e:
+      raise errors.UserError(
+          f'{path}: not results of `flipped-t5x eval`: task {task} has no {e}'
+      ) from e
+  return rows
 
 
 def _spread(metric: Mapping[str, float]) -> str:
@@ -182,8 +205,12 @@ def _list(names: set[str]) -> str:
   return ' and '.join(sorted(names))
 
 
-def _table(header, rows) -> list[str]:
+def _table(
+    header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> list[str]:
+  """The lines of a Markdown table."""
+  lines = (header, ['---'] * len(header), *rows)
   return [
       f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |'
-      for line in (header, ['---'] * len(header), *rows)
+      for line in lines
   ]
