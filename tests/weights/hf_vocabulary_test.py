@@ -1,20 +1,16 @@
 """SentencePiece models of Hugging Face's folders, copied and made anew."""
 
-import base64
 import json
 
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_vocabulary
+import hf_tokenizer
+from hf_tokenizer import METASPACE
+from hf_tokenizer import SENTINELS
+from hf_tokenizer import WORDS
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
-SENTINELS = [f'<extra_id_{k}>' for k in range(100)]
-SPECIAL = ['<pad>', '</s>', '<unk>']
-WORDS = {'type': 'WhitespaceSplit'}
-METASPACE = {
-    'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'always',
-    'split': True,
-}
 TEXTS = (
     '', ' ', '\n', 'The old dog sees a river.', '  two  spaces \t and a tab ',
     'input: <extra_id_0> the film\noutput: yes', 'line one\nline two\r\n three',
@@ -32,30 +28,6 @@ def model(tiny_vocabulary_path):
   model = sentencepiece_model_pb2.ModelProto()
   model.ParseFromString(tiny_vocabulary_path.read_bytes())
   return model
-
-
-def tokenizer(model):
-  """What `tokenizer.json` says of a SentencePiece model."""
-  pieces = [[p.piece, p.score] for p in model.pieces]
-  number = len(pieces)
-  charsmap = base64.b64encode(model.normalizer_spec.precompiled_charsmap)
-  return {
-      'version': '1.0',
-      'added_tokens': [
-          {'id': i, 'content': token, 'special': True} for i, token in (
-              *enumerate(SPECIAL), *enumerate(SENTINELS[::-1], number))
-      ],
-      'normalizer': {
-          'type': 'Precompiled', 'precompiled_charsmap': charsmap.decode(),
-      },
-      'pre_tokenizer': {
-          'type': 'Sequence', 'pretokenizers': [WORDS, METASPACE],
-      },
-      'model': {
-          'type': 'Unigram', 'unk_id': 2, 'byte_fallback': False,
-          'vocab': pieces + [[token, 0.0] for token in SENTINELS[::-1]],
-      },
-  }
 
 
 def changed(content, path, value):
@@ -94,7 +66,7 @@ SPACES = {'type': 'Replace', 'pattern': {'Regex': ' {2,}'}, 'content': ' '}
 def test_made_of_tokenizer_json(
     tmp_path, model, tiny_vocabulary, tiny_sentences
 ):
-  content = tokenizer(model)
+  content = hf_tokenizer.content(model)
   pieces = content['model']['vocab']
   for path, value in (
       ('version', '1.0'),
@@ -128,7 +100,7 @@ def test_made_of_tokenizer_json(
     ('normalizer', {'type': 'NFKC'}, r"its normalizer is \['NFKC'\]"),
 ))
 def test_tokenizers_that_are_not_of_t5(tmp_path, model, path, value, message):
-  content = tokenizer(model)
+  content = hf_tokenizer.content(model)
   if value is None:
     content[path] = None
   else:
@@ -139,30 +111,30 @@ def test_tokenizers_that_are_not_of_t5(tmp_path, model, path, value, message):
 
 
 def test_other_normalizers(tmp_path, model):
-  content = tokenizer(model)
+  content = hf_tokenizer.content(model)
   for other in ({'type': 'Lowercase'}, content['normalizer'],
                 SPACES | {'pattern': {'String': 'a'}}):
     content['normalizer'] = {
         'type': 'Sequence',
-        'normalizers': [tokenizer(model)['normalizer'], other],
+        'normalizers': [hf_tokenizer.content(model)['normalizer'], other],
     }
     with pytest.raises(ValueError, match="its normalizer is .'Precompiled', "):
       write(tmp_path, content)
 
 
 def test_other_sentinels(tmp_path, model):
-  content = tokenizer(model)
+  content = hf_tokenizer.content(model)
   content['added_tokens'].append(
       {'id': len(model.pieces) + 100, 'content': '[NEW]', 'special': True})
   with pytest.raises(ValueError, match=(
       r"its last ids are not <extra_id_99> to <extra_id_0>; it adds \['\[NEW")):
     write(tmp_path, content)
-  content = tokenizer(model)
+  content = hf_tokenizer.content(model)
   content['added_tokens'] = content['added_tokens'][:3]
   content['model']['vocab'] = content['model']['vocab'][:-100]
   with pytest.raises(ValueError, match='its last ids are not'):
     write(tmp_path, content)
-  content = tokenizer(model)
+  content = hf_tokenizer.content(model)
   # The first of the sentinels in the order of their names.
   for token, name in zip(content['added_tokens'][3:], SENTINELS, strict=True):
     token['content'] = name

@@ -12,7 +12,7 @@ from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import tensors
-import hf_vocabulary_test
+import hf_tokenizer
 import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
@@ -203,7 +203,7 @@ def test_vocabulary_of_a_tokenizer_json(
   (hf_folder / 'spiece.model').unlink()
   assert model_files.open(hf_folder).vocabulary is None
   tokenizer = hf_folder / 'tokenizer.json'
-  tokenizer.write_text(json.dumps(hf_vocabulary_test.tokenizer(model)))
+  tokenizer.write_text(json.dumps(hf_tokenizer.content(model)))
   made = model_files.open(hf_folder).vocabulary
   assert made.parent == tmp_path / 'data' / 'vocabularies'
   before = made.stat().st_mtime_ns
@@ -236,7 +236,7 @@ def test_no_model(tiny_run, tmp_path):
 def test_neither_tensorflow_nor_seqio_nor_pytorch(tiny_run, hf_folder):
   """None is imported, wherever a model comes from."""
   code = (
-      'import sys; from flipped_t5x import model_files;'
+      'import sys; from flipped_t5x.weights import model_files;'
       ' [model_files.open(path) for path in sys.argv[1:]];'
       ' print({"tensorflow", "seqio", "torch"} & {*sys.modules})'
   )
