@@ -1,7 +1,7 @@
-"""Prints the extra `t5x` of setup.py: what is at git URLs, or all else.
+"""Prints the requirements of the extra `t5x`: those at git URLs, or the others.
 
-T5X asks for the newest commits of JAX's libraries, which the pinned versions
-are not: what is at URLs is installed without dependencies.
+T5X asks for the newest commits of JAX's libraries instead of the pinned
+versions. So what is at a URL has to be installed without its dependencies.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ def main() -> None:
     sys.exit(f'usage: {sys.argv[0]} {"|".join(KINDS)}')
   for line in importlib.metadata.requires('flipped_t5x') or ():
     requirement, _, marker = line.partition(';')
-    kind = KINDS['@' not in requirement]
+    kind = 'urls' if '@' in requirement else 'others'
     if 'extra == "t5x"' in marker and kind == sys.argv[1]:
       print(requirement.strip())
 
