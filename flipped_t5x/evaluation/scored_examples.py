@@ -57,8 +57,8 @@ def table(
   """The rows of one template.
 
   Args:
-    template: its name.
-    candidates: with `options`.
+    template: the template's name.
+    candidates: its candidates, with their `options`.
     scores: float32[n], one for each candidate.
 
   Returns:
@@ -95,7 +95,7 @@ def table(
 
 
 def join(tables: Sequence[pa.Table], templates: Sequence[str]) -> pa.Table:
-  """Tables of other examples each as one, in the order of these templates."""
+  """Joins tables that share no example, in the order of these templates."""
   joined = pa.concat_tables([SCHEMA.empty_table(), *tables])
   numbers = {name: i for i, name in enumerate(templates)}
   template = [numbers[name] for name in joined['template'].to_pylist()]
@@ -109,9 +109,9 @@ def write(
   """Writes a file, whole or not at all.
 
   Args:
-    rows: of `SCHEMA`.
-    path: the file; its folder exists.
-    about: JSON that `read_about` gives back.
+    rows: a table of `SCHEMA`.
+    path: the file to write, in a folder that exists.
+    about: JSON that `read_about` will return.
   """
   if about is not None:
     rows = rows.replace_schema_metadata({_ABOUT: json.dumps(about)})
@@ -153,7 +153,7 @@ def read_table(path: str | os.PathLike[str]) -> pa.Table:
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """What `write` got as `about`; errors as of `read`."""
+  """The `about` that `write` was given; errors as of `read`."""
   try:
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata[_ABOUT])

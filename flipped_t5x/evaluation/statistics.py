@@ -39,10 +39,11 @@ def bootstrap_interval(
   out of that resample's mean.
 
   Args:
-    ranked: of each template; they may have different subsets of the rows.
+    ranked: the predictions of each template; templates may have different
+      subsets of the rows.
     metric: 'accuracy' or 'macro_f1'.
-    resamples: how many.
-    seed: of the draws.
+    resamples: how many resamples to draw.
+    seed: the seed of the draws.
 
   Returns:
     The 2.5 % and the 97.5 % quantile of the means over templates, 0 to 1.
@@ -130,7 +131,7 @@ def confusion(ranked: ranking.Predictions) -> list[list[int]]:
   """How often which option was predicted for which gold option.
 
   Args:
-    ranked: predictions.
+    ranked: the predictions of one template.
 
   Returns:
     Rows gold, columns prediction, by option number; as many of each as the
@@ -209,8 +210,8 @@ def paired_test(
   Args:
     a: template -> `ranking.Predictions`, or (example_id int[n], correct
       bool[n]).
-    b: the same of the other run.
-    seed: of the draws.
+    b: the other run, in the same form.
+    seed: the seed of the draws.
     permutations: how many draws of signs, see `_sign_flip_test`.
 
   Returns:
@@ -265,7 +266,7 @@ def _sign_flip_test(
 
   Args:
     difference: float[rows].
-    seed: of the draws.
+    seed: the seed of the draws.
     permutations: the most choices of signs to try.
   """
   from scipy import stats
@@ -285,8 +286,8 @@ def _sign_flip_test(
 
 def _row_values(run, other) -> np.ndarray:
   """float[rows] whose mean is the mean accuracy over templates."""
-  for here, there, which in ((run, other, 'second'), (other, run, 'first')):
-    for template in here.keys() - there.keys():
+  for one, another, which in ((run, other, 'second'), (other, run, 'first')):
+    for template in one.keys() - another.keys():
       raise errors.UserError(f'template {template!r} is not in the {which} run')
   for name in run:
     _check_same_rows(name, run[name], other[name])
@@ -299,8 +300,9 @@ def _row_values(run, other) -> np.ndarray:
   return values
 
 
-def _check_same_rows(template, here, there) -> None:
-  ids, other_ids = _id_and_correct(here)[0], _id_and_correct(there)[0]
+def _check_same_rows(template, first, second) -> None:
+  """UserError unless both ranked the same rows with the same gold options."""
+  ids, other_ids = _id_and_correct(first)[0], _id_and_correct(second)[0]
   single = np.setxor1d(ids, other_ids)
   if len(single):
     where = 'first' if single[0] in ids else 'second'
@@ -308,12 +310,12 @@ def _check_same_rows(template, here, there) -> None:
         f'template {template!r}: {len(single)} rows are in one of the runs'
         f' only, such as example {single[0]}, in the {where}'
     )
-  if not all(isinstance(x, ranking.Predictions) for x in (here, there)):
+  if not all(isinstance(x, ranking.Predictions) for x in (first, second)):
     return
-  here_gold = np.asarray(here.gold)[np.argsort(ids)]
-  there_gold = np.asarray(there.gold)[np.argsort(other_ids)]
-  if not np.array_equal(here_gold, there_gold):
-    bad = np.sort(ids)[here_gold != there_gold][0]
+  gold = np.asarray(first.gold)[np.argsort(ids)]
+  other_gold = np.asarray(second.gold)[np.argsort(other_ids)]
+  if not np.array_equal(gold, other_gold):
+    bad = np.sort(ids)[gold != other_gold][0]
     raise errors.UserError(
         f'template {template!r}: example {bad} has another gold option in the'
         ' other run: they are not of the same data'
@@ -331,7 +333,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
   """Adjusts the p of several tests (Holm 1979), in their order.
 
   Args:
-    p_values: of each test.
+    p_values: the p of each test.
 
   Returns:
     Adjusted p: those below 0.05 hold together, with a chance of 5 % at most
@@ -353,7 +355,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
   three runs say little; a normal or bootstrap interval would be too narrow.
 
   Args:
-    values: one per seed.
+    values: one value for each seed.
 
   Returns:
     `mean`; `std`, the sample standard deviation (over n - 1), and `low` and

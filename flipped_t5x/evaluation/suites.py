@@ -66,8 +66,8 @@ def groups(
   """What the paper's tables show beyond single tasks.
 
   - nlp and seen: a group for each cluster (natural language inference, ...).
-    The paper's 14 tasks count anli's three rounds as three, as T0's tables do;
-    beside their average stands the one over 12 with anli as one.
+    The paper's 14 tasks count anli's three rounds as three, as T0's tables do.
+    Their average is given, and so is the average over 12, with anli as one.
   - bigbench: each of the 14 tasks is a group. Subtasks are pooled both ways:
     `accuracy` is their mean, each weighing the same; `accuracy_pooled` that
     over all of their examples.
@@ -78,8 +78,8 @@ def groups(
     The average has the means of all these.
 
   Args:
-    suite: from `get`.
-    tasks: `tasks` of the results, see `engine.evaluate.evaluate`.
+    suite: one of `SUITES`.
+    tasks: task -> its results, see `evaluation/evaluate.py`.
     missing: names of tasks that could not be evaluated; what the catalog has of
       the suite's mixture and `tasks` lacks is missing, too.
 
@@ -102,7 +102,9 @@ def groups(
         for name in names
     ]
     return [*found, _average(found)]
-  found = [_group(cluster, of, tasks) for cluster, of in clusters.items()]
+  found = [
+      _group(cluster, members, tasks) for cluster, members in clusters.items()
+  ]
   if suite.name == 'bigbench':
     for one in found:
       one['accuracy_pooled'] = _pooled(one['tasks'], tasks)
@@ -156,17 +158,19 @@ def metric_of(name: str, task: Mapping[str, Any]) -> str:
   return _METRICS[metric]
 
 
-def _group(name: str, of: Sequence[str], tasks: _Tasks) -> dict[str, Any]:
+def _group(
+    name: str, members: Sequence[str], tasks: _Tasks
+) -> dict[str, Any]:
   """The means over some tasks, each weighing the same."""
-  there = [n for n in of if n in tasks]
+  evaluated = [n for n in members if n in tasks]
 
   def mean(value: Callable[[str], float | None]) -> float | None:
-    return _mean([value(n) for n in there])
+    return _mean([value(n) for n in evaluated])
 
   return {
       'name': name,
-      'tasks': there,
-      'missing': [n for n in of if n not in tasks],
+      'tasks': evaluated,
+      'missing': [n for n in members if n not in tasks],
       'accuracy': mean(lambda n: tasks[n]['accuracy']['mean']),
       'macro_f1': mean(lambda n: tasks[n]['macro_f1']['mean']),
       'metric': mean(lambda n: tasks[n][metric_of(n, tasks[n])]['mean']),

@@ -23,23 +23,12 @@ def summarize(
       without them there is no `calibration`.
 
   Returns:
-    JSON, see `evaluate`.
+    JSON, see `evaluate.evaluate`.
   """
-  templates = {}
-  for name, r in ranked.items():
-    constant = ranking.majority(r.gold)
-    templates[name] = {
-        'examples': len(r.gold),
-        'options': sorted({int(n) for n in r.num_options}),
-        'accuracy': ranking.accuracy(r.prediction, r.gold),
-        'macro_f1': ranking.macro_f1(r.prediction, r.gold),
-        'majority_accuracy': ranking.accuracy(constant, r.gold),
-        'majority_macro_f1': ranking.macro_f1(constant, r.gold),
-        'random_accuracy': ranking.random_accuracy(r.num_options),
-        'ties': int(r.tied.sum()),
-        'counts': dict(counts[name]),
-        'confusion': statistics.confusion(r),
-    }
+  templates = {
+      name: _template(predictions, counts[name])
+      for name, predictions in ranked.items()
+  }
 
   def mean(key):
     return float(np.mean([t[key] for t in templates.values()]))
@@ -66,3 +55,22 @@ def summarize(
         np.concatenate([r.gold for r in ranked.values()]),
     )
   return result
+
+
+def _template(
+    ranked: ranking.Predictions, counts: Mapping[str, int]
+) -> dict[str, Any]:
+  """One template's results."""
+  constant = ranking.majority(ranked.gold)
+  return {
+      'examples': len(ranked.gold),
+      'options': sorted({int(n) for n in ranked.num_options}),
+      'accuracy': ranking.accuracy(ranked.prediction, ranked.gold),
+      'macro_f1': ranking.macro_f1(ranked.prediction, ranked.gold),
+      'majority_accuracy': ranking.accuracy(constant, ranked.gold),
+      'majority_macro_f1': ranking.macro_f1(constant, ranked.gold),
+      'random_accuracy': ranking.random_accuracy(ranked.num_options),
+      'ties': int(ranked.tied.sum()),
+      'counts': dict(counts),
+      'confusion': statistics.confusion(ranked),
+  }

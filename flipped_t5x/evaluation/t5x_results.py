@@ -3,7 +3,7 @@
 `t5x.infer` leaves those of `t5x_infer.py` in its folder. `t5x.eval`, and
 `t5x.train` where it evaluates, leave SeqIO's in `inference_eval` below theirs:
 TASK-metrics.jsonl with a line for each step, and TASK-STEP.jsonl with a line
-for each candidate. The macros of the run stand beside them, in `config.gin`.
+for each candidate. The macros of the run are beside them, in `config.gin`.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _UNFINISHED = re.compile(r'tmp-(.+)-(\d+)-of-(\d+)')
 _CANDIDATES = re.compile(r'(.+)-(\d{6,})\.jsonl')
 _EVALUATED = 'inference_eval'
 _DONE = '.COMPLETED'
-_Examples = list[dict[str, Any]]  # The lines of `ranked_files.merge_examples`.
+_Examples = list[dict[str, Any]]  # See `t5x_infer.py`.
 
 
 def found_in(folder: epath.Path) -> bool:
@@ -51,31 +51,13 @@ def read(folder: epath.Path) -> dict[str, Any]:
       that evaluates; of the last two, the newest step that all tasks have.
 
   Returns:
-    See `engine.evaluate.evaluate`; tasks and templates in alphabetical order.
+    See `evaluation/evaluate.py`; tasks and templates are in alphabetical order.
 
   Raises:
     UserError: a file is missing, unfinished or damaged, which the message
       names; or files are of different checkpoints or formats.
   """
-  names = sorted(path.name for path in folder.iterdir())
-  if any(_SHARD.fullmatch(n.removesuffix(_DONE)) for n in names) or any(
-      _UNFINISHED.fullmatch(n) for n in names
-  ):
-    found = _inferred(folder, names)
-  else:
-    found = _evaluated(folder / _EVALUATED)
-  ranked, of = {}, {}
-  for name, examples in found:
-    if not examples:
-      raise errors.UserError(f'{folder}: {name}: no row fits its template')
-    step = _the_same(folder, of, name, examples)
-    task, template = examples[0]['task'], examples[0]['template']
-    if template in ranked.setdefault(task, {}):
-      raise errors.UserError(
-          f'{folder}: {task} "{template}" appears twice, the second time as'
-          f' {name}: let each format have a folder of its own'
-      )
-    ranked[task][template] = _ranked(folder, name, examples)
+  ranked, step = _predictions(folder)
   config = folder / 'config.gin'
   settings = {}
   if config.is_file():
@@ -83,7 +65,7 @@ def read(folder: epath.Path) -> dict[str, Any]:
   tasks = {}
   for task, templates in sorted(ranked.items()):
     templates = dict(sorted(templates.items()))
-    tasks[task] = summary.summarize(templates, {key: {} for key in templates})
+    tasks[task] = summary.summarize(templates, {name: {} for name in templates})
     for values in tasks[task]['templates'].values():
       values['counts'] = None
     tasks[task]['data'] = {'split': settings.get('SPLIT', 'eval')}
@@ -100,6 +82,32 @@ def read(folder: epath.Path) -> dict[str, Any]:
   }
 
 
+def _predictions(
+    folder: epath.Path,
+) -> tuple[dict[str, dict[str, ranking.Predictions]], int]:
+  """Task -> template -> predictions, and their step; errors as of `read`."""
+  names = sorted(path.name for path in folder.iterdir())
+  if any(_SHARD.fullmatch(n.removesuffix(_DONE)) for n in names) or any(
+      _UNFINISHED.fullmatch(n) for n in names
+  ):
+    found = _inferred(folder, names)
+  else:
+    found = _evaluated(folder / _EVALUATED)
+  ranked, weights, step = {}, {}, None
+  for name, examples in found:
+    if not examples:
+      raise errors.UserError(f'{folder}: {name}: no row fits its template')
+    step = _the_same(folder, weights, name, examples)
+    task, template = examples[0]['task'], examples[0]['template']
+    if template in ranked.setdefault(task, {}):
+      raise errors.UserError(
+          f'{folder}: {task} "{template}" appears twice, the second time as'
+          f' {name}: let each format have a folder of its own'
+      )
+    ranked[task][template] = _ranked(folder, name, examples)
+  return ranked, step
+
+
 def _inferred(
     folder: epath.Path, names: Sequence[str]
 ) -> Iterator[tuple[str, _Examples]]:
@@ -109,7 +117,7 @@ def _inferred(
     if _UNFINISHED.fullmatch(name):
       raise errors.UserError(
           f'{folder / name}: t5x.infer has not finished this; the same command'
-          ' goes on with it'
+          ' resumes it'
       )
     match = _SHARD.fullmatch(name.removesuffix(_DONE))
     if match:
@@ -175,17 +183,24 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
 
 def _the_same(
     folder: epath.Path,
-    of: dict[tuple[str | None, int], str],
+    weights: dict[tuple[str | None, int], str],
     name: str,
     examples: _Examples,
 ) -> int:
-  """The step of all examples so far; UserError if weights are not the same."""
+  """The step of all examples so far; UserError if weights are not the same.
+
+  Args:
+    folder: the folder of the run, for the error.
+    weights: (checkpoint, step) -> the first task that has it; is added to.
+    name: SeqIO's name of the task.
+    examples: its examples.
+  """
   for e in examples:
-    of.setdefault((e.get('checkpoint'), e['step']), name)
-  if len(of) > 1:
-    found = ', '.join(f'{task} of {weights}' for weights, task in of.items())
+    weights.setdefault((e.get('checkpoint'), e['step']), name)
+  if len(weights) > 1:
+    found = ', '.join(f'{task} of {which}' for which, task in weights.items())
     raise errors.UserError(f'{folder}: different checkpoints: {found}')
-  (_, step), = of
+  (_, step), = weights
   return step
 
 
