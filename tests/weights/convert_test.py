@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x.cli import convert as command
 from flipped_t5x.cli import main
@@ -19,12 +20,12 @@ from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import logits_check
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import run_config
+from flipped_t5x.weights import stored_arrays
 from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import tensors
 import jax
 import numpy as np
 import pytest
-import yaml
 
 KINDS = ('hf', 'native', 't5x')
 
@@ -220,8 +221,6 @@ def test_a_step_and_what_the_source_does_not_say(
   assert_same(weights(path), {
       n: t.read() for n, t in tensors.from_arrays(make_params(tiny_network, 1)).items()
   })
-  # The card, too, is of the format that is asked for.
-  assert '\nA warm, funny film. Did the reviewer' in card(path)[1]
   with pytest.raises(ValueError, match="unknown format 'other'"):
     to('hf', tiny_run, tmp_path / 'two', overrides={'format': 'other'})
   with pytest.raises(ValueError, match='target_length is 0; at least 1 is ne'):
@@ -437,12 +436,12 @@ def test_check_finds_what_differs(tiny_run, tmp_path, monkeypatch):
   shutil.copytree(tiny_run, run)
   write = convert._write
 
-  def write_other_weights(folder, name, before, after, *args):
+  def write_other_weights(folder, after, *args):
     scale = 'encoder/encoder_norm/scale'
     changed = dataclasses.replace(
         after.tensors[scale], read=lambda: np.full(16, 1.1, np.float32)
     )
-    write(folder, name, before, dataclasses.replace(
+    write(folder, dataclasses.replace(
         after, tensors={**after.tensors, scale: changed}
     ), *args)
 
@@ -464,84 +463,19 @@ def test_check_of_weights_that_are_not_finite(
   assert_same(weights(to('hf', path, tmp_path / 'target')), params)
 
 
-RESULTS = {
-    'step': 2, 'mixture': 'tiny_mixture', 'limit': 20, 'tasks': {'tiny|mood': {
-        'examples': 1234, 'accuracy': {'mean': 0.61, 'std': 0.02},
-        'macro_f1': {'mean': 0.595, 'std': 0.1}, 'majority_accuracy': 0.5,
-        'random_accuracy': 0.25,
-    }},
-}
-
-
-@pytest.fixture
-def measured_run(tiny_run, tmp_path):
+def test_a_model_card_that_cannot_be_made(tiny_run, tmp_path, monkeypatch):
+  """The error comes before any weight is read."""
   run = tmp_path / 'run'
   shutil.copytree(tiny_run, run)
-  config = run_config.RunConfig.read(run)
-  dataclasses.replace(config, settings={
-      'MIXTURE': 'tiny_mixture', 'LAMBDA': 3.0, 'SEED': 0
-  }).write(run)
-  for name, changes in (
-      ('results.json', {}), ('results_old.json', {'step': 1, 'mixture': 'old'})
-  ):
-    (run / name).write_text(json.dumps(RESULTS | changes))
-  return run
+  (run / 'results.json').write_text('{"step": 2, "tasks": {"a": {}}}')
 
+  def read(*unused_args):
+    raise AssertionError('A weight was read.')
 
-def card(folder):
-  """Front matter, and the text without it."""
-  _, front, text = (folder / 'README.md').read_text().split('---\n', 2)
-  return yaml.safe_load(front), text
-
-
-def test_model_card(measured_run, tmp_path):
-  front, text = card(to('hf', measured_run, tmp_path / 'mine'))
-  assert front['library_name'] == 'transformers' and 'license' not in front
-  for expected in (
-      '# mine\n', '`flipped` of flipped_t5x: flipped learning',
-      'unlikelihood weighted 3.0. Trained on `tiny_mixture` for 2 steps.',
-      '\ninput: A warm, funny film. <extra_id_0>\noutput: Yes\n',
-      '\n<extra_id_0> Did the reviewer enjoy the movie?\n',
-      '(at most 48 tokens)', '## Ranking held-out examples: tiny_mixture',
-      '| tiny\\|mood | 1,234 | 0.610±0.020 | 0.595±0.100 | 0.500 | 0.250 |',
-      'At most 20 examples a dataset.', '| stored as | float32 |',
-      '| LAMBDA | `3.0` |',
-  ):
-    assert expected in text, expected
-  number = sum(a.size for a in weights(measured_run).values())
-  assert f'| parameters | {number:,} |' in text
-  assert 'old' not in text and 'CONVERTED_FROM' not in text
-  assert 'Measured with' not in text
-  # Measured before the weights were rounded; and of another step, not at all.
-  _, text = card(to('hf', measured_run, tmp_path / 'b', dtype='bfloat16'))
-  assert 'Measured with the weights in float32.' in text
-  assert '| stored as | bfloat16 |' in text
-  _, text = card(to('hf', measured_run, tmp_path / 'c', step=1))
-  assert 'examples: old' in text and 'tiny_mixture | ' not in text
-
-
-def test_model_card_of_unknown_weights(tiny_params, tmp_path):
-  """It says how they are read, and nothing about training."""
-  path = t5x_checkpoints.write(tiny_params, 4, tmp_path / 'weights')
-  _, text = card(to('hf', path, tmp_path / 'target'))
-  assert f'Weights converted from `{path}`.' in text
-  for word in ('flipped learning', 'Trained', '## Inputs', '## Settings',
-               'Ranking'):
-    assert word not in text
-
-
-@pytest.mark.parametrize('language', (
-    pytest.param('transformers', marks=pytest.mark.torch), 'flipped_t5x',
-))
-def test_code_of_the_model_card(measured_run, tmp_path, monkeypatch, language):
-  """Runs as it stands, where the folder is."""
-  monkeypatch.chdir(tmp_path)
-  _, text = card(to('hf', measured_run, tmp_path / 'mine'))
-  code, = (
-      block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-      if f'import {language}' in block
-  )
-  exec(code, {})
+  monkeypatch.setattr(stored_arrays, 'read', read)
+  with pytest.raises(errors.UserError, match=f'^{run}/results.json: not res'):
+    to('hf', run, tmp_path / 'target', check=True)
+  assert [p.name for p in tmp_path.iterdir()] == ['run']
 
 
 def test_command(tiny_run, tmp_path, capsys):
