@@ -1,8 +1,8 @@
 """What a mixture would feed a model: sizes, rates, templates, lengths, drops.
 
-For people who are about to spend hours of an accelerator on it. Facts are the
-catalog's, and those of the rows that are there; everything else is measured on
-a seeded sample of the rows, see `inspection/measurement.py`.
+It answers the questions to ask before hours of an accelerator are spent on a
+mixture. Sizes come from the catalog and from the rows that were found;
+everything else is measured on a seeded sample of the rows by `measurement.py`.
 """
 
 import collections
@@ -29,16 +29,16 @@ class Settings:
   """What the numbers depend on, besides the data.
 
   Attributes:
-    vocabulary: file of the SentencePiece model, without sentinels.
-    input_length: tokens of the encoder's side, EOS counted in.
-    target_length: tokens of the decoder's side, EOS counted in.
-    format: see `prompts/formats.py`.
+    vocabulary: the file of the SentencePiece model, without sentinels.
+    input_length: tokens of the encoder side, with EOS.
+    target_length: tokens of the decoder side, with EOS.
+    format: the text format; see `prompts/formats.py`.
     max_field_chars: see `templates.Template`.
-    split: looks at this split as evaluation does. None: a training mixture's
-      training splits, or an evaluation mixture's evaluation splits.
+    split: the split to inspect as evaluation reads it; None for the training
+      splits of a training mixture, and for the evaluation splits of others.
     sample: the most rows of each dataset to measure.
-    seed: of the sample, the templates and the wrong options. What is drawn of a
-      dataset does not depend on the others.
+    seed: the seed of the sample, the templates and the wrong options; what is
+      drawn from a dataset does not depend on the other datasets.
   """
 
   vocabulary: pathlib.Path
@@ -77,13 +77,13 @@ class Inspected:
   Attributes:
     name: its name in the catalog.
     split: the split.
-    official: the number of rows that the catalog says.
-    rows: the number of rows that are there.
-    origin: where they came from, see `sources.store.Rows`.
-    used: the rows to draw from, or to evaluate: `rows` up to the limit.
+    official: the number of rows according to the catalog.
+    rows: the number of rows that were found.
+    origin: where the rows came from; see `sources.store.Rows`.
+    used: the number of rows to draw from or to evaluate, at most the limit.
     templates: the number of its templates.
     draws: its part in training; None in evaluation.
-    measured: what a sample of the used rows gave.
+    measured: what was measured on a sample of the used rows.
   """
 
   name: str
@@ -108,7 +108,7 @@ class Inspected:
     return self.used * self.templates * per_row
 
   def summary(self) -> dict[str, Any]:
-    """What JSON can hold."""
+    """The content as JSON."""
     if self.draws:
       part = dataclasses.asdict(self.draws)
       part['uses_per_template'] = self.uses_per_template
@@ -128,12 +128,12 @@ class Inspection:
 
   Attributes:
     mixture: its name.
-    evaluation: whether it was looked at as evaluation does.
+    evaluation: whether it was inspected as evaluation reads it.
     cap: the most examples that a dataset counts as in training.
     settings: what the numbers depend on.
-    datasets: those that are there, in the mixture's order.
-    left_out: why others are not.
-    draws: the part of every dataset in training, those left out included;
+    datasets: the datasets that were found, in the order of the mixture.
+    left_out: dataset -> why it was not found.
+    draws: the part of every dataset in training, including those left out;
       empty in evaluation.
   """
 
@@ -146,7 +146,7 @@ class Inspection:
   draws: Mapping[str, Draws]
 
   def summary(self) -> dict[str, Any]:
-    """What JSON can hold."""
+    """The content as JSON."""
     settings = dataclasses.asdict(self.settings)
     return {
         'mixture': self.mixture,
@@ -170,7 +170,7 @@ def inspect(
     skip_missing: bool = False,
     on_dataset: Callable[[str], None] = lambda name: None,
 ) -> Inspection:
-  """Looks at every dataset of a mixture.
+  """Inspects every dataset of a mixture.
 
   Args:
     mixed: the mixture.
@@ -183,9 +183,9 @@ def inspect(
     What was found.
 
   Raises:
-    UserError: a mixture of another format, or data that do not fit the
+    UserError: the mixture is of another format, or data do not fit the
       catalog.
-    FileNotFoundError: no source has a dataset; says why for each of them.
+    FileNotFoundError: no source has a dataset; the message says why for each.
   """
   if mixed.format not in ('flipped', settings.format):
     raise errors.UserError(
@@ -223,7 +223,7 @@ def _draws(mixed: mixtures.Mixture) -> Mapping[str, Draws]:
     rates = mixed.rates()
   except ValueError as e:
     raise errors.UserError(
-        f'{e}; --split looks at it as evaluation does'
+        f'{e}; --split inspects it as evaluation reads it'
     ) from e
   total = sum(rates.values())
   return {name: Draws(rate, rate / total) for name, rate in rates.items()}
@@ -236,7 +236,7 @@ def _inspect(
     settings: Settings,
     num_examples: int,
 ) -> Inspected:
-  """Looks at one dataset, as training does if it has `draws`."""
+  """Inspects one dataset, as training reads it if it has `draws`."""
   data = catalog.dataset(name)
   rows, used = data.open(split), data.sample(split)
   rng = random.Random(f'{settings.seed} {name}')
@@ -260,7 +260,7 @@ def _inspect(
 def _make(
     name: str, templates, settings: Settings, training: bool
 ) -> units.PairUnits | units.CandidateUnits:
-  """What turns rows into units, as the engines do it."""
+  """What turns rows into units, as training or evaluation does."""
   rest = (
       tokenization.load_vocabulary(settings.vocabulary),
       {

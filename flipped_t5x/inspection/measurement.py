@@ -1,9 +1,8 @@
-"""What a sample of a dataset's rows gives: lengths, drops, cuts, examples.
+"""Measures a sample of a dataset's rows: lengths, drops, cuts, examples.
 
-Counted in *units*: training pairs, or candidates (one option of a row in
-evaluation). The inputs of a pair are the longer of its right and its wrong
-side, and so are its targets: that many tokens it needs. EOS is counted
-everywhere.
+What is counted are *units*: training pairs, or in evaluation candidates, each
+of which is one option of a row. The length of a pair's inputs is that of the
+longer of its two sides, and so is that of its targets. Lengths include EOS.
 """
 
 import collections
@@ -21,7 +20,7 @@ PERCENTILES = {'50': 50, '90': 90, '99': 99, 'max': 100}
 
 
 def percentile(values: Sequence[int], percent: int) -> int | None:
-  """The smallest value that `percent` % of all do not exceed; None of none."""
+  """The smallest value that `percent` % do not exceed; None without values."""
   if not values:
     return None
   rank = -(-percent * len(values) // 100)  # Rounded up, without floats.
@@ -30,16 +29,16 @@ def percentile(values: Sequence[int], percent: int) -> int | None:
 
 @dataclasses.dataclass
 class Measured:
-  """What rows gave, each of them in one template.
+  """What was measured on rows, each of them in one template.
 
   Attributes:
     rows: the number of rows.
-    dropped: reason -> rows dropped for it.
-    options: number of options -> rows that have so many.
-    alike: kept rows of which two options are the same tokens: nothing can tell
-      them apart.
-    lengths: side -> tokens of each unit before cutting; those of rows that are
-      dropped only because the lengths are too small count too.
+    dropped: reason -> number of rows that were dropped for it.
+    options: number of options -> number of rows with so many.
+    alike: number of kept rows in which two options are the same tokens, so that
+      nothing can tell them apart.
+    lengths: side -> number of tokens of each unit before cutting, including
+      units of rows that are dropped only because a length is too small.
     units: the number of units kept.
     cut: `inputs`, `targets`, `inputs or targets` -> kept units cut there.
     examples: the first kept rows as text: `row` (from 1), `tokens` (side -> the
@@ -72,14 +71,14 @@ class Measured:
     return self.cut[side] / self.units if self.units else None
 
   def percentiles(self, side: str) -> dict[str, int | None]:
-    """The lengths that 50, 90, 99 % do not exceed, and the greatest."""
+    """The lengths that 50, 90 and 99 % do not exceed, and the maximum."""
     return {
         name: percentile(self.lengths[side], p)
         for name, p in PERCENTILES.items()
     }
 
   def summary(self) -> dict[str, Any]:
-    """What JSON can hold; without the single lengths."""
+    """The content as JSON, without the single lengths."""
     return {
         'sampled': self.rows,
         'dropped': dict(self.dropped.most_common()),
@@ -109,24 +108,24 @@ def measure(
   """Measures rows.
 
   Args:
-    make: row -> units, cut to its lengths of `inputs` and `targets`.
+    make: turns a row into units that are cut to its lengths.
     rows: all rows of a split, as JSON text.
     numbers: the numbers of the rows to measure.
-    seeds: one for each of them.
+    seeds: a seed for each of these rows.
     num_examples: the most rows to keep as text.
 
   Returns:
     What was found.
 
   Raises:
-    UserError: a row does not fit a template; names both.
+    UserError: a row does not fit a template; the message names both.
   """
   measured, whole = Measured(), make.whole()
   for number, seed in zip(numbers, seeds, strict=True):
     arguments = rows[number], number, seed
     try:
       before = after = whole(*arguments)
-      # Where nothing is too long, the same would come out.
+      # If nothing is too long, cutting changes nothing.
       if any(
           tokens > make.lengths[side]
           for unit in before for side, tokens in _sizes(unit).items()
@@ -160,7 +159,7 @@ def _count(measured: Measured, make, before, after) -> None:
   for long, unit in zip(before, after, strict=True):
     kept = _sizes(unit)
     cut = [side for side, tokens in _sizes(long).items() if kept[side] < tokens]
-    measured.cut.update(cut + [EITHER] * bool(cut))
+    measured.cut.update([*cut, EITHER] if cut else [])
 
 
 def _sizes(unit: units_lib.Unit) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A plot of what `flipped_t5x/inspection/inspect_mixture.py` found: shares and lengths."""
+"""Plots what `inspect_mixture.py` found: shares and lengths."""
 
 from collections.abc import Sequence
 
@@ -81,7 +81,9 @@ def plot(inspected: inspect_mixture.Inspection) -> figure.Figure:
 
 
 def _bars(
-    axes: axes_lib.Axes, inspected: inspect_mixture.Inspection, middles: np.ndarray
+    axes: axes_lib.Axes,
+    inspected: inspect_mixture.Inspection,
+    middles: np.ndarray,
 ) -> None:
   left_out = inspected.left_out
   if inspected.evaluation:

@@ -1,4 +1,4 @@
-"""What `flipped_t5x/inspection/inspect_mixture.py` found, for people: examples and tables."""
+"""Prints what `inspect_mixture.py` found: examples and tables."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import rich.console
 import rich.table
 import rich.text
 
-_WIDE = 100  # Columns; from here on they stand further apart.
+_WIDE = 100  # From this many columns on, gaps are wider.
 _LEAST_NAME = 14
 _ALL = 'all'
 _TEXTS = ('from', 'why', 'split')  # Columns to the left.
@@ -26,7 +26,7 @@ def write(
     inspected: inspect_mixture.Inspection,
     console: rich.console.Console | None = None,
 ) -> None:
-  """Prints the examples first, and the tables, where a terminal leaves them.
+  """Prints the examples, and then the tables, which stay on the screen.
 
   Args:
     inspected: what was found.

@@ -10,8 +10,8 @@ import rich.rule
 import rich.table
 import rich.text
 
-_WIDE = 100  # Columns; from here on two texts stand side by side.
-_SHOWN_CHARS = 900  # Of a text; --json has all of it.
+_WIDE = 100  # Columns that two texts need side by side.
+_SHOWN_CHARS = 900  # Of each text; --json has all of it.
 _SENTINEL = r'<extra_id_\d+>'
 
 
@@ -21,12 +21,12 @@ def write(
     settings: inspect_mixture.Settings,
     console: rich.console.Console,
 ) -> None:
-  """Prints a row as the model sees it, in its right and a wrong option.
+  """Prints a row as the model sees it, with its right and a wrong option.
 
   Args:
     name: the dataset's name.
     example: see `measurement.Measured`.
-    settings: what it was made with.
+    settings: the settings that it was made with.
     console: where to print.
   """
   options = ' | '.join(' '.join(o.split()) for o in example['options'])
@@ -61,7 +61,7 @@ def write(
 def _print_texts(
     console: rich.console.Console, texts: Mapping[str, str]
 ) -> None:
-  """One above the other; side by side where there is room."""
+  """Prints texts side by side if there is room, else one above the other."""
   wide = console.width >= _WIDE
   grid = rich.table.Table.grid(padding=(0, 2), expand=wide)
   cells = []
@@ -82,7 +82,7 @@ def _print_texts(
 
 
 def _shortened(text: str) -> str:
-  """A text without its middle, if it is long; its end is the label."""
+  """A long text without its middle; the label is at its end."""
   left_out = len(text) - _SHOWN_CHARS
   if left_out <= _SHOWN_CHARS // 4:
     return text

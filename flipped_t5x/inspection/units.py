@@ -1,7 +1,7 @@
-"""What the engines make of a row: a training pair, or all of its candidates.
+"""What training and evaluation make of a row: a pair, or all candidates.
 
-`PairUnits` and `CandidateUnits` have the same methods, so that `inspection/measurement.py` need
-not know which of the two it measures.
+`PairUnits` and `CandidateUnits` have the same methods, so that `measurement.py`
+need not know which of the two it measures.
 """
 
 import collections
@@ -25,8 +25,8 @@ class PairUnits:
   """The training pair of a row.
 
   Attributes:
-    lengths: the most tokens of `inputs` and `targets`, or none at all.
-    counts: reason -> rows dropped so far.
+    lengths: the most tokens of `inputs` and `targets`; empty for no limit.
+    counts: reason -> number of rows dropped so far.
   """
 
   def __init__(self, draw: examples.DrawPair):
@@ -34,7 +34,7 @@ class PairUnits:
     self.lengths, self.counts = draw.lengths, draw.counts
 
   def whole(self) -> 'PairUnits':
-    """The same without lengths, with counts of its own."""
+    """The same without limits, and with counts of its own."""
     return PairUnits(_whole(self._draw, collections.Counter()))
 
   def __call__(self, row: bytes, number: int, seed: int) -> list[Unit]:
@@ -43,7 +43,7 @@ class PairUnits:
     Args:
       row: field name -> value, as JSON.
       number: the row's number in its split.
-      seed: of the template and the wrong option.
+      seed: the seed of the template and the wrong option.
     """
     pair = self._draw(row, seed)
     return [] if pair is None else [pair]
@@ -62,9 +62,9 @@ class PairUnits:
     """A row as text.
 
     Returns:
-      `template`, `options`, `gold` (an index); the decoded `inputs` and
+      `template`, `options` and `gold` (an index); the decoded `inputs` and
       `targets` of the right option; and `wrong_inputs` and `wrong_targets` of a
-      wrong one, where the format has them and they are others.
+      wrong option, if they differ.
     """
     pair, = units
     wrong = {side: pair.get(f'wrong_{side}', pair[side]) for side in SIDES}
@@ -80,12 +80,12 @@ class CandidateUnits:
   """The candidates of a row, in a template that a seed draws.
 
   Attributes:
-    lengths: the most tokens of `inputs` and `targets`, or none at all.
-    counts: reason -> rows dropped so far.
+    lengths: the most tokens of `inputs` and `targets`; empty for no limit.
+    counts: reason -> number of rows dropped so far.
   """
 
   def __init__(self, expand: Sequence[examples.ExpandOptions]):
-    """One for each template; they share their counts."""
+    """Takes one for each template; all must share their counts."""
     self._expand = expand
     self.lengths, self.counts = expand[0].lengths, expand[0].counts
 
