@@ -18,7 +18,6 @@ from flipped_t5x.weights import logits_check
 from flipped_t5x.weights import model_card
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import run_config
-from flipped_t5x.weights import streamed_checkpoints
 from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import tensors as tensors_lib
 import numpy as np
@@ -106,7 +105,7 @@ def convert(
   after = _planned(before, to, scan_layers, dtype, str(source))
   notes = _check_vocabulary(after)
   _check_room(destination, after.nbytes)
-  card = None
+  card = ''
   if to == model_files.HF:
     # Before any weights are read, in case it cannot be made.
     dtypes = {tensor.dtype.name for tensor in after.tensors.values()}
@@ -120,7 +119,7 @@ def convert(
       _new_folder(destination, after.nbytes) as folder,
       _counted(after, progress) as counted,
   ):
-    _write(folder, counted, before.step, card, max_shard_bytes)
+    _write(folder, counted, card, max_shard_bytes)
     if compare:
       difference, largest = compare.with_other(model_files.open(folder))
       result = dataclasses.replace(
@@ -188,7 +187,6 @@ def _planned(
       settings={
           **files.settings, run_config.CONVERTED_FROM: origin
       },
-      step=files.step or 0,
   )
 
 
@@ -282,27 +280,38 @@ def _counted(
 
 def _write(
     folder: pathlib.Path,
-    after: model_files.ModelFiles,
-    step: int | None,
-    card: str | None,
+    files: model_files.ModelFiles,
+    card: str,
     max_shard_bytes: int,
 ) -> None:
-  if after.kind == model_files.HF:
+  """Writes a model.
+
+  Args:
+    folder: an empty folder.
+    files: the model.
+    card: the model card of `hf`.
+    max_shard_bytes: for `hf`, the most bytes of weights in a file.
+  """
+  if files.kind == model_files.HF:
     hf_checkpoints.write(
-        folder, after.network, after.tensors, after.vocabulary,
+        folder, files.network, files.tensors, files.vocabulary,
         max_shard_bytes=max_shard_bytes,
     )
-    fields = dataclasses.asdict(after.run_config)
+    fields = dataclasses.asdict(files.run_config)
     del fields['network']  # That is in config.json.
     files_lib.write_json(
-        folder / model_files.HF_SIDECAR, {**fields, 'step': step}
+        folder / model_files.HF_SIDECAR, {**fields, 'step': files.step}
     )
-    files_lib.write(folder / 'README.md', card or '')
+    files_lib.write(folder / 'README.md', card)
     return
-  if after.kind == model_files.NATIVE:
-    streamed_checkpoints.write(folder, after.step, after.tensors)
+  step = files.step or 0
+  if files.kind == model_files.NATIVE:
+    path = t5x_checkpoints.write(
+        files.tensors, step, folder / 'checkpoints', t5x_checkpoints.ZSTD
+    )
+    path.rename(path.with_name(str(step)))
   else:
-    t5x_checkpoints.write(after.tensors, after.step, folder)
-  after.run_config.write(folder)
-  if after.vocabulary is not None:
-    shutil.copyfile(after.vocabulary, folder / model_files.VOCABULARY)
+    t5x_checkpoints.write(files.tensors, step, folder)
+  files.run_config.write(folder)
+  if files.vocabulary is not None:
+    shutil.copyfile(files.vocabulary, folder / model_files.VOCABULARY)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorstore as ts
 
 _PIECE_BYTES = 128 * 2**20
-CHUNK_BYTES = 32 * 2**20
+_CHUNK_BYTES = 32 * 2**20
 
 Piece = tuple[slice, ...]
 
@@ -39,7 +39,7 @@ def chunk_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
   if not shape:
     return ()
   row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
-  return (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:])
+  return (min(shape[0], max(1, _CHUNK_BYTES // row_bytes)), *shape[1:])
 
 
 def read(store: ts.TensorStore) -> np.ndarray:
@@ -53,10 +53,10 @@ def read(store: ts.TensorStore) -> np.ndarray:
 def write(store: ts.TensorStore, values: np.ndarray) -> None:
   """Writes all values, with as little besides them in memory as `read`."""
   for piece in _pieces(store, store.chunk_layout.write_chunk.shape):
-    wait(store[piece].write(values[piece]))
+    _wait(store[piece].write(values[piece]))
 
 
-def wait(writing: Any) -> None:
+def _wait(writing: Any) -> None:
   """The end of a write, after Ctrl-C, too: whoever cleans up is then alone.
 
   Args:

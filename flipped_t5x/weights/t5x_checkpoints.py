@@ -1,13 +1,14 @@
 """Weights in checkpoints of T5X, read and written without T5X.
 
-    checkpoint_N/               T5X's first layout, that of its public models
-      checkpoint                msgpack: the step, small arrays, and where the
-      target.encoder.../        zarr of each large one lies
-    checkpoint_N/state/         Orbax, as T5X has written since
-    RUN/checkpoints/N/state/    Orbax, of a run of the embedded engine
+    checkpoint_N/               T5X's first layout, which its public models have
+      checkpoint                msgpack: the step, small arrays, and the place of
+      target.encoder.../        the zarr of each large array
+    checkpoint_N/state/         Orbax's layout, which T5X writes today
+    RUN/checkpoints/N/state/    Orbax's layout, written by the embedded engine
+    RUN/checkpoints/N/          the first layout, written by `flipped-t5x convert`
 
-Paths may be of a bucket (`gs://...`). Reading takes the weights alone: what the
-optimizer had is never fetched.
+Paths may be in a bucket (`gs://...`). Only the weights are read; the state of
+the optimizer is never fetched.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+
+# Compressors of zarr.
+GZIP = {'id': 'gzip', 'level': 1}
+ZSTD = {'id': 'zstd', 'level': 1}
 
 _VERSION = 3  # Of the first layout; 2 wrote bfloat16 as uint16, 0 was Flax's.
 _MIN_FACTORED = 128
@@ -60,8 +65,11 @@ def open(  # pylint: disable=redefined-builtin
 
 
 def write(
-    params: Params, step: int, folder: str | os.PathLike[str]
-) -> os.PathLike[str]:
+    params: Params,
+    step: int,
+    folder: str | os.PathLike[str],
+    compressor: Mapping[str, Any] = GZIP,
+) -> epath.Path:
   """Writes `folder/checkpoint_STEP` for T5X, whole or not at all.
 
   The layout is the first one: T5X reads it whether `use_orbax` is on or off.
@@ -77,6 +85,7 @@ def write(
     step: the training step that the weights are of.
     folder: where to write, made if need be. In a bucket, where nothing can be
       renamed, the file without which no one reads the others is written last.
+    compressor: `GZIP`, as T5X itself writes, or `ZSTD`, five times as fast.
 
   Returns:
     The checkpoint's path.
@@ -95,7 +104,7 @@ def write(
   try:
     target, slots = {}, {}
     for name, tensor in tensors_lib.from_arrays(params).items():
-      target[name] = _write_array(unfinished, name, tensor)
+      target[name] = _write_array(unfinished, name, tensor, compressor)
       slots[name] = _first_slots(name, tensor.shape)
     state = {'step': np.int32(step), 'param_states': tensors_lib.tree(slots)}
     (unfinished / 'checkpoint').write_bytes(serialization.msgpack_serialize({
@@ -271,7 +280,10 @@ def _tensor(
 
 
 def _write_array(
-    path: epath.Path, name: str, tensor: tensors_lib.Tensor
+    path: epath.Path,
+    name: str,
+    tensor: tensors_lib.Tensor,
+    compressor: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Writes a zarr; gives what stands for it in the msgpack."""
   values = tensor.read()
@@ -283,7 +295,7 @@ def _write_array(
       },
       'metadata': {
           'chunks': list(stored_arrays.chunk_shape(tensor.shape, tensor.dtype)),
-          'compressor': {'id': 'gzip', 'level': 1},
+          'compressor': dict(compressor),
           'shape': list(tensor.shape),
       },
   }

@@ -25,6 +25,7 @@ from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import tensors
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 KINDS = ('hf', 'native', 't5x')
@@ -164,8 +165,7 @@ def test_engine_reads_what_is_written(models, tiny_run, tiny_params):
   assert {p.name for p in folder.iterdir()} == {
       'checkpoints', 'config.json', 'sentencepiece.model'
   }
-  saver = checkpoints.Checkpoints(folder)
-  assert saver.latest == 2
+  assert [p.name for p in (folder / 'checkpoints').iterdir()] == ['2']
   restored = model.load(folder).params
   jax.tree.map(np.testing.assert_array_equal, restored, tiny_params)
   queries = dict(
@@ -179,6 +179,23 @@ def test_engine_reads_what_is_written(models, tiny_run, tiny_params):
     np.testing.assert_allclose(
         [r.log_prob for r in ranked], [r.log_prob for r in expected], rtol=1e-5
     )
+
+
+def test_older_folders_in_the_layout_of_orbax(
+    models, tiny_run, tiny_params, tmp_path
+):
+  """As `convert --to native` wrote them at first."""
+  old = tmp_path / 'old'
+  shutil.copytree(models['native', False], old)
+  shutil.rmtree(old / 'checkpoints')
+  with ocp.CheckpointManager(old / 'checkpoints') as manager:
+    tree = {'params': tiny_params, 'step': np.int32(2)}
+    manager.save(2, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
+  files = model_files.open(old)
+  assert (files.kind, files.step) == ('native', 2)
+  assert files.settings == {'SEED': 0, 'CONVERTED_FROM': str(tiny_run)}
+  for path in (old, to('native', old, tmp_path / 'again', scan_layers=True)):
+    assert_same(weights(path), weights(tiny_run))
 
 
 def test_no_run_resumes_in_what_is_written(models, tiny_run):
