@@ -91,6 +91,7 @@ setuptools.setup(
         # What converted weights are compared with; only tests import it.
         'torch': ['torch', 'transformers'],
         'tpu': ['jax[tpu]'],
+        'gcs': ['gcsfs'],  # Google Storage without TensorFlow.
         'gpu': ['jax[cuda13]'],
         't5x': [
             *SEQIO,

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
 from typing import Any
 
+from etils import epath
 from flipped_t5x import errors
 
 
@@ -18,6 +20,22 @@ def data_folder() -> pathlib.Path:
     return pathlib.Path(folder).expanduser().absolute()
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(cache).expanduser().absolute() / 'flipped_t5x'
+
+
+def any_path(path: str | os.PathLike[str]) -> epath.Path:
+  """A path on this machine, or one such as `gs://BUCKET/RUN`.
+
+  Raises:
+    MissingPackage: the path is on Google Storage, and nothing that can read it
+      is installed.
+  """
+  if os.fspath(path).startswith('gs://') and not any(
+      map(importlib.util.find_spec, ('gcsfs', 'tensorflow'))
+  ):
+    raise errors.MissingPackage(
+        f"{path}: Google Storage needs gcsfs: pip install 'flipped_t5x[gcs]'"
+    )
+  return epath.Path(path).expanduser()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Tests of files.py: whole files or none, JSON, and messages."""
 
+import importlib.util
 import pathlib
 
 from flipped_t5x import errors
@@ -51,6 +52,14 @@ def test_lines(tmp_path):
   path = tmp_path / 'a.jsonl'
   path.write_text('{"a": 1}\n{"a": 2}\n')
   assert [line['a'] for line in files.read_lines(path)] == [1, 2]
+
+
+def test_google_storage_needs_a_package(monkeypatch):
+  assert str(files.any_path('gs://bucket/run')) == 'gs://bucket/run'
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.MissingPackage, match=r'^gs://bucket/run: .*\[gcs'):
+    files.any_path('gs://bucket/run')
+  assert files.any_path('a/b').parts == ('a', 'b')
 
 
 def test_first_line():

@@ -42,7 +42,7 @@ class Measured:
     units: the number of units kept.
     cut: `inputs`, `targets`, `inputs or targets` -> kept units cut there.
     examples: the first kept rows as text: `row` (from 1), `tokens` (side -> the
-      most of a unit, before cutting) and what `units.Pairs.example` gives.
+      most of a unit, before cutting) and what `units.PairUnits.example` gives.
   """
 
   rows: int = 0

@@ -23,10 +23,10 @@ class EvaluatedRun:
 
   Attributes:
     name: what reports call it.
-    path: the file of results; of T5X's folders the one that is yet to write.
-    results: see `evaluation/evaluate.py`.
-    log: the lines of `metrics.jsonl`, or None: trained elsewhere.
-    of_t5x: whether the results are made of T5X's files.
+    path: the file of results, which is not written yet in a folder of T5X.
+    results: its content, see `evaluation/evaluate.py`.
+    log: the lines of `metrics.jsonl`; None if it was trained elsewhere.
+    of_t5x: whether the results are made from T5X's files.
   """
 
   name: str
@@ -52,25 +52,20 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
       of T5X, see `evaluation/t5x_results.py`.
 
   Raises:
-    FileNotFoundError: it has not been evaluated; names results that are there.
+    FileNotFoundError: it has not been evaluated; the message names the results
+      that there are.
     UserError: no file of results, or a damaged one; see `t5x_results.read`.
   """
-  run = epath.Path(run).expanduser()
+  run = files.any_path(run)
   if t5x_results.found_in(run):
     results = t5x_results.read(run)
-    return EvaluatedRun(_name(run), run / _ALL_IN_ONE, results, None, of_t5x=True)
+    return EvaluatedRun(
+        _name(run), run / _ALL_IN_ONE, results, None, of_t5x=True
+    )
   path = run / _ALL_IN_ONE if run.suffix != '.json' else run
   folder = path.parent
   if not path.is_file():
-    others = sorted(folder.glob('results*.json')) if folder.is_dir() else ()
-    there = ' or '.join(str(p) for p in others)
-    raise FileNotFoundError(
-        f'{path}: there is none; '
-        + (f'there is {there}' if there else (
-            'evaluate the run first: flipped-t5x eval --checkpoint'
-            f' {folder}'
-        ))
-    )
+    raise FileNotFoundError(f'{path} does not exist; {_instead(folder)}')
   results = files.read_json(path)
   if not results.get('tasks'):
     raise errors.UserError(
@@ -80,6 +75,14 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
   log = folder / 'metrics.jsonl'
   lines = list(files.read_lines(log)) if log.is_file() else None
   return EvaluatedRun(_name(folder), path, results, lines)
+
+
+def _instead(folder: epath.Path) -> str:
+  """What to do about a file of results that does not exist."""
+  others = sorted(folder.glob('results*.json')) if folder.is_dir() else []
+  if others:
+    return f'there is {" or ".join(map(str, others))}'
+  return f'evaluate the run first: flipped-t5x eval --checkpoint {folder}'
 
 
 def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[EvaluatedRun]:
@@ -146,14 +149,14 @@ def missing(results: Mapping[str, Any]) -> dict[str, str]:
         for name, why in results['missing'].items()
     }
   found = {}
-  for line in results.get('left_out', ()):
+  for line in results.get('left_out', ()):  # Older results.
     match = _LEFT_OUT.fullmatch(line)
     found[match[1] if match else line] = match[2] if match else ''
   return found
 
 
 def limit(results: Mapping[str, Any]) -> int | None:
-  """At most so many rows of each dataset were ranked; None for all."""
+  """The most rows of each dataset that were ranked; None for all."""
   return results.get('limit')
 
 
@@ -168,7 +171,7 @@ def num_parameters(network: Mapping[str, Any]) -> int | None:
   """The number of weights of a T5, by its sizes; None if they are not known.
 
   Args:
-    network: the fields of `network.T5Config`, or nothing, as of T5X.
+    network: the fields of `network.T5Config`; empty in results of T5X.
   """
   if not network:
     return None

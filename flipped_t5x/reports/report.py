@@ -38,16 +38,16 @@ def write(
   so on, in the current folder.
 
   Args:
-    runs: one or several: a run's folder with `results.json`, or another file
-      of results; or a folder of T5X, see `evaluation/t5x_results.py`, where `results.json`
-      is written, too, if it is the only one.
-    output: another folder, or a file ending in .html or .md: the other files
-      are called after it, and stand beside it.
-    console: where to print; standard output if None.
+    runs: one run or several. A run is its folder with `results.json`; another
+      file of results; or a folder of T5X, see `evaluation/t5x_results.py`. If
+      that is the only run, its `results.json` is written, too.
+    output: another folder; or a file ending in .html or .md, after which the
+      other files beside it are named.
+    console: where to print; None is standard output.
 
   Raises:
     FileNotFoundError: a run has not been evaluated.
-    UserError: see `report_run.read_all`; results that cannot be compared, see
+    UserError: see `evaluated_run.read_all`; the results cannot be compared, see
       `comparison.check`; or `output` has another ending.
   """
   if isinstance(runs, (str, os.PathLike)):
@@ -71,9 +71,12 @@ def write(
 
 def _write_one(run, output, console) -> None:
   folder, stem = _target(output, run.path.parent, f'report{run.suffix}')
-  suffix = run.suffix if output is None else (
-      '' if stem == 'report' else f'_{stem.removeprefix("report_")}'
-  )
+  if output is None:
+    suffix = run.suffix
+  elif stem == 'report':
+    suffix = ''
+  else:
+    suffix = f'_{stem.removeprefix("report_")}'
   if run.of_t5x:
     files.write_json(run.path, run.results)
   page = _write_files(sections.report(run), folder, stem, suffix)
@@ -100,7 +103,7 @@ def _target(output, folder, stem) -> tuple[epath.Path, str]:
   """The folder and the stem of what is written."""
   if output is None:
     return folder, stem
-  output = epath.Path(output).expanduser()
+  output = files.any_path(output)
   if output.suffix in _PAGES:
     folder, stem = output.parent, output.stem
   elif output.suffix[1:].isalpha() and not output.is_dir():
@@ -149,7 +152,7 @@ def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-  """What must be known of the table: averages, and what is missing in them."""
+  """The lines below the table: the average, and what is missing from it."""
   lines = []
   if results.get('groups'):
     average = results['groups'][-1]
@@ -158,8 +161,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         f' macro-F1 {parts.number(average["macro_f1"])}'
         f' ({tables.coverage(average)})'
     )
-  lines += [
-      f'not evaluated: {name}{f": {why}" if why else ""}'
-      for name, why in evaluated_run.missing(results).items()
-  ]
+  for name, why in evaluated_run.missing(results).items():
+    reason = f': {why}' if why else ''
+    lines.append(f'not evaluated: {name}{reason}')
   return lines

@@ -147,7 +147,7 @@ def resolve(
     FileNotFoundError: there is neither such a folder nor such a model.
     ConnectionError, PermissionError: see `hub_models.fetch`.
   """
-  path = epath.Path(path_or_name).expanduser()
+  path = files.any_path(path_or_name)
   if not _HUB_NAME.fullmatch(os.fspath(path_or_name)) or path.exists():
     return path
   # Here, because it takes a third of a second.

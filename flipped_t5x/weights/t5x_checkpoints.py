@@ -21,6 +21,7 @@ from etils import epath
 from flax import serialization
 from flax import traverse_util
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x.weights import stored_arrays
 from flipped_t5x.weights import tensors as tensors_lib
 import jax
@@ -149,7 +150,7 @@ def find(path: str | os.PathLike[str]) -> epath.Path:
 
 
 def _absolute(path: str | os.PathLike[str]) -> epath.Path:
-  path = epath.Path(path)
+  path = files.any_path(path)
   return path if _is_remote(path) else epath.Path(
       os.path.abspath(path.expanduser())
   )
