@@ -39,7 +39,7 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
 
   Raises:
     FileNotFoundError: no run has been evaluated.
-    ValueError: runs were evaluated on other rows or templates, or trained for
+    UserError: runs were evaluated on other rows or templates, or trained for
       other numbers of steps or examples.
   """
   paths = results.find(output, methods)
@@ -114,7 +114,7 @@ def _of_words(methods, compared: Sequence[str], key: str) -> list[str]:
   for column in results.OF_WORDS:
     found = [methods[m][key][column] for m in compared]
     for words in found[0] if found else ():
-      rows.append([column, words, *(_cell(of[words]) for of in found)])
+      rows.append([column, words, *(_cell(values[words]) for values in found)])
   return _table(
       'Accuracy by label words',
       ['', 'words', *(_TITLES[m] for m in compared)], rows,

@@ -91,33 +91,7 @@ def summarize(runs: Runs) -> dict[str, Any]:
     the words; `named` is the same for those that do.
   """
   any_run = next(iter(next(iter(runs.values())).values()))
-  methods = {}
-  for method, seeds in runs.items():
-    methods[method] = {
-        'runs': {
-            str(seed): {
-                column: results['tasks'][task]['accuracy']['mean']
-                for column, task in COLUMNS.items()
-            }
-            for seed, results in seeds.items()
-        },
-        'columns': {
-            column: _over_seeds(
-                r['tasks'][task]['accuracy']['mean'] for r in seeds.values()
-            )
-            for column, task in COLUMNS.items()
-        },
-        'checkpoints': {
-            str(seed): r['checkpoint']['sha256'] for seed, r in seeds.items()
-        },
-    }
-    for key, named in (('words', False), ('named', True)):
-      methods[method][key] = {
-          column: _of_words(
-              [r['tasks'][COLUMNS[column]] for r in seeds.values()], named
-          )
-          for column in OF_WORDS
-      }
+  methods = {method: _method(seeds) for method, seeds in runs.items()}
   baselines = {
       name: {c: any_run['tasks'][task][key] for c, task in COLUMNS.items()}
       for name, key in _BASELINES.items()
@@ -132,6 +106,35 @@ def summarize(runs: Runs) -> dict[str, Any]:
       'methods': methods, 'baselines': baselines, 'settings': settings,
       'network': any_run['network'], 'versions': any_run['versions'],
   }
+
+
+def _method(seeds: Mapping[int, Results]) -> dict[str, Any]:
+  """What is said of one method, see `summarize`."""
+  runs = {
+      str(seed): {
+          column: results['tasks'][task]['accuracy']['mean']
+          for column, task in COLUMNS.items()
+      }
+      for seed, results in seeds.items()
+  }
+  found = {
+      'runs': runs,
+      'columns': {
+          column: _over_seeds(run[column] for run in runs.values())
+          for column in COLUMNS
+      },
+      'checkpoints': {
+          str(seed): r['checkpoint']['sha256'] for seed, r in seeds.items()
+      },
+  }
+  for key, named in (('words', False), ('named', True)):
+    found[key] = {
+        column: _of_words(
+            [r['tasks'][COLUMNS[column]] for r in seeds.values()], named
+        )
+        for column in OF_WORDS
+    }
+  return found
 
 
 def _over_seeds(values) -> dict[str, float | None]:
@@ -156,7 +159,8 @@ def predictions(
   """column -> template -> predictions, of those that are tested.
 
   Args:
-    path: the file of the results; those of examples lie in a folder beside it.
+    path: the file of the results; the scored examples are in a folder beside
+      it.
     results: its content.
   """
   return {

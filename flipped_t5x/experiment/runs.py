@@ -1,9 +1,9 @@
 """Trains and evaluates the small models of `make experiment`, then compares.
 
 Every method, lambda and seed is a run of its own, in OUTPUT/METHOD/SEED. A run
-that is complete is passed over, one that was stopped goes on where it was. What
-a run is, is in `gin/experiment/`; what it is compared by, in
-`experiment/report.py`; what it is for, in `docs/experiment.md`.
+that is complete is skipped, and one that was stopped is resumed. What a run is,
+is in `gin/experiment/`; what it is compared by, in `experiment/report.py`; what
+it is for, in `docs/experiment.md`.
 
 Example:
   python -m flipped_t5x.experiment --seeds 0 --methods flipped direct
@@ -59,7 +59,7 @@ class TrainingRun:
 
   Attributes:
     method: a name in `METHODS`.
-    seed: of its weights and of all draws.
+    seed: the seed of its weights and of all draws.
     folder: where it is trained and evaluated.
     overrides: macro -> value, over those of the method.
   """
@@ -71,7 +71,7 @@ class TrainingRun:
 
   @property
   def arguments(self) -> list[str]:
-    """Those of `flipped-t5x train`."""
+    """The arguments of `flipped-t5x train`."""
     method = METHODS[self.method]
     macros = {
         **method.overrides, **self.overrides, 'SEED': self.seed,
@@ -136,7 +136,7 @@ def runs(
     seeds: Sequence[int],
     overrides: Mapping[str, Any] | None = None,
 ) -> list[TrainingRun]:
-  """The runs, seed by seed: one seed of all methods is there first.
+  """The runs, seed by seed: all methods with the first seed come first.
 
   Raises:
     UserError: an unknown method; the message lists those there are.
@@ -145,7 +145,9 @@ def runs(
     if method not in METHODS:
       raise errors.UserError(f'no method {method!r}; there are {list(METHODS)}')
   return [
-      TrainingRun(method, seed, output / method / str(seed), dict(overrides or {}))
+      TrainingRun(
+          method, seed, output / method / str(seed), dict(overrides or {})
+      )
       for seed in seeds for method in methods
   ]
 

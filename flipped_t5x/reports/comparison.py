@@ -51,7 +51,7 @@ class Test:
 
 
 def check(runs: Sequence[Run]) -> None:
-  """Raises ValueError unless all runs ranked the same rows.
+  """UserError unless all runs ranked the same rows.
 
   The message names what differs, both values, both files, and what to do.
   """
@@ -93,11 +93,11 @@ def _identity(run: Run, other: Run) -> Iterator[tuple[str, Any, str]]:
       'a text that was cut is another text: compare runs of the same value',
   )
   for name, task in results['tasks'].items():
-    there = other.results['tasks'].get(name)
-    if there is None:
+    other_task = other.results['tasks'].get(name)
+    if other_task is None:
       continue
     yield f'split of {name}', task['data'].get('split'), f'{again}split'
-    digests = 'sha256' in task['data'] and 'sha256' in there['data']
+    digests = 'sha256' in task['data'] and 'sha256' in other_task['data']
     yield (
         f'{"SHA-256 of the " if digests else ""}rows of {name}',
         task['data']['sha256'] if digests else task['data'],
@@ -196,7 +196,7 @@ def examples(run: Run, task: str) -> dict[str, ranking.Predictions]:
         ' evaluate the run again'
     )
   found = scored_examples.read(str(path))
-  return {template: of.ranked for template, of in found.items()}
+  return {template: values.ranked for template, values in found.items()}
 
 
 def _examples_path(run: Run, task: str) -> epath.Path:

@@ -27,7 +27,7 @@ def report(runs: Runs) -> tuple[parts.Report, Tests]:
     The report, and the tests in it.
 
   Raises:
-    ValueError: they cannot be compared; see `comparison`.
+    UserError: they cannot be compared; see `comparison.check` and `tests`.
   """
   comparison.check(runs)
   tests = comparison.tests(runs)
@@ -91,11 +91,11 @@ def warnings(runs) -> list[parts.Text]:
   texts = []
   for name, values in comparison.differences(runs).items():
     if name in ('input_length', 'target_length') or name.startswith('version'):
-      of = ', '.join(
+      in_runs = ', '.join(
           f'{value} in {run.name}'
           for value, run in zip(values, runs, strict=True)
       )
-      texts.append(f'{name} is not the same: {of}.')
+      texts.append(f'{name} is not the same: {in_runs}.')
   digests = {}
   for run in runs:
     digest = run.results.get('checkpoint', {}).get('sha256')
@@ -113,60 +113,66 @@ def warnings(runs) -> list[parts.Text]:
 
 
 def _metrics(runs, tests) -> parts.Section:
-  content = []
-  for metric, name in _METRICS.items():
-    marked = tests if metric == 'accuracy' else ()
-    rows = []
-    for task in task_names(runs):
-      values = next(
-          (r.results['tasks'][task] for r in runs
-           if task in r.results['tasks']), {}
-      )
-      rows.append([
-          task, *cells(runs, task, metric, marked),
-          parts.number(values.get(f'majority_{metric}')),
-          *([parts.number(values.get('random_accuracy'))]
-            if metric == 'accuracy' else []),
-      ])
-    header = ['task', *(run.name for run in runs), 'majority']
-    header += ['random'] * (metric == 'accuracy')
-    content.append(parts.Table(
-        f'{name} by run', header, rows, heading=name.capitalize()
-        if metric == 'accuracy' else name,
-    ))
-  content.insert(1, parts.Text(_legend(runs, tests)))
-  content += missing(runs)
-  content.append(sections_lib.accuracy_plot(
-      {run.name: run.results for run in runs}
-  ))
-  return parts.Section('Results by task', content)
+  return parts.Section('Results by task', [
+      _metric_table(runs, 'accuracy', tests),
+      parts.Text(_legend(runs, tests)),
+      _metric_table(runs, 'macro_f1'),
+      *missing(runs),
+      sections_lib.accuracy_plot({run.name: run.results for run in runs}),
+  ])
+
+
+def _metric_table(runs, metric, tests=()) -> parts.Table:
+  """A metric of all tasks, marked where tests say so, and its baselines."""
+  is_accuracy = metric == 'accuracy'
+  header = ['task', *(run.name for run in runs), 'majority']
+  if is_accuracy:
+    header.append('random')
+  rows = []
+  for task in task_names(runs):
+    values = next(
+        (r.results['tasks'][task] for r in runs if task in r.results['tasks']),
+        {},
+    )
+    row = [
+        task, *cells(runs, task, metric, tests),
+        parts.number(values.get(f'majority_{metric}')),
+    ]
+    if is_accuracy:
+      row.append(parts.number(values.get('random_accuracy')))
+    rows.append(row)
+  return parts.Table(
+      f'{_METRICS[metric]} by run', header, rows,
+      heading='Accuracy' if is_accuracy else _METRICS[metric],
+  )
 
 
 def _legend(runs, tests) -> str:
-  text = 'Means over templates.'
-  if tests:
-    text += (
-        f' {BETTER} and {WORSE}: significantly better or worse than'
-        f' {runs[0].name} by the paired test below; what has no mark may differ'
-        ' by chance.'
+  if not tests:
+    return (
+        'Means over templates. There is no test: see below. Differences may be'
+        ' chance.'
     )
-  else:
-    text += ' There is no test: see below. Differences may be chance.'
-  return text
+  return (
+      f'Means over templates. {BETTER} and {WORSE}: significantly better or'
+      f' worse than {runs[0].name} by the paired test below; what has no mark'
+      ' may differ by chance.'
+  )
 
 
 def missing(runs) -> list[parts.Text | parts.Items]:
+  """What was not evaluated, in which runs, and why."""
   reasons = {}
   for task in task_names(runs):
     for run in runs:
       if task not in run.results['tasks']:
         why = evaluated_run.missing(run.results).get(task, '')
         reasons.setdefault((task, why), []).append(run.name)
-  items = [
-      f'{task} in {"all runs" if len(of) == len(runs) else parts.listed(of)}'
-      + (f': {why}' if why else '')
-      for (task, why), of in reasons.items()
-  ]
+  items = []
+  for (task, why), names in reasons.items():
+    where = 'all runs' if len(names) == len(runs) else parts.listed(names)
+    reason = f': {why}' if why else ''
+    items.append(f'{task} in {where}{reason}')
   if not items:
     return []
   return [parts.Text('Not evaluated:', warns=True), parts.Items(items)]
@@ -178,10 +184,10 @@ def _groups(runs) -> parts.Section | None:
   found = [{g['name']: g for g in run.results['groups']} for run in runs]
   rows, apart = [], []
   for name, group in found[0].items():
-    of = [groups.get(name) for groups in found]
-    there = {frozenset(_there(g)) if g else None for g in of}
-    if len(there) == 1:
-      values = [parts.number(g['metric']) for g in of]
+    in_runs = [groups.get(name) for groups in found]
+    evaluated = {frozenset(_evaluated(g)) if g else None for g in in_runs}
+    if len(evaluated) == 1:
+      values = [parts.number(g['metric']) for g in in_runs]
       rows.append([name, tables.coverage(group), *values])
     else:
       rows.append([name, 'not the same', *[parts.MISSING] * len(runs)])
@@ -203,7 +209,7 @@ def _groups(runs) -> parts.Section | None:
   return parts.Section('Groups and averages', content)
 
 
-def _there(group: Mapping[str, Any]) -> set[str]:
+def _evaluated(group: Mapping[str, Any]) -> set[str]:
   return set(group['tasks']) - set(group['missing'])
 
 
@@ -256,9 +262,9 @@ def p_value(p: float) -> str:
 def _label_words(runs) -> parts.Section | None:
   by_metric = {}
   for name in task_names(runs):
-    of = [run.results['tasks'].get(name) for run in runs]
-    metric = suites.metric_of(name, next(t for t in of if t) if any(of) else {})
-    found = [t and tables.label_words(t, metric) for t in of]
+    results = [run.results['tasks'].get(name) for run in runs]
+    metric = suites.metric_of(name, next(filter(None, results), {}))
+    found = [task and tables.label_words(task, metric) for task in results]
     if any(found):
       by_metric.setdefault(metric, {})[name] = found
   if not by_metric:

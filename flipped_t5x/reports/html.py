@@ -40,7 +40,7 @@ def render(report: parts.Report) -> str:
 
 
 def _breakable(text: str) -> markupsafe.Markup:
-  """A name that may go on in the next line after `/` and `_`."""
+  """A name that may be broken into lines after `/` and `_`."""
   pieces = re.split(r'(?<=[/_])(?=\w)', text)
   return markupsafe.Markup('<wbr>').join(pieces)
 
@@ -53,7 +53,7 @@ def svg(drawn: figure.Figure, name: str, alt: str) -> str:
   """A figure as an SVG element that goes with a light and a dark page.
 
   Args:
-    drawn: the figure; its colours are of `report_plots.COLOURS`.
+    drawn: the figure; its colours are those of `plots.COLOURS`.
     name: a prefix of its ids, unique in the page.
     alt: what it shows.
   """

@@ -6,11 +6,11 @@ from flipped_t5x.reports import parts
 
 
 def render(report: parts.Report, suffix: str = '') -> str:
-  """The text of a file.
+  """The text of the file.
 
   Args:
-    report: what it says.
-    suffix: of the plots' files: `NAME` of the plot, this, and `.png`.
+    report: the report.
+    suffix: what the names of the plots' files end in, see `file_name`.
   """
   lines = [f'# {_escape(report.title)}', '', _escape(report.facts), '']
   for section in report.sections:
@@ -22,7 +22,7 @@ def render(report: parts.Report, suffix: str = '') -> str:
 
 
 def file_name(plot: parts.Plot, suffix: str) -> str:
-  """Of a plot's PNG, see `render`."""
+  """The name of a plot's PNG: the plot's own name and `suffix`."""
   return f'{plot.name}{suffix if plot.of_results else ""}.png'
 
 
@@ -32,7 +32,8 @@ def _part(part, suffix: str) -> Iterator[str]:
     yield from (f'**{text}**' if part.warns else text, '')
   elif part.kind == 'items':
     for i, item in enumerate(part.items, 1):
-      yield f'{i}. {_escape(item)}' if part.ordered else f'- {_escape(item)}'
+      bullet = f'{i}.' if part.ordered else '-'
+      yield f'{bullet} {_escape(item)}'
     yield ''
   elif part.kind == 'table':
     if part.heading:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
-from flipped_t5x import errors
 from matplotlib import figure
 
 MISSING = '–'
@@ -50,13 +49,13 @@ class Table:
   """A table whose first column names its rows.
 
   Attributes:
-    title: what it shows, for those who do not see what stands around it.
+    title: what it shows, for those who do not see the text around it.
     header: names of the columns.
-    rows: texts, as many as columns.
+    rows: the texts of each row, as many as there are columns.
     left: which columns are texts, the others being numbers.
     code: which columns hold values of settings.
-    shares: of each row, 0 to 1 for each column but the first: how strongly it
-      is coloured. None for a table without colours.
+    shares: how strongly each cell is coloured, 0 to 1, row by row, without the
+      first column. None for a table without colours.
     heading: shown above a table that is one of several, or ''.
   """
 
@@ -72,7 +71,7 @@ class Table:
   def __post_init__(self):
     for row in self.rows:
       if len(row) != len(self.header):
-        raise errors.UserError(f'{self.title}: {row} under {self.header}')
+        raise ValueError(f'{self.title}: {row} under {self.header}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Plot:
   """A plot.
 
   Attributes:
-    name: of the file, without its ending; unique in a report.
+    name: the name of its file, without the ending; unique in a report.
     title: what it shows.
     alt: what there is to see, for those who cannot.
     draw: makes the figure.
@@ -99,7 +98,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Parts that stand side by side where there is room.
+  """Parts that are shown side by side where there is room.
 
   Attributes:
     parts: tables or plots.
@@ -116,7 +115,7 @@ class Section:
   """A part of the report under a heading.
 
   Attributes:
-    title: the heading; '' for what stands on top.
+    title: the heading; '' for what is above all headings.
     parts: its content.
   """
 
@@ -131,7 +130,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """All of it.
+  """A whole report.
 
   Attributes:
     title: the heading of the page.

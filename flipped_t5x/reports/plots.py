@@ -1,7 +1,7 @@
 """The plots of reports, small enough for a telephone.
 
-Each colour is used for one meaning only and stands in `COLOURS` for light and
-for dark pages; `reports/html.py` exchanges them.
+Each colour has one meaning only. `COLOURS` has it for light and for dark pages;
+`reports/html.py` exchanges them.
 """
 
 from collections.abc import Mapping
@@ -113,8 +113,8 @@ def label_words(
   """The score of each set of label words, by task.
 
   Args:
-    runs: their names.
-    tasks: task -> for each run what `report_tables.label_words` gives.
+    runs: the names of the runs.
+    tasks: task -> for each run what `tables.label_words` gives.
     baselines: task -> name -> score.
     metric: what the scores are.
   """
@@ -140,19 +140,19 @@ def _strips(
 ) -> figure.Figure:
   """Rows of dots below the name of each task, a row for each run."""
   step = 0.55 if len(runs) == 1 else 0.42
-  height = sum(0.75 + step * len(of) for of in rows.values())
+  height = sum(0.75 + step * len(strips) for strips in rows.values())
   legend = _legend_rows(runs)
   with matplotlib.rc_context(_STYLE):
     drawn, axes = _figure(_WIDTH, 0.55 + 0.17 * legend + 0.36 * height)
     y, low = 0.0, 0.0
     folder = terminal.common_folder(list(rows))
-    for name, of in rows.items():
+    for name, strips in rows.items():
       # It may be longer than the axes are wide, which it must not shrink.
       axes.text(0, y, _short(name.removeprefix(folder)), weight='bold',
                 va='center', fontsize=8, in_layout=False,
                 transform=axes.get_yaxis_transform())
       top = y + 0.36
-      for number, found in enumerate(of):
+      for number, found in enumerate(strips):
         y += step
         if found is None:
           axes.text(0, y, 'not evaluated', color=_FAINT, va='center',
@@ -175,7 +175,7 @@ def _strips(
 
 
 def _short(name: str) -> str:
-  """At most `_LONGEST` characters, its ends."""
+  """Both ends of a name that is longer than `_LONGEST` characters."""
   half = _LONGEST // 2
   return name if len(name) <= _LONGEST else f'{name[:half]}…{name[1 - half:]}'
 
@@ -213,7 +213,7 @@ def _legend(drawn, runs, baselines, dots, marked) -> None:
   handles += [
       _line(color=_INK, linestyle=style, linewidth=1.2, label=name)
       for name, style in _BASELINES.items()
-      if any(name in of for of in baselines.values())
+      if any(name in values for values in baselines.values())
   ]
   if len(runs) > 1:
     if len(handles) % 2:

@@ -47,8 +47,7 @@ def section(results: Mapping[str, Any]) -> parts.Section | None:
   if claims:
     content += [
         parts.Text(
-            'Published as differences between two models, which no number'
-            ' above stands for, in points:'
+            'Published only as differences between two models, in points:'
         ),
         parts.Items([
             f'{c.column}: {parts.signed(100 * c.value, 2)} in {c.measured},'
@@ -118,14 +117,14 @@ def _ours(results, name, metric) -> tuple[float | None, str, str, bool]:
     if group is None or group[metric] is None:
       return None, parts.MISSING, 'not evaluated', True
     missing = set(group['missing'])
-    there = [n for n in group['tasks'] if n not in missing]
-    if len(there) != 1 or missing:
-      number = len(there) + len(missing)
-      note = (
-          f' ({len(there)} of {number})' if missing else f' (mean of {number})'
-      )
-      return group[metric], parts.MISSING, note, bool(missing)
-    task = results['tasks'][there[0]]
+    evaluated = [n for n in group['tasks'] if n not in missing]
+    number = len(evaluated) + len(missing)
+    if missing:
+      note = f' ({len(evaluated)} of {number})'
+      return group[metric], parts.MISSING, note, True
+    if number != 1:
+      return group[metric], parts.MISSING, f' (mean of {number})', False
+    task = results['tasks'][evaluated[0]]
   return task[metric]['mean'], parts.interval(task[metric], 100), '', False
 
 
@@ -137,8 +136,8 @@ def _sizes(results, columns) -> str:
   text = 'The published numbers are of models'
   if theirs:
     least, most = theirs[0], theirs[-1]
-    of = f'{least:g}' if least == most else f'{least:g} to {most:g}'
-    text += f' of {of} billion parameters'
+    sizes = f'{least:g}' if least == most else f'{least:g} to {most:g}'
+    text += f' of {sizes} billion parameters'
   ours = evaluated_run.num_parameters(results['network'])
   if ours is None:
     return text + '; how many this one has, its results do not say.'

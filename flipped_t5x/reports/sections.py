@@ -87,12 +87,8 @@ def missing_parts(missing: Mapping[str, str]) -> list[parts.Text | parts.Items]:
   """What was not evaluated, and why."""
   if not missing:
     return []
-  number = len(missing)
   return [
-      parts.Text(
-          f'{number} task{"s were" if number > 1 else " was"} not evaluated,'
-          ' and no average has them:', warns=True,
-      ),
+      parts.Text('Not evaluated, and therefore in no average:', warns=True),
       parts.Items([f'{n}: {why}' if why else n for n, why in missing.items()]),
   ]
 
@@ -100,11 +96,12 @@ def missing_parts(missing: Mapping[str, str]) -> list[parts.Text | parts.Items]:
 def accuracy_plot(runs: Mapping[str, Mapping[str, Any]]) -> parts.Plot:
   """Accuracy by task of one or several runs."""
   number = len({n for r in runs.values() for n in r['tasks']})
-  of = f' and {len(runs)} runs' if len(runs) > 1 else ''
+  in_runs = f' and {len(runs)} runs' if len(runs) > 1 else ''
   return parts.Plot(
       'accuracy', 'Accuracy by task',
       f'Accuracy of each template, their mean and its 95 % interval, majority'
-      f' and random, for {number} tasks{of}; the numbers are in the tables.',
+      f' and random, for {number} tasks{in_runs}; the numbers are in the'
+      ' tables.',
       lambda: plots_lib.accuracy(runs),
   )
 

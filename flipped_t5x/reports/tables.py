@@ -120,10 +120,12 @@ def _extra(value: float | Mapping[str, float | None] | None) -> str:
 def coverage(group: Mapping[str, Any]) -> str:
   """`5 tasks`, or `4 of 5 tasks` where some are missing."""
   missing = set(group['missing'])
-  there = [name for name in group['tasks'] if name not in missing]
-  number = len(there) + len(missing)
-  of = f'{len(there)} of {number}' if missing else f'{number}'
-  return f'{of} task{"s" * (number != 1)}'
+  evaluated = [name for name in group['tasks'] if name not in missing]
+  number = len(evaluated) + len(missing)
+  tasks = 'task' if number == 1 else 'tasks'
+  if missing:
+    return f'{len(evaluated)} of {number} {tasks}'
+  return f'{number} {tasks}'
 
 
 def templates(results: Results) -> parts.Group:

@@ -222,7 +222,7 @@ TINY = {
 }
 
 
-def test_runs_are_done_once_and_go_on(data, tmp_path, capsys, monkeypatch):
+def test_runs_are_done_once_and_resumed(data, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(  # All of them would be a minute.
       mixtures._EXPLICIT, runs_lib.MIXTURE, ('vader_kind_reworded',)
   )
@@ -259,7 +259,7 @@ def test_runs_are_done_once_and_go_on(data, tmp_path, capsys, monkeypatch):
       ValueError, match=r'BATCH_SIZE was 4, now 8\): remove .*direct/0, or'
   ):
     other.do()
-  # A mistake is said, and nothing goes on after it.
+  # A mistake is reported, and ends the run.
   bad, = runs_lib.runs(tmp_path, ['direct'], [1], TINY | {'WARMUP_STEPS': 9})
   assert bad.do() == 1
   assert 'warmup_steps 9' in capsys.readouterr().err

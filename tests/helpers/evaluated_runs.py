@@ -48,9 +48,9 @@ class Task:
   )
 
 
-def share(right: int, of: int = 40) -> list[bool]:
+def share(right: int, rows: int = 40) -> list[bool]:
   """Right on the first rows, and wrong on the others."""
-  return [i < right for i in range(of)]
+  return [i < right for i in range(rows)]
 
 
 def task(
@@ -117,9 +117,9 @@ def _task(name, values, path, examples) -> dict[str, Any]:
       'cluster': values.cluster,
       'metric': values.metric,
       **summary.summarize(
-          {t: of.ranked for t, of in found.items()},
+          {t: scored.ranked for t, scored in found.items()},
           {t: {'truncated': 1} for t in found},
-          {t: of.scores for t, of in found.items()},
+          {t: scored.scores for t, scored in found.items()},
       ),
       'unfit': {},
       'candidates': 200,
@@ -176,7 +176,7 @@ def change(path: pathlib.Path, *keys: str, value: Any) -> None:
 def drop(path: pathlib.Path, *keys: str) -> None:
   """Takes keys out of results and out of their tasks, as in older files."""
   results = json.loads(path.read_text())
-  for of in (results, *results['tasks'].values()):
+  for part in (results, *results['tasks'].values()):
     for key in keys:
-      of.pop(key, None)
+      part.pop(key, None)
   path.write_text(json.dumps(results))

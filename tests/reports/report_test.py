@@ -124,7 +124,7 @@ def test_missing_tasks_are_named_wherever_there_is_an_average(shown):
   assert groups['natural language inference']['accuracy'] == '0.625'
   assert groups['average of 14']['tasks'] == '2 of 14 tasks'
   assert groups['average of 14']['accuracy'] == '0.438'  # (0.625 + 0.25) / 2
-  # No number stands where there is no task.
+  # Without a task there is no number.
   assert groups['coreference']['accuracy'] == '–'
   assert page.rows('Results by task')['anli/r1']['accuracy'] == 'not evaluated'
   text = (folder / 'report_nlp.md').read_text()
