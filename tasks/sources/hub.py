@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import hub_errors
 from flipped_t5x.tasks.sources import store
 
 # `huggingface_hub` is imported where it is used: that takes as long as all else
@@ -186,40 +187,13 @@ def _in_order(matches: Sequence[re.Match]) -> Sequence[str]:
 @contextlib.contextmanager
 def _missing(repo: str, revision: str) -> Iterator[None]:
   """Says in one line why the hub does not give a repository's files."""
-  from huggingface_hub import constants
-  from huggingface_hub import errors as hub_errors
-
-  hub = constants.ENDPOINT
   try:
     yield
-  except hub_errors.GatedRepoError as e:  # Also a RepositoryNotFoundError.
-    raise store.Missing(
-        f'{repo} is gated: accept its terms at {hub}/datasets/{repo} and set'
-        f' HF_TOKEN, {_OR_LOCAL}'
-    ) from e
-  except hub_errors.RepositoryNotFoundError as e:
-    raise store.Missing(
-        f'no dataset {repo} at {hub}, or a private one: correct the catalog,'
-        f' set HF_TOKEN, {_OR_LOCAL}'
-    ) from e
-  except hub_errors.RevisionNotFoundError as e:
-    raise store.Missing(
-        f'{repo} has no revision {revision or "main"}: correct the catalog,'
-        f' {_OR_LOCAL}'
-    ) from e
-  except hub_errors.OfflineModeIsEnabled as e:
-    raise store.Missing(
-        f'HF_HUB_OFFLINE forbids to ask {hub}: unset it, {_OR_LOCAL}'
-    ) from e
-  # HTTPError is that of the HTTP library of huggingface_hub, whichever that is:
-  # no answer. A HfHubHTTPError is one, too, but of an answer.
-  except (hub_errors.LocalEntryNotFoundError, hub_errors.HTTPError) as e:
-    if isinstance(e, hub_errors.HfHubHTTPError):
-      status = e.response.status_code
-      if status < 500 and status != 429:  # Too many requests.
-        raise
-    why = str(e.__cause__ or e).strip() or type(e).__name__
-    raise store.Missing(
-        f'{hub} cannot be reached ({why.splitlines()[0]}): try'
-        f' again later, {_OR_LOCAL}'
-    ) from e
+  except Exception as e:
+    explained = hub_errors.explained(e, repo, revision, 'dataset')
+    if explained is None:
+      raise
+    message = str(explained)
+    if isinstance(explained, FileNotFoundError):
+      message += '; correct the catalog'
+    raise store.Missing(f'{message}, {_OR_LOCAL}') from e

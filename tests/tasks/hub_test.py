@@ -209,10 +209,11 @@ MRPC = 'mrpc/train-00000-of-00001.parquet'
 @pytest.mark.parametrize(
     'files, converted, changes, reason',
     (
-        (None, None, {}, 'no dataset nyu-mll/glue at http.* HF_TOKEN'),
+        (None, None, {},
+         'has no public dataset nyu-mll/glue; .* HF_TOKEN; correct the c'),
         # A pin is not looked for elsewhere.
         ({MRPC: b''}, None, {'revision': '0' * 40},
-         'nyu-mll/glue has no revision 0{40}: correct the catalog'),
+         'nyu-mll/glue at http.* has no revision 0{40}; correct the catalog'),
         ({'qqp/train-00000-of-00001.parquet': b'', 'glue.py': b'',
           'rte/test-00000-of-00001.parquet': b''}, None, {},
          'nyu-mll/glue at main or refs/convert/parquet has no Parquet of'
@@ -409,7 +410,7 @@ def test_environment(hub, tmp_path):
   offline = run(HF_HUB_OFFLINE='1')
   assert offline.stdout == (
       "glue/mrpc: no source has the split 'validation':\n"
-      f'  hub: HF_HUB_OFFLINE forbids to ask {hub.url}: unset it, or put files'
+      f'  hub: HF_HUB_OFFLINE forbids asking {hub.url}: unset it, or put files'
       ' in a folder that FLIPPED_T5X_SOURCES names\n'
   )
   assert not hub.requests

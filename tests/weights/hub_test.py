@@ -104,8 +104,8 @@ def test_a_path_comes_first(hub, tmp_path, monkeypatch):
 
 def test_what_the_hub_does_not_have(hub):
   with pytest.raises(
-      FileNotFoundError, match='^owner/none: no such folder here, and no such'
-      f' model at {hub.url}'
+      FileNotFoundError, match=f'^owner/none: no such folder, and {hub.url} has'
+      ' no public model owner/none; for a private one, set HF_TOKEN$'
   ):
     model_files.resolve('owner/none')
   for files in ({'README.md': b''}, {'config.json': b'{}', 'tf_model.h5': b''},
@@ -123,11 +123,11 @@ def test_hub_out_of_reach(hub, monkeypatch):
   monkeypatch.setattr(time, 'sleep', lambda unused_seconds: None)
   hub.commit(REPO, FILES)
   hub.status = 503
-  with pytest.raises(ConnectionError, match='not in the cache of the hub, and'):
+  with pytest.raises(ConnectionError, match='not in the cache of the hub, and http'):
     model_files.resolve(REPO)
   hub.close()
   with pytest.raises(ConnectionError, match='cannot be reached'):
     model_files.resolve(REPO)
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-  with pytest.raises(ConnectionError, match='HF_HUB_OFFLINE forbids to ask'):
+  with pytest.raises(ConnectionError, match='HF_HUB_OFFLINE forbids asking'):
     model_files.resolve(REPO)
