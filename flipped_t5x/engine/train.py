@@ -280,7 +280,7 @@ def _initial_params(
     )
 
   try:
-    files = model_files.open(model_files.resolve(path))
+    files = model_files.open(path)
     found = (tensors.stacked if network.scan_layers else tensors.unstacked)(
         files.tensors
     )

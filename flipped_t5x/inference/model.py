@@ -403,7 +403,7 @@ def load(
   if format is not None:
     formats.get(format)
   files = model_files.open(
-      model_files.resolve(path_or_hub_name, revision), vocabulary=vocabulary
+      path_or_hub_name, revision=revision, vocabulary=vocabulary
   )
   if files.vocabulary is None:
     raise errors.UserError(

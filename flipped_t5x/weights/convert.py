@@ -97,7 +97,7 @@ def convert(
   """
   destination = _check_destination(destination)
   before = _overridden(model_files.open(
-      model_files.resolve(source, revision), vocabulary=vocabulary, step=step
+      source, revision=revision, vocabulary=vocabulary, step=step
   ), overrides or {})
   if to is None:
     to = (model_files.HF if before.kind == model_files.NATIVE

@@ -1,21 +1,19 @@
 """The files of a model, whichever program wrote them.
 
-    RUN/, RUN/checkpoints/STEP/     of the embedded engine ('native')
+    RUN/, RUN/checkpoints/STEP/     a run of the embedded engine ('native')
     config.json, model.safetensors  a Hugging Face folder ('hf')
-    RUN/, RUN/checkpoint_STEP/      of T5X ('t5x'), also in a bucket, gs://...
+    RUN/, RUN/checkpoint_STEP/      a run of T5X ('t5x'), or in a bucket, gs://...
     owner/name                      a repository of the Hugging Face hub
 
-Only the first says which text format and lengths the model was trained with.
-`flipped-t5x convert` puts that beside what it writes: `config.json` and
-`sentencepiece.model` beside T5X's checkpoint, `flipped_t5x.json` in a Hugging
-Face folder. Of others the format and lengths are those of the published FLIPPED
-models.
+A run of the embedded engine says in `config.json` which text format and lengths
+the model was trained with. `flipped-t5x convert` writes the same into what it
+makes: `config.json` and `sentencepiece.model` beside T5X's checkpoint,
+`flipped_t5x.json` in a Hugging Face folder. Other models are taken to have the
+format and lengths of the published FLIPPED models.
 """
 
 from collections.abc import Mapping
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 import re
@@ -37,7 +35,7 @@ from flipped_t5x.weights import tensors as tensors_lib
 HF, NATIVE, T5X = 'hf', 'native', 't5x'
 CONFIG, VOCABULARY = 'config.json', 'sentencepiece.model'
 HF_SIDECAR = 'flipped_t5x.json'
-INPUT_LENGTH, TARGET_LENGTH = 384, 64  # Of the published FLIPPED-11B.
+INPUT_LENGTH, TARGET_LENGTH = 384, 64  # As the published FLIPPED-11B has.
 _HUB_NAME = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 _LAYER = re.compile(r'(encoder|decoder)/(?:layers_(\d+)|\1)/(.+)')
 
@@ -49,13 +47,15 @@ class ModelFiles:
   Attributes:
     kind: HF, NATIVE or T5X.
     path: the folder that holds everything, or the checkpoint.
-    network: its sizes; `scan_layers` as the tensors are.
-    tensors: its weights.
+    network: the network's sizes; `scan_layers` says whether the layers of
+      `tensors` are stacked.
+    tensors: the weights.
     vocabulary: a SentencePiece model without sentinels; None if there is none.
-    format: text format, see `prompts/formats.py`.
-    input_length: tokens of the encoder side.
-    target_length: tokens of the decoder side.
-    settings: macro -> value of the run that trained it, as far as known.
+    format: the text format; see `prompts/formats.py`.
+    input_length: tokens of the encoder side, with EOS.
+    target_length: tokens of the decoder side, with EOS.
+    settings: macro -> value of the run that trained the model; empty if
+      unknown.
     step: the training step of the weights; None if unknown.
   """
 
@@ -72,7 +72,7 @@ class ModelFiles:
 
   @property
   def run_config(self) -> run_config.RunConfig:
-    """What a run folder would say of the model."""
+    """What a run folder says about such a model."""
     return run_config.RunConfig(
         self.network, self.format, self.input_length, self.target_length,
         self.settings,
@@ -80,34 +80,38 @@ class ModelFiles:
 
   @property
   def nbytes(self) -> int:
+    """The bytes of all weights."""
     return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def open(  # pylint: disable=redefined-builtin
-    path: str | os.PathLike[str],
+    path_or_name: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     vocabulary: str | os.PathLike[str] | None = None,
     step: int | None = None,
 ) -> ModelFiles:
-  """Opens a model; none of its weights are read.
+  """Opens a model, downloading it where need be; its weights are not read yet.
 
   Args:
-    path: a folder, see above; what `resolve` gives for a repository.
+    path_or_name: a folder, see above, or the name of a repository of the hub.
+    revision: a commit, tag or branch of the repository.
     vocabulary: a SentencePiece file, or a folder with one, in place of the
       model's own.
     step: which checkpoint of a run; by default the newest.
 
   Returns:
-    The model. Without a vocabulary it is for the caller to say that one is
-    needed, and that --vocabulary names it.
+    The model. It may lack a vocabulary: a caller that needs one has to say so,
+    and that --vocabulary names it.
 
   Raises:
-    FileNotFoundError: there is no model, no such step or no such vocabulary.
-    UserError: the weights are not those of a T5, or not those that the
-      configuration says, files are damaged, or the vocabulary has more ids than
-      the embedding has rows.
+    FileNotFoundError: there is no such model, step or vocabulary.
+    ConnectionError, PermissionError: see `hub.fetch`.
+    UserError: the weights are not those of a T5 or do not fit the
+      configuration, files are damaged, or the vocabulary has more ids than the
+      embedding has rows.
   """
-  folder = epath.Path(path).expanduser()
+  folder = resolve(path_or_name, revision)
   found = (_open_hf if _is_hf(folder) else _open_checkpoint)(folder, step)
   if vocabulary is not None:
     found = dataclasses.replace(found, vocabulary=_vocabulary(vocabulary))
@@ -134,32 +138,32 @@ def open(  # pylint: disable=redefined-builtin
 def resolve(
     path_or_name: str | os.PathLike[str], revision: str | None = None
 ) -> epath.Path:
-  """A folder: a path, or a model of the hub, downloaded where need be.
+  """Finds the folder of a model; a repository of the hub is downloaded.
 
   Args:
-    path_or_name: a path, which wins if it exists, or `owner/name`.
+    path_or_name: a path, or `owner/name` if there is no such path.
     revision: a commit, tag or branch of the hub's repository.
 
   Returns:
     The folder.
 
   Raises:
-    FileNotFoundError: there is neither such a folder nor such a model.
-    ConnectionError, PermissionError: see `hub_models.fetch`.
+    FileNotFoundError: the hub has no such repository or revision.
+    ConnectionError, PermissionError: see `hub.fetch`.
   """
   path = files.any_path(path_or_name)
   if not _HUB_NAME.fullmatch(os.fspath(path_or_name)) or path.exists():
     return path
-  # Here, because it takes a third of a second.
+  # Imported here, because that takes a third of a second.
   from flipped_t5x.weights import hub  # pylint: disable=g-import-not-at-top
 
   return epath.Path(hub.fetch(os.fspath(path_or_name), revision))
 
 
 def _is_hf(folder: epath.Path) -> bool:
-  """Whether there is a configuration that is not of ours."""
+  """Whether the folder has a `config.json` that is not that of a run."""
   path = folder / CONFIG
-  return path.is_file() and 'network' not in _read_json(path)
+  return path.is_file() and 'network' not in files.read_json(path)
 
 
 def _open_hf(folder: epath.Path, step: int | None) -> ModelFiles:
@@ -167,52 +171,48 @@ def _open_hf(folder: epath.Path, step: int | None) -> ModelFiles:
     raise errors.UserError(f'{folder}: a Hugging Face folder has no steps')
   folder = pathlib.Path(os.path.abspath(folder))
   network, tensors = hf_checkpoints.open(folder)
-  said = folder / HF_SIDECAR
   return ModelFiles(
       HF, epath.Path(folder), network, tensors, _hf_vocabulary(folder),
-      **(_sidecar(said) if said.is_file() else {}),
+      **_sidecar(folder / HF_SIDECAR),
   )
 
 
 def _sidecar(path: pathlib.Path) -> dict[str, Any]:
-  said = _read_json(path)
+  """What `convert` has written beside Hugging Face's files, if anything."""
+  if not path.is_file():
+    return {}
+  fields = files.read_json(path)
   names = ('format', 'input_length', 'target_length', 'settings', 'step')
-  if said.keys() != set(names):
+  if fields.keys() != set(names):
     raise errors.UserError(
-        f'{path} has {sorted(said)} where {sorted(names)} belong'
+        f'{path} has {sorted(fields)} where {sorted(names)} belong'
     )
-  formats.get(said['format'])
-  return said
+  formats.get(fields['format'])
+  return fields
 
 
 def _hf_vocabulary(folder: pathlib.Path) -> pathlib.Path | None:
-  """Its SentencePiece model, made anew in the data folder where need be."""
+  """The SentencePiece model; one made from `tokenizer.json` is kept."""
   found = hf_vocabulary.spiece_path(folder)
   tokenizer = folder / 'tokenizer.json'
   if found is not None or not tokenizer.is_file():
     return found
-  # Here, because few folders need it.
-
-  digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()[:16]
+  digest = files.sha256(tokenizer.read_bytes())[:16]
   path = files.data_folder() / 'vocabularies' / f'tokenizer-{digest}.model'
   if not path.is_file():
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}')
-    try:
+    with files.replacing(path) as unfinished:
       hf_vocabulary.write_spiece(folder, unfinished)
-      unfinished.replace(path)
-    finally:
-      unfinished.unlink(missing_ok=True)
   return path
 
 
 def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
-  """A run, or a checkpoint of one; `folder` may be either."""
+  """Opens a run, or a single checkpoint of one."""
   path = _find(folder, step)
   tensors, step = t5x_checkpoints.open(path)
   is_native = path.parent.name == 'checkpoints'
   run = path.parent.parent if is_native else path.parent
-  if not ((run / CONFIG).is_file() and 'network' in _read_json(run / CONFIG)):
+  if not (run / CONFIG).is_file() or _is_hf(run):
     return ModelFiles(
         T5X, path, infer_network(tensors, path), tensors, step=step
     )
@@ -232,7 +232,7 @@ def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
 
 
 def _find(folder: epath.Path, step: int | None) -> epath.Path:
-  """The checkpoint; FileNotFoundError says what there is."""
+  """The checkpoint of a step; FileNotFoundError lists those that exist."""
   if step is not None:
     steps = t5x_checkpoints.steps(folder)
     if step not in steps:
@@ -255,18 +255,18 @@ def _find(folder: epath.Path, step: int | None) -> epath.Path:
 def infer_network(
     tensors: tensors_lib.Tensors, path: os.PathLike[str] | str
 ) -> network_lib.T5Config:
-  """The sizes of a T5 from the shapes of its weights.
+  """Infers the sizes of a T5 from the shapes of its weights.
 
   Args:
-    tensors: name -> what has a shape.
-    path: where they lie, for messages.
+    tensors: the weights, of which only names and shapes are used.
+    path: the weights' path, for messages.
 
   Returns:
-    The sizes; gated feed-forward layers are taken for those of T5 1.1, others
-    for those of T5 1.0.
+    The sizes. Activations are not in the weights: gated feed-forward layers are
+    taken to be those of T5 1.1, others those of T5 1.0.
 
   Raises:
-    UserError: they are not the weights of a T5 that `network/t5.py` can be.
+    UserError: `network/t5.py` has no such T5.
   """
 
   def shape(name: str) -> tuple[int, ...]:
@@ -294,7 +294,8 @@ def infer_network(
   scanned = tensors_lib.is_stacked(tensors)
   first = 'encoder/' + ('encoder' if scanned else 'layers_0')
   width = shape(f'{first}/attention/query/kernel')[-1]
-  gated = f'{first}/mlp/wi_0/kernel' in tensors
+  is_gated = f'{first}/mlp/wi_0/kernel' in tensors
+  wi = 'wi_0' if is_gated else 'wi'
 
   def number(side: str) -> int:
     if scanned:
@@ -309,15 +310,15 @@ def infer_network(
       num_encoder_layers=number('encoder'),
       num_decoder_layers=number('decoder'),
       head_dim=width // num_heads,
-      mlp_dim=shape(f'{first}/mlp/wi{"_0" * gated}/kernel')[-1],
-      mlp_activations=('gelu', 'linear') if gated else ('relu',),
+      mlp_dim=shape(f'{first}/mlp/{wi}/kernel')[-1],
+      mlp_activations=('gelu', 'linear') if is_gated else ('relu',),
       logits_via_embedding='decoder/logits_dense/kernel' not in tensors,
       scan_layers=scanned,
   )
 
 
 def _vocabulary(path: str | os.PathLike[str]) -> pathlib.Path:
-  """A SentencePiece file, itself or in a folder."""
+  """The SentencePiece file that a path names or that is in that folder."""
   path = pathlib.Path(path).expanduser().absolute()
   if not path.is_dir():
     candidates = [path]
@@ -329,13 +330,3 @@ def _vocabulary(path: str | os.PathLike[str]) -> pathlib.Path:
   raise FileNotFoundError(
       f'{" and ".join(map(str, candidates))}: no such vocabulary'
   )
-
-
-def _read_json(path: os.PathLike[str]) -> dict[str, Any]:
-  try:
-    content = json.loads(epath.Path(path).read_text())
-  except ValueError as e:
-    raise errors.UserError(f'{path} is damaged: {e}') from e
-  if not isinstance(content, dict):
-    raise errors.UserError(f'{path} is not a configuration')
-  return content
