@@ -148,8 +148,9 @@ def test_numbers_are_those_of_the_plain_way(whole, model, tasks):
   for name, task in tasks.items():
     examples = scored_examples.read(folder / f'results_tiny/{name}.parquet')
     for template, of in examples.items():
-      found = batches.read_candidates(name, template, model.vocabulary.path,
-                                      32, 16)
+      found = batches.open_candidates(
+          name, model.vocabulary.path, 32, 16
+      ).read(template)
       scores = model.score(found.inputs, found.targets, batch_size=16)
       np.testing.assert_allclose(
           np.concatenate(of.scores), scores, atol=1e-5, rtol=1e-6

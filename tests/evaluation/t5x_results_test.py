@@ -71,9 +71,9 @@ def expected():
   for name in sorted(demo_data.ROWS):
     ranked = {}
     for template in sorted(catalog.dataset(name).template_names()):
-      found = batches.read_candidates(
-          name, template, demo_data.vocabulary(), *LENGTHS.values()
-      )
+      found = batches.open_candidates(
+          name, demo_data.vocabulary(), *LENGTHS.values()
+      ).read(template)
       ranked[template] = ranking.rank(
           [score(*p) for p in zip(
               found.example_id, found.option_index, strict=True
