@@ -83,6 +83,7 @@ def test_tensorflow_has_its_rooms():
         assert top not in ('tensorflow', 'seqio', 't5x'), f'{path}: {module}'
 
 
+@pytest.mark.process
 @pytest.mark.parametrize('modules, absent', (
     (('cli.main', 'cli.report', 'reports.report'), ('jax', 'tensorflow')),
     (('prompts.examples', 'prompts.arrays'), ('jax', 'tensorflow')),

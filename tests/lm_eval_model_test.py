@@ -148,6 +148,7 @@ def test_model_by_name_and_a_limit(tiny_run, evaluate, make_model):
   }
 
 
+@pytest.mark.slow
 def test_command_line_with_a_task_of_the_harness(
     tiny_run, make_config, make_model, tmp_path, monkeypatch
 ):

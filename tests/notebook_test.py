@@ -125,6 +125,8 @@ def test_absolute_paths_are_found(text, found):
   assert bool(ABSOLUTE_PATH.search(text)) == found
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_runs(stored, checkpoint, kernel, monkeypatch):
   """On weights and a vocabulary of the test's own."""
   import nbclient

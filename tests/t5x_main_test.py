@@ -45,6 +45,7 @@ def run(*words: str, **keywords) -> tuple[int, str, str]:
   return process.returncode, output, errors
 
 
+@pytest.mark.process
 @pytest.mark.parametrize('mode', ['train', 'eval', 'infer'])
 def test_runs_the_module_as_main(tmp_path, mode):
   (tmp_path / 't5x').mkdir()
@@ -81,6 +82,7 @@ def test_folders_of_the_names_of_ours(tmp_path):
   assert "'relative' is relative: T5X needs an absolute path" in errors
 
 
+@pytest.mark.process
 @pytest.mark.parametrize('words', [(), ('pretrain',), ('--gin_file=a',)])
 def test_unknown_mode(words):
   status, _, errors = run('-m', 'flipped_t5x.t5x_main', *words)
@@ -88,6 +90,7 @@ def test_unknown_mode(words):
   assert errors.endswith('t5x_main train|eval|infer [FLAGS]\n')
 
 
+@pytest.mark.process
 def test_without_t5x(tmp_path):
   # -I and a path without T5X, wherever this runs.
   code = (
@@ -102,6 +105,7 @@ def test_without_t5x(tmp_path):
   assert errors == 'T5X is not installed: see docs/t5x.md\n'
 
 
+@pytest.mark.process
 def test_hosts_of_a_slice_connect():
   """Two processes, told what GKE tells the hosts of a slice."""
   with socket.socket() as s:
@@ -122,6 +126,7 @@ def test_hosts_of_a_slice_connect():
   ], ended
 
 
+@pytest.mark.process
 @pytest.mark.parametrize('environment, expected', [
     ({}, 'False False False 0 1\n'),
     # Chips, but the user asked for the CPU.
@@ -136,6 +141,7 @@ def test_one_host_does_not_connect(environment, expected):
   assert (status, output) == (0, expected), errors
 
 
+@pytest.mark.process
 def test_check_devices(tmp_path):
   # T5X is looked for, not imported.
   (tmp_path / 't5x').mkdir()

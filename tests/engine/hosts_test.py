@@ -26,6 +26,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 # An epoch of tiny_kind is 15 steps.
+# This file's, and that of what several tests need.
+_FOLDERS = (
+    pathlib.Path(__file__).parent, pathlib.Path(__file__).parents[1] / 'helpers'
+)
 _GIN = """
 from __gin__ import dynamic_registration
 from flipped_t5x.tasks import batches
@@ -126,7 +130,7 @@ def start(*words, devices=1, **more):
   return subprocess.Popen(
       [sys.executable, '-c', *words], env=environment | {
           'JAX_PLATFORMS': 'cpu',
-          'PYTHONPATH': str(pathlib.Path(__file__).parents[1] / 'helpers'),
+          'PYTHONPATH': os.pathsep.join(map(str, _FOLDERS)),
           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
           **more,
       },
@@ -253,6 +257,8 @@ def broken(tmp_path_factory):
   return folder, *run_hosts(2, folder, action='kill 1 7', devices=2)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_killed_host(broken, alone):
   folder, results, seconds = broken
   (status, output), (killed, _) = results
@@ -271,6 +277,8 @@ def test_killed_host(broken, alone):
     assert ours + theirs == both and len(ours) == len(theirs) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize('count, overrides', (
     (1, ()),
     # Two hosts share the rows of a batch.
@@ -304,6 +312,8 @@ def test_broken_run_goes_on_with_other_hosts(
   )
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_checkpoints_of_before_there_were_shards(alone, tmp_path):
   folder = tmp_path / 'run'
   shutil.copytree(alone, folder)
@@ -315,6 +325,8 @@ def test_checkpoints_of_before_there_were_shards(alone, tmp_path):
   assert_like(folder, alone, range(11, 16))
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_runs_of_before_there_were_shards(
     tmp_path, tiny_network, tiny_vocabulary_path
 ):
@@ -331,6 +343,8 @@ def test_runs_of_before_there_were_shards(
   prepare({'DATA_SHARDS': 1})
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_signal_to_one_stops_all(alone, tmp_path):
   folder = tmp_path / 'run'
   results, _ = run_hosts(2, folder, action='term 1 3', devices=2)
@@ -344,6 +358,8 @@ def test_signal_to_one_stops_all(alone, tmp_path):
   assert weights(folder, step)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_nan_on_one_ends_all(tmp_path):
   folder = tmp_path / 'run'
   results, _ = run_hosts(
@@ -360,6 +376,8 @@ def test_nan_on_one_ends_all(tmp_path):
   assert list(metrics(folder)) == list(range(1, 7))
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_hosts_that_are_not_alike(tmp_path):
   folder = tmp_path / 'run'
   other = tmp_path / 'other.model'
@@ -378,6 +396,8 @@ def test_hosts_that_are_not_alike(tmp_path):
   assert not folder.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_error_of_one_host_is_heard_by_all(tmp_path):
   results, _ = run_hosts(
       2, tmp_path / 'run', own=("--gin.MIXTURE='tiny_kin'",)
@@ -389,6 +409,8 @@ def test_error_of_one_host_is_heard_by_all(tmp_path):
   assert f'flipped-t5x: {error}' in own_output
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize('tasks', (2, 1))
 def test_slurm(tasks):
   port = str(free_port())
@@ -407,6 +429,8 @@ def test_slurm(tasks):
     assert output.splitlines()[-1] == str([b'0', b'1'][:tasks])
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_host_that_is_left_alone():
   process = start(_LONELY.format(port=free_port()))
   output, _ = process.communicate(timeout=120)

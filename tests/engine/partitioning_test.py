@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -151,6 +152,7 @@ def test_one_device(alone, variant):
   assert_same(train(**variant), alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'policy, scanned', (('minimal', False), ('full', True))
 )
@@ -179,6 +181,7 @@ def test_dropout_is_the_same_when_computed_again(policy, scanned):
   )
 
 
+@pytest.mark.slow
 def test_packed_trains_as_unpacked():
   packed = train(packed=True)
   assert_same(train(packed=True, change=unpack), packed)
@@ -207,6 +210,7 @@ def on_meshes(tmp_path_factory):
   subprocess.run(
       [sys.executable, '-c', _SCRIPT, folder], check=True, timeout=600,
       cwd=os.path.dirname(__file__), env=os.environ | {
+          'PYTHONPATH': str(pathlib.Path(__file__).parents[1] / 'helpers'),
           'JAX_PLATFORMS': 'cpu',
           'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
       },
@@ -219,6 +223,8 @@ def on_meshes(tmp_path_factory):
   return results
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize('mesh', MESHES)
 def test_meshes(alone, on_meshes, mesh):
   assert_same(on_meshes[mesh], alone)

@@ -95,6 +95,8 @@ def test_two_halves_are_the_whole(whole, tmp_path):
       assert np.any(values != before[name]), name
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_killed_run_goes_on(whole, data, tmp_path):
   folder = tmp_path / 'run'
   process = demo_data.start(data, command(folder), 'slow')
@@ -110,6 +112,8 @@ def test_killed_run_goes_on(whole, data, tmp_path):
   assert_same_run(folder, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_interrupted_run_saves_and_goes_on(whole, data, tmp_path, capsys):
   folder = tmp_path / 'run'
   process = demo_data.start(data, command(folder), 'slow')
@@ -151,6 +155,8 @@ def test_a_signal_while_logging_still_saves(data, tmp_path, patch, capsys):
   assert (folder / 'checkpoints' / '6').exists()
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_no_space_keeps_the_last_checkpoint(whole, data, tmp_path):
   folder = tmp_path / 'run'
   process = demo_data.start(data, command(folder), 'full')
@@ -252,6 +258,7 @@ def test_direct_learns_by_likelihood_alone(data, tmp_path):
   }
 
 
+@pytest.mark.slow
 def test_direct_with_unlikelihood(data, tmp_path):
   """From the files that are shipped; it learns what to write, and what not."""
   folder = tmp_path / 'run'
