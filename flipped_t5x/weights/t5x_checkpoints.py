@@ -1,11 +1,11 @@
 """Weights in checkpoints of T5X, read and written without T5X.
 
-    checkpoint_N/               T5X's first layout, which its public models have
-      checkpoint                msgpack: the step, small arrays, and the place of
-      target.encoder.../        the zarr of each large array
+    checkpoint_N/               T5X's first layout, that of its public models
+      checkpoint                msgpack: step, small arrays, references to zarrs
+      target.encoder.../        the zarr of a large array
     checkpoint_N/state/         Orbax's layout, which T5X writes today
     RUN/checkpoints/N/state/    Orbax's layout, written by the embedded engine
-    RUN/checkpoints/N/          the first layout, written by `flipped-t5x convert`
+    RUN/checkpoints/N/          the first layout, written by `convert`
 
 Paths may be in a bucket (`gs://...`). Only the weights are read; the state of
 the optimizer is never fetched.
@@ -33,35 +33,37 @@ import tensorstore as ts
 GZIP = {'id': 'gzip', 'level': 1}
 ZSTD = {'id': 'zstd', 'level': 1}
 
-_VERSION = 3  # Of the first layout; 2 wrote bfloat16 as uint16, 0 was Flax's.
+# Of the first layout; version 2 has bfloat16 as uint16, version 0 is Flax's.
+_VERSION = 3
 _MIN_FACTORED = 128
 _STEP = re.compile(r'(?:checkpoint_)?(\d+)')
 Params = Mapping[str, Any]
 
 
-def open(  # pylint: disable=redefined-builtin
+def open(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, tensors_lib.Tensor], int]:
   """Opens the weights of a checkpoint.
 
   Args:
-    path: a checkpoint, or the folder of a run: then the newest of it.
+    path: a checkpoint, or the folder of a run, of which the newest checkpoint
+      is opened.
 
   Returns:
-    The tensors, none of them read yet, and the step that the checkpoint is of.
+    Name -> tensor, not read yet; and the training step of the checkpoint.
 
   Raises:
-    FileNotFoundError: there is no checkpoint; the message lists those nearby.
-    UserError: it is damaged, or has what is no weight; reading a tensor raises
-      it, too, with the tensor's name.
+    FileNotFoundError: no checkpoint was found; the message lists those nearby.
+    UserError: the checkpoint is damaged, or has an array that is not of
+      floating point numbers. Reading a tensor raises it, too; the message
+      names the tensor.
   """
-  path = find(path)
-  opened, step = (
-      _open_orbax if (path / 'state').is_dir() else _open_zarr
-  )(path)
+  found = find(path)
+  has_state = (found / 'state').is_dir()
+  opened, step = (_open_orbax if has_state else _open_zarr)(found)
   for name, tensor in opened.items():
     if not jax.numpy.issubdtype(tensor.dtype, np.floating):
-      raise errors.UserError(f'{path}: {name} is {tensor.dtype}, not a weight')
+      raise errors.UserError(f'{found}: {name} is {tensor.dtype}, not a weight')
   return opened, step
 
 
@@ -73,37 +75,40 @@ def write(
 ) -> epath.Path:
   """Writes `folder/checkpoint_STEP` for T5X, whole or not at all.
 
-  The layout is the first one: T5X reads it whether `use_orbax` is on or off.
-  T5X's training also wants the optimizer's state: that of an Adafactor without
-  momentum at its first update is there; where layers are stacked, of one with
-  `standard_logical_factor_rules`, without which T5X does not train those.
-  Where `step` is not 0, set Adafactor's `step_offset` to it, or second moments
-  are as if averaged over `step` updates.
+  The layout is the first one, which T5X reads whether `use_orbax` is on or off.
+  T5X can also train from it: the state of an Adafactor without momentum, before
+  its first update, is written beside the weights. If layers are stacked, the
+  state is that of an Adafactor with `standard_logical_factor_rules`, without
+  which T5X does not train stacked layers. If `step` is not 0, set Adafactor's
+  `step_offset` to it; otherwise second moments are treated as averages over
+  `step` updates.
 
   Args:
     params: tree of arrays, or name -> Tensor, of which one at a time is in
-      memory; stored in the type that they have.
-    step: the training step that the weights are of.
-    folder: where to write, made if need be. In a bucket, where nothing can be
-      renamed, the file without which no one reads the others is written last.
+      memory. They are stored in their own types.
+    step: the training step of the weights.
+    folder: the parent folder; it is made if need be. In a bucket, where nothing
+      can be renamed, the file that makes the others readable is written last.
     compressor: `GZIP`, as T5X itself writes, or `ZSTD`, five times as fast.
 
   Returns:
     The checkpoint's path.
 
   Raises:
-    FileExistsError: there is a checkpoint of this step.
-    OSError: it could not be written.
+    FileExistsError: the checkpoint exists already.
+    OSError: the checkpoint could not be written.
   """
-  folder = _absolute(folder)
-  path = folder / f'checkpoint_{step}'
+  path = _absolute(folder) / f'checkpoint_{step}'
   if path.exists():
-    raise FileExistsError(f'{path}: there is a checkpoint of this step')
-  remote = _is_remote(folder)
-  unfinished = path if remote else folder / f'{path.name}.tmp-{os.getpid()}'
+    raise FileExistsError(f'{path} exists already')
+  remote = _is_remote(path)
+  unfinished = path
+  if not remote:
+    unfinished = path.with_name(f'{path.name}.tmp-{os.getpid()}')
   unfinished.mkdir(parents=True, exist_ok=True)
   try:
-    target, slots = {}, {}
+    target: dict[str, Any] = {}
+    slots: dict[str, Any] = {}
     for name, tensor in tensors_lib.from_arrays(params).items():
       target[name] = _write_array(unfinished, name, tensor, compressor)
       slots[name] = _first_slots(name, tensor.shape)
@@ -115,17 +120,17 @@ def write(
     if not remote:
       unfinished.rename(path)
   except BaseException:
-    with contextlib.suppress(OSError):  # It would hide why.
+    with contextlib.suppress(OSError):  # It would hide the first error.
       unfinished.rmtree(missing_ok=True)
     raise
   return path
 
 
-def steps(folder: str | os.PathLike[str]) -> dict[int, os.PathLike[str]]:
+def steps(folder: str | os.PathLike[str]) -> dict[int, epath.Path]:
   """Step -> path of the complete checkpoints of a run's folder, in order."""
-  folder = _absolute(folder)
   found = {}
-  for parent in (folder, folder / 'checkpoints'):
+  run = _absolute(folder)
+  for parent in (run, run / 'checkpoints'):
     for path in parent.iterdir() if parent.is_dir() else ():
       match = _STEP.fullmatch(path.name)
       if match and _is_checkpoint(path):
@@ -134,26 +139,28 @@ def steps(folder: str | os.PathLike[str]) -> dict[int, os.PathLike[str]]:
 
 
 def find(path: str | os.PathLike[str]) -> epath.Path:
-  """The checkpoint itself; FileNotFoundError says which ones there are."""
-  path = _absolute(path)
-  if _is_checkpoint(path):
-    return path
-  inside = steps(path)
+  """The checkpoint at a path, or the newest one of a run's folder.
+
+  Raises:
+    FileNotFoundError: none was found; the message lists those beside the path.
+  """
+  wanted = _absolute(path)
+  if _is_checkpoint(wanted):
+    return wanted
+  inside = steps(wanted)
   if inside:
     return inside[max(inside)]
-  beside = ', '.join(map(str, steps(path.parent))) or 'none'
+  reason = 'the folder has none' if wanted.is_dir() else 'no such folder'
+  beside = ', '.join(map(str, steps(wanted.parent))) or 'none'
   raise FileNotFoundError(
-      f'{path}: no checkpoint there'
-      f' ({"the folder has none" if path.is_dir() else "no such folder"};'
-      f' steps in {path.parent}: {beside})'
+      f'{wanted}: no checkpoint found ({reason}; steps in {wanted.parent}:'
+      f' {beside})'
   )
 
 
 def _absolute(path: str | os.PathLike[str]) -> epath.Path:
-  path = files.any_path(path)
-  return path if _is_remote(path) else epath.Path(
-      os.path.abspath(path.expanduser())
-  )
+  found = files.any_path(path)
+  return found if _is_remote(found) else epath.Path(os.path.abspath(found))
 
 
 def _is_remote(path: epath.Path) -> bool:
@@ -171,28 +178,31 @@ def _open_zarr(
   content = (path / 'checkpoint').read_bytes()
   if content.startswith(b'model_checkpoint_path'):
     raise errors.UserError(
-        f'{path}: a TensorFlow checkpoint; T5X can convert it (see its'
-        ' `convert_tf_checkpoint`)'
+        f'{path} is a TensorFlow checkpoint; convert it with'
+        ' `convert_tf_checkpoint` of T5X first'
     )
   try:
-    content = serialization.msgpack_restore(content)
-    version = content.get('version', 0)
+    saved = serialization.msgpack_restore(content)
+    version = saved.get('version', 0)
     if version >= 2:
-      saved = content['optimizer']
-      target, step = saved['target'], int(saved['state']['step'])
+      target = saved['optimizer']['target']
+      step = int(saved['optimizer']['state']['step'])
   except Exception as e:  # MessagePack's errors have no common base.
-    raise errors.UserError(f'{path}/checkpoint is damaged: {_reason(e)}') from e
+    raise errors.UserError(
+        f'{path}/checkpoint is damaged: {files.first_line(e)}'
+    ) from e
   if version < 2:
     raise errors.UserError(
-        f'{path}: version {version} of the layout; T5X reads 2, 3'
+        f'{path} has version {version} of the layout; only 2 and 3 are'
+        ' supported, as in T5X'
     )
   leaves = traverse_util.flatten_dict(
-      target, sep='/', is_leaf=lambda _, leaf: _is_spec(leaf)
+      target, sep='/', is_leaf=lambda _, leaf: _is_reference(leaf)
   )
-  # All at once: a bucket answers each one late.
+  # All at once, because a bucket takes a while to answer each request.
   opening = {
       name: ts.open(_spec(path, leaf), open=True)
-      for name, leaf in leaves.items() if _is_spec(leaf)
+      for name, leaf in leaves.items() if _is_reference(leaf)
   }
   arrays = tensors_lib.from_arrays({
       name: leaf for name, leaf in leaves.items() if name not in opening
@@ -208,7 +218,7 @@ def _open_orbax(
   """Opens Orbax's layout."""
   state = path / 'state'
   try:
-    # Not a checkpointer: it would warn that `state` is no checkpoint by itself.
+    # A checkpointer would warn that `state` is not a checkpoint by itself.
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
       saved = handler.metadata(state)
     is_t5x = 'target' in saved.tree
@@ -218,7 +228,7 @@ def _open_orbax(
     step = (saved.tree['state'] if is_t5x else saved.tree)['step']
 
     def start_open(leaf):
-      store = stored_arrays.kvstore(state, leaf.name)
+      store: dict[str, Any] = stored_arrays.kvstore(state, leaf.name)
       if ocp.type_handlers.is_ocdbt_checkpoint(state):
         store = {
             'driver': 'ocdbt', 'base': stored_arrays.kvstore(state),
@@ -231,29 +241,29 @@ def _open_orbax(
 
     opening = {name: start_open(leaf) for name, leaf in leaves.items()}
     step = int(start_open(step).result().read().result())
-  except Exception as e:  # Orbax has many errors.
-    raise errors.UserError(f'{path} is damaged: {_reason(e)}') from e
+  except Exception as e:  # Orbax raises many kinds.
+    raise errors.UserError(f'{path} is damaged: {files.first_line(e)}') from e
   return {
       name: _tensor(path, name, _result(path, name, future))
       for name, future in opening.items()
   }, step
 
 
-def _spec(path: epath.Path, saved: Mapping[str, Any]) -> dict[str, Any]:
-  """How to open an array of the first layout.
+def _spec(path: epath.Path, reference: Mapping[str, Any]) -> dict[str, Any]:
+  """TensorStore's spec of an array of the first layout.
 
   Args:
     path: the checkpoint.
-    saved: as the checkpoint has it, with a path relative to the checkpoint and
-      the store that it was written to, wherever the checkpoint lies today.
+    reference: what the checkpoint records of the array: a path relative to the
+      checkpoint, and the store that it was first written to, which is ignored.
   """
-  # TensorStore before 0.1.14 had the path outside.
-  relative = saved['kvstore'].get('path', saved.get('path'))
+  # Before version 0.1.14 of TensorStore, the path was not inside `kvstore`.
+  relative = reference['kvstore'].get('path', reference.get('path'))
   return {
-      'driver': saved['driver'],
+      'driver': reference['driver'],
       'kvstore': stored_arrays.kvstore(path, relative),
-      'metadata': {'shape': saved['metadata']['shape']},
-      # A piece that is missing is not all zeros: T5X writes those too.
+      'metadata': {'shape': reference['metadata']['shape']},
+      # T5X writes chunks of zeros, too, so a missing chunk is an error.
       'fill_missing_data_reads': False,
   }
 
@@ -262,7 +272,13 @@ def _result(path: epath.Path, name: str, future: ts.Future) -> ts.TensorStore:
   try:
     return future.result()
   except Exception as e:  # TensorStore raises ValueError and others.
-    raise errors.UserError(f'{path}: {name} is damaged: {_reason(e)}') from e
+    raise _damaged(path, name, e) from e
+
+
+def _damaged(path: epath.Path, name: str, error: Exception) -> errors.UserError:
+  return errors.UserError(
+      f'{path}: {name} is damaged: {files.first_line(error)}'
+  )
 
 
 def _tensor(
@@ -275,7 +291,7 @@ def _tensor(
     except MemoryError:
       raise
     except Exception as e:
-      raise errors.UserError(f'{path}: {name} is damaged: {_reason(e)}') from e
+      raise _damaged(path, name, e) from e
 
   return tensors_lib.Tensor(store.shape, store.dtype.numpy_dtype, read_all)
 
@@ -286,45 +302,47 @@ def _write_array(
     tensor: tensors_lib.Tensor,
     compressor: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Writes a zarr; gives what stands for it in the msgpack."""
+  """Writes a zarr; gives the reference to it for the msgpack."""
   values = tensor.read()
-  spec = {
+  relative = f'target.{name.replace("/", ".")}/'
+  spec: dict[str, Any] = {
       'driver': 'zarr',
       'dtype': tensor.dtype.name,
-      'kvstore': {
-          'driver': 'file', 'path': f'target.{name.replace("/", ".")}/'
-      },
+      'kvstore': {'driver': 'file', 'path': relative},
       'metadata': {
           'chunks': list(stored_arrays.chunk_shape(tensor.shape, tensor.dtype)),
           'compressor': dict(compressor),
           'shape': list(tensor.shape),
       },
   }
-  place = stored_arrays.kvstore(path, spec['kvstore']['path'])
+  store = stored_arrays.kvstore(path, relative)
   try:
     stored_arrays.write(ts.open(
-        spec | {'kvstore': place}, create=True, delete_existing=True
+        spec | {'kvstore': store}, create=True, delete_existing=True
     ).result(), values)
   except Exception as e:
-    raise OSError(f'{path}: {name} could not be written: {_reason(e)}') from e
+    raise OSError(
+        f'{path}: {name} could not be written: {files.first_line(e)}'
+    ) from e
   return spec
 
 
 def _first_slots(name: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-  """What T5X's Adafactor keeps of a weight, before its first update.
+  """The slots of T5X's Adafactor for a weight, before the first update.
 
-  Rows and columns are kept where the two largest axes have 128 or more, else
-  the whole; what is not kept has shape (1,). Of stacked layers it keeps those
-  of each matrix, whatever their sizes: the rows are the axis 'embed'.
+  If the two largest axes have at least 128 entries, the slots are a row and a
+  column; otherwise they are one array of the weight's shape. For stacked
+  layers, they are a row and a column of each matrix, whatever its size, and
+  the row belongs to the axis 'embed'. Unused slots have shape (1,).
   """
-  slots = {name: np.zeros(1, np.float32) for name in ('m', 'v_row', 'v_col')}
-  if tensors_lib.is_stacked({name: None}):
+  slots = {slot: np.zeros(1, np.float32) for slot in ('m', 'v_row', 'v_col')}
+  if tensors_lib.is_stacked([name]):
     factored = len(shape) > 2
     into_embed = name.endswith(('/out/kernel', '/wo/kernel'))
     row, column = (2, 0) if into_embed else (0, 2)
   else:
     # Axes from the smallest to the largest, as T5X orders them.
-    *_, row, column = (None, *np.argsort(shape))
+    *_, row, column = (-1, *map(int, np.argsort(shape)))
     factored = len(shape) > 1 and shape[row] >= _MIN_FACTORED
   if not factored:
     return slots | {'v': np.zeros(shape, np.float32)}
@@ -335,13 +353,8 @@ def _first_slots(name: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
   }
 
 
-def _is_spec(leaf: Any) -> bool:
-  """Whether it says where an array lies; else it is one, or a tree of them."""
+def _is_reference(leaf: Any) -> bool:
+  """Whether a leaf of the msgpack refers to a zarr beside it."""
   return isinstance(leaf, Mapping) and leaf.keys() >= {
       'driver', 'kvstore', 'metadata'
   }
-
-
-def _reason(error: Exception) -> str:
-  """The first line of an error."""
-  return str(error).strip().splitlines()[0] if str(error) else repr(error)

@@ -149,7 +149,7 @@ def test_wrong_arguments(argv, message, capsys):
 def test_folders_without_a_run(capsys, tmp_path):
   folder = str(tmp_path)
   eval_error = fails(capsys, 'eval', '--checkpoint', folder)
-  assert folder in eval_error and 'no checkpoint there' in eval_error
+  assert folder in eval_error and 'no checkpoint found' in eval_error
   report_error = fails(capsys, 'report', folder)
   assert folder in report_error and 'flipped-t5x eval' in report_error
   assert not list(tmp_path.iterdir())

@@ -251,7 +251,7 @@ def test_existing_destination(tiny_run, tmp_path):
   for name in ('', 'file', 'link'):
     with pytest.raises(FileExistsError, match='exists; choose another dest'):
       to('hf', tmp_path / 'none', tmp_path / name)
-  with pytest.raises(FileNotFoundError, match='none: no checkpoint there'):
+  with pytest.raises(FileNotFoundError, match='none: no checkpoint found'):
     to('hf', tmp_path / 'none', tmp_path / 'new')
   with pytest.raises(ValueError, match='must be a local folder'):
     to('t5x', tiny_run, 'gs://bucket/run')

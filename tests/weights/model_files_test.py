@@ -221,7 +221,7 @@ def test_vocabulary_of_a_tokenizer_json(
 
 
 def test_no_model(tiny_run, tmp_path):
-  with pytest.raises(FileNotFoundError, match='none: no checkpoint there .no'):
+  with pytest.raises(FileNotFoundError, match='none: no checkpoint found .no'):
     model_files.open(tmp_path / 'none')
   with pytest.raises(FileNotFoundError, match='; a model is the folder of a r'):
     model_files.open(tmp_path)

@@ -177,7 +177,7 @@ def test_no_checkpoint(checkpoint, tiny_run, tmp_path):
   (tmp_path / 'checkpoint_9').mkdir()
   for name, reason in (('8', 'no such folder'), ('9', 'the folder has none')):
     with pytest.raises(
-        FileNotFoundError, match=rf'checkpoint_{name}: no checkpoint there'
+        FileNotFoundError, match=rf'checkpoint_{name}: no checkpoint found'
         rf' \({reason}; steps in {tmp_path}: 7, 12\)'
     ):
       read(tmp_path / f'checkpoint_{name}')
@@ -252,10 +252,10 @@ def test_damaged_checkpoint_of_orbax(tiny_run, tmp_path):
 
 def test_other_files_of_that_name(checkpoint, tmp_path, params):
   path = make(tmp_path / 'version', params, version=1)
-  with pytest.raises(ValueError, match='version 1 of the layout'):
+  with pytest.raises(ValueError, match='has version 1 of the layout'):
     read(path)
   (checkpoint / 'checkpoint').write_text('model_checkpoint_path: "model-5"\n')
-  with pytest.raises(ValueError, match='checkpoint_7: a TensorFlow checkpoint'):
+  with pytest.raises(ValueError, match='checkpoint_7 is a TensorFlow checkp'):
     read(checkpoint)
 
 
@@ -275,7 +275,7 @@ def test_write(params, tmp_path, dtype):
 
 def test_write_never_replaces(checkpoint, params, tmp_path):
   before = {f: f.read_bytes() for f in checkpoint.rglob('*') if f.is_file()}
-  with pytest.raises(FileExistsError, match='checkpoint_7: there is a'):
+  with pytest.raises(FileExistsError, match='checkpoint_7 exists already'):
     t5x_checkpoints.write(params, 7, tmp_path)
   assert len(before) > 10
   assert before == {f: f.read_bytes() for f in before}
@@ -430,7 +430,7 @@ def test_training_needs_the_checkpoint_first(data, tmp_path, params, capsys):
   t5x_checkpoints.write(params, 5, tmp_path / 'weights')
   folder = tmp_path / 'run'
   for path, message in (
-      (tmp_path / 'weights' / 'checkpoint_6', 'no checkpoint there (no such'
+      (tmp_path / 'weights' / 'checkpoint_6', 'no checkpoint found (no such'
        f' folder; steps in {tmp_path}/weights: 5)'),
       (tmp_path / 'weights', 'is of another model or size: '),
   ):
