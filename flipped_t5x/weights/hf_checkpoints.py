@@ -16,6 +16,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_config
@@ -36,7 +37,7 @@ _READERS = {
 _INDEX = '.index.json'
 _HEAD, _EMBEDDING = 'lm_head.weight', 'shared.weight'
 _COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
-# Early conversions have it; no T5 uses it.
+# Early conversions have this weight; no T5 uses it.
 _UNUSED = (
     'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
 )
@@ -77,20 +78,20 @@ def open(  # pylint: disable=redefined-builtin
 ) -> tuple[network_lib.T5Config, dict[str, tensors.Tensor]]:
   """Opens a folder of T5, T5 1.1, Flan-T5 or what was trained from one.
 
-  No weight is read but an embedding that stands there more than once, under
-  each of its uses: it must be the same.
+  No weight is read, except an embedding that is stored under several names: its
+  copies must be the same.
 
   Args:
     path: the folder.
 
   Returns:
-    The configuration, and T5X name -> tensor, with layers apart, in the types
-    that are stored.
+    The configuration, and T5X's name -> tensor in the type that is stored, each
+    layer by itself.
 
   Raises:
     FileNotFoundError: there is no such folder, or no configuration or weights
       in it.
-    UserError: the model is not of this network, or files are damaged; the
+    UserError: the network does not support the model, or files are damaged; the
       message names the file and the field or the tensors.
   """
   path = pathlib.Path(path)
@@ -98,9 +99,9 @@ def open(  # pylint: disable=redefined-builtin
   found, file = _open_weights(path)
   found.pop(_UNUSED, None)
   _drop_copies(file, found, config.network.logits_via_embedding)
-  if not config.network.logits_via_embedding and config.may_lack_head:
-    if _EMBEDDING in found:
-      found.setdefault(_HEAD, found[_EMBEDDING])
+  has_head = not config.network.logits_via_embedding
+  if has_head and config.may_lack_head and _EMBEDDING in found:
+    found.setdefault(_HEAD, found[_EMBEDDING])
   shapes = _shapes(config.network)
   wanted = names(config.network)
   problems = tensors.differences(found, {
@@ -133,9 +134,9 @@ def write(
   Args:
     folder: an empty folder.
     config: the network.
-    values: its weights by T5X's names, layers apart or stacked; each is stored
-      in the type that it has.
-    vocabulary: a SentencePiece model; None for a folder without tokenizer.
+    values: T5X's name -> weight, layers stacked or each by itself; weights are
+      stored in the types that they have.
+    vocabulary: a SentencePiece model; None for a folder without a tokenizer.
     max_shard_bytes: the most bytes of weights in a file; a weight that is
       larger has a file to itself.
 
@@ -143,7 +144,7 @@ def write(
     UserError: the weights are not those of the network, or the vocabulary has
       more ids than the embedding has rows; the message names them.
   """
-  # Takes as long to import as all else, and reading does without.
+  # Slow to import, and not needed to read.
   import huggingface_hub
 
   values = tensors.unstacked(values)
@@ -153,19 +154,19 @@ def write(
         f'not the weights of their configuration: {problems}'
     )
   dtypes = {tensor.dtype.name for tensor in values.values()}
-  # Of several, the one that has room for all.
+  # If there are several types, one that can represent all values.
   dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
   hf_config.write(folder / _CONFIG, config, dtype)
   if vocabulary is not None:
     size = tokenization.SentencePiece(vocabulary).vocab_size
     if size > config.vocab_size:
       raise errors.UserError(
-          f'{vocabulary} has {size} ids, sentinels counted in, and the'
-          f' embedding {config.vocab_size} rows'
+          f'{vocabulary} has {size} ids, including sentinels, but the embedding'
+          f' has only {config.vocab_size} rows'
       )
     hf_vocabulary.write(vocabulary, folder)
   hf_names, by_hf_name = names(config), {}
-  # In the order of `values`: a stack is read once for all of its layers.
+  # In the order of `values`, in which a stack is read once for its layers.
   for name, tensor in values.items():
     hf_name, transposed = hf_names[name]
     by_hf_name[hf_name] = tensor.T if transposed else tensor
@@ -180,13 +181,13 @@ def write(
         folder / file, {name: by_hf_name[name] for name in inside}
     )
   if split.is_sharded:
-    hf_config.write_json(folder / f'{_SAFETENSORS}{_INDEX}', {
+    files.write_json(folder / f'{_SAFETENSORS}{_INDEX}', {
         'metadata': split.metadata, 'weight_map': split.tensor_to_filename,
     })
 
 
 def names(config: network_lib.T5Config) -> dict[str, tuple[str, bool]]:
-  """T5X's name -> Hugging Face's, and whether one is the other's transpose."""
+  """T5X's name -> Hugging Face's, and whether the matrix is transposed."""
   return {
       name: (_hf_name(name), name.endswith(('/kernel', '/rel_embedding')))
       for name in _shapes(config)
@@ -205,14 +206,14 @@ def _hf_name(name: str) -> str:
 
 
 def _shapes(config: network_lib.T5Config) -> dict[str, tuple[int, ...]]:
-  """T5X's name -> shape, layers apart."""
+  """T5X's name -> shape, each layer by itself."""
   return tensors.shapes(dataclasses.replace(config, scan_layers=False))
 
 
 def _open_weights(
     folder: pathlib.Path,
 ) -> tuple[dict[str, tensors.Tensor], pathlib.Path]:
-  """Name -> tensor, and the file that says so; see `open`."""
+  """Hugging Face's name -> tensor, and the file to name in errors."""
   for name, reader in _READERS.items():
     index = folder / f'{name}{_INDEX}'
     if (folder / name).is_file():
@@ -222,7 +223,7 @@ def _open_weights(
   wanted = ', '.join(f'{name}, {name}{_INDEX}' for name in _READERS)
   inside = ', '.join(sorted(p.name for p in folder.iterdir()))
   raise FileNotFoundError(
-      f'{folder}: no weights there, none of {wanted}; there are {inside}'
+      f'{folder} has no weights, none of {wanted}; it has {inside}'
   )
 
 
@@ -230,13 +231,14 @@ def _open_shards(
     index: pathlib.Path,
     reader: Callable[[pathlib.Path], dict[str, tensors.Tensor]],
 ) -> dict[str, tensors.Tensor]:
-  """What the files hold that an index names; it must be what it says."""
-  files = hf_config.read_json(index).get('weight_map')
-  if not isinstance(files, dict):
+  """The tensors of all shards; each must have those that the index says."""
+  weight_map = files.read_json(index).get('weight_map')
+  if not isinstance(weight_map, dict):
     raise errors.UserError(f'{index} is damaged: it has no weight_map')
-  places = {file: index.parent / file for file in sorted(set(files.values()))}
+  names_of_files = sorted(set(weight_map.values()))
+  places = {file: index.parent / file for file in names_of_files}
   for file, shard in places.items():
-    # An index is not to lead out of its folder.
+    # An index must not lead out of its folder.
     if pathlib.Path(file).name != file or not shard.is_file():
       raise errors.UserError(
           f'{index}: there is no file {file}, which it names'
@@ -244,7 +246,7 @@ def _open_shards(
   found = {}
   for file, shard in places.items():
     inside = reader(shard)
-    listed = {name for name, place in files.items() if place == file}
+    listed = {name for name, place in weight_map.items() if place == file}
     for name in sorted(listed ^ inside.keys()):
       has, says = ('has', 'lacks') if name in inside else ('lacks', 'has')
       raise errors.UserError(
@@ -257,24 +259,23 @@ def _open_shards(
 def _drop_copies(
     file: pathlib.Path, found: dict[str, tensors.Tensor], is_head_tied: bool
 ) -> None:
-  """Leaves the embedding under one name; UserError if there are several."""
-  uses = [_EMBEDDING, *_COPIES, *[_HEAD] * is_head_tied]
+  """Keeps the embedding under one name; UserError if its copies differ."""
+  uses = [_EMBEDDING, *_COPIES]
+  if is_head_tied:
+    uses.append(_HEAD)
   present = [name for name in uses if name in found]
   if not present:
     return
-  # One read after the other, so that there is never more than one in memory.
-  digests = {
-      name: _digest(found[name]) for name in present if len(present) > 1
-  }
-  embedding = found[present[0]]
-  for name in present:
-    if digests and digests[name] != digests[present[0]]:
+  first, *copies = present
+  # By digest, so that no two of them are in memory.
+  wanted = _digest(found[first]) if copies else None
+  for name in copies:
+    if _digest(found.pop(name)) != wanted:
       raise errors.UserError(
-          f'{file}: {name} is not {present[0]}, as it is in every T5 with'
-          f' the tie_word_embeddings of {_CONFIG}'
+          f'{file}: {name} differs from {first}; {_CONFIG} says, by'
+          ' tie_word_embeddings, that they are the same'
       )
-    del found[name]
-  found[_EMBEDDING] = embedding
+  found[_EMBEDDING] = found.pop(first)
 
 
 def _digest(tensor: tensors.Tensor) -> tuple[Any, ...]:

@@ -1,17 +1,17 @@
-"""`config.json` of a T5, in Hugging Face's words and in T5X's."""
+"""`config.json` of a T5 in a Hugging Face folder, read and written."""
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import tokenization
 
-# Field -> attribute of `T5Config`, and what a field is that is left out.
+# Field -> attribute of `T5Config`, and the field's default.
 _SIZES = {
     'vocab_size': ('vocab_size', 32128),
     'd_model': ('emb_dim', 512),
@@ -26,7 +26,7 @@ _TOKENS = {
     'eos_token_id': tokenization.EOS_ID,
     'decoder_start_token_id': tokenization.PAD_ID,
 }
-# What the network and the batches know no other value of.
+# Fields of which the network and the batches support one value.
 _FIXED = {
     'is_encoder_decoder': True,
     'relative_attention_num_buckets': layers.NUM_BUCKETS,
@@ -34,7 +34,7 @@ _FIXED = {
     'layer_norm_epsilon': 1e-6,
     **_TOKENS,
 }
-# No `gelu`: it is exact there, and approximated by tanh in Flax.
+# Not `gelu`: in Transformers it is exact, in Flax approximated by tanh.
 _ACTIVATIONS = {
     'gelu_new': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'swish',
 }
@@ -42,13 +42,13 @@ _ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What there is to know of a T5 in a folder.
+  """The configuration of a T5.
 
   Attributes:
-    network: its sizes. `logits_via_embedding` is whether the decoder's output
-      is scaled as that of a T5 with a tied head.
-    may_lack_head: whether the embedding is the head where a folder has none.
-      Transformers 5 makes T5 1.1 so: tied, and not scaled.
+    network: the sizes. `logits_via_embedding` says whether the decoder's output
+      is scaled, as it is in a T5 with a tied head.
+    may_lack_head: whether the embedding is also the head if the weights have no
+      head. Transformers 5 makes such a T5 1.1: tied, and not scaled.
   """
 
   network: network_lib.T5Config
@@ -62,15 +62,15 @@ def read(path: pathlib.Path) -> Config:
     path: the file.
 
   Returns:
-    The configuration; what it leaves out is as `transformers` has it.
+    The configuration; absent fields have the defaults of `transformers`.
 
   Raises:
     FileNotFoundError: there is no such file.
-    UserError: it is not that of a model that this network is; the message
-      names the field.
+    UserError: the network does not support such a model; the message names the
+      field.
   """
-  # null is as good as nothing.
-  raw = {f: v for f, v in read_json(path).items() if v is not None}
+  # A field that is null counts as absent.
+  raw = {f: v for f, v in files.read_json(path).items() if v is not None}
   if raw.get('model_type') != 't5':
     raise errors.UserError(
         f'{path}: model_type {raw.get("model_type")!r} is not supported, only'
@@ -83,8 +83,8 @@ def read(path: pathlib.Path) -> Config:
       )
   if raw.get('quantization_config'):
     raise errors.UserError(
-        f'{path}: quantization_config is not supported: weights are wanted as'
-        ' they were before'
+        f'{path}: quantization_config is not supported: convert the model as it'
+        ' was before quantization'
     )
   dropout_rate = raw.get('dropout_rate', 0.1)
   if not isinstance(dropout_rate, (int, float)):
@@ -97,7 +97,7 @@ def read(path: pathlib.Path) -> Config:
           **_sizes(path, raw),
           mlp_activations=_activations(path, raw),
           dropout_rate=float(dropout_rate),
-          # Before Transformers 5, one field said both.
+          # Before Transformers 5, tie_word_embeddings stood for both.
           logits_via_embedding=raw.get('scale_decoder_outputs', is_tied),
       ),
       is_tied,
@@ -107,17 +107,17 @@ def read(path: pathlib.Path) -> Config:
 def write(
     path: pathlib.Path, config: network_lib.T5Config, dtype: str
 ) -> None:
-  """Writes the configuration, and beside it that of generation.
+  """Writes `config.json`, and `generation_config.json` beside it.
 
   Args:
-    path: the file.
+    path: the path of `config.json`.
     config: the network.
-    dtype: the type of the weights.
+    dtype: the name of the weights' type.
 
   Raises:
     UserError: `transformers` has no such activations.
   """
-  write_json(path, dict(sorted({
+  files.write_json(path, dict(sorted({
       **{f: getattr(config, name) for f, (name, _) in _SIZES.items()},
       **_FIXED,
       'architectures': ['T5ForConditionalGeneration'],
@@ -129,31 +129,15 @@ def write(
       'tie_word_embeddings': config.logits_via_embedding,
       'use_cache': True,
   }.items())))
-  write_json(path.with_name('generation_config.json'), dict(_TOKENS))
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a mapping; UserError names the file."""
-  try:
-    content = json.loads(path.read_text('utf-8'))
-  except ValueError as e:
-    raise errors.UserError(f'{path} is damaged: {e}') from e
-  if not isinstance(content, dict):
-    raise errors.UserError(f'{path} is damaged: a {type(content).__name__}')
-  return content
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Writes a mapping."""
-  path.write_text(json.dumps(content, indent=2) + '\n')
+  files.write_json(path.with_name('generation_config.json'), dict(_TOKENS))
 
 
 def _sizes(path: pathlib.Path, raw: Mapping[str, Any]) -> dict[str, int]:
-  """The sizes by T5X's names."""
+  """The sizes, by the names of `T5Config`."""
   sizes = {}
   for field, (name, default) in _SIZES.items():
-    # Unless told otherwise, both sides are as deep.
-    default = default or sizes['num_encoder_layers']
+    if field == 'num_decoder_layers':
+      default = sizes['num_encoder_layers']
     sizes[name] = raw.get(field, default)
     if type(sizes[name]) is not int or sizes[name] < 1:
       raise errors.UserError(f'{path}: {field} {raw[field]!r} is not a size')
@@ -163,13 +147,13 @@ def _sizes(path: pathlib.Path, raw: Mapping[str, Any]) -> dict[str, int]:
 def _activations(
     path: pathlib.Path, raw: Mapping[str, Any]
 ) -> tuple[str, ...]:
-  """The feed-forward block's activations, in T5X's words."""
+  """The feed-forward block's activations, by the names of T5X."""
   projection = str(raw.get('feed_forward_proj', 'relu'))
   activation = projection.removeprefix('gated-')
   is_gated = activation != projection
-  if projection == 'gated-gelu':  # T5 1.1 is older than the exact one.
+  if projection == 'gated-gelu':  # T5 1.1 means the approximated one by it.
     activation = 'gelu_new'
-  # What that comes to may be written, too, and then counts.
+  # These two fields, if present, take precedence over `feed_forward_proj`.
   activation = str(raw.get('dense_act_fn', activation))
   if activation not in _ACTIVATIONS:
     raise errors.UserError(
@@ -183,11 +167,11 @@ def _activations(
 
 
 def _projection(activations: tuple[str, ...]) -> str:
-  """`feed_forward_proj` for T5X's words."""
+  """`feed_forward_proj` for activations by the names of T5X."""
   if activations == ('gelu', 'linear'):
     return 'gated-gelu'
   names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
   first, *others = activations
   if first not in names or others not in ([], ['linear']):
     raise errors.UserError(f'Transformers has no mlp_activations {activations}')
-  return 'gated-' * len(others) + names[first]
+  return f'gated-{names[first]}' if others else names[first]

@@ -1,8 +1,9 @@
 """Vocabularies of Hugging Face folders: `spiece.model`, or `tokenizer.json`.
 
-The folder of a T5 has the SentencePiece model itself, or what `tokenizers` has
-made of it, from which the same model can be made again; both without the
-sentinels that `features.SentencePiece` adds.
+The folder of a T5 has the SentencePiece model itself, or the `tokenizer.json`
+that the library `tokenizers` has made of it, from which the same model can be
+made again. Neither model has the sentinels, which `tokenization.SentencePiece`
+adds.
 """
 
 import base64
@@ -13,6 +14,7 @@ import shutil
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x.prompts import tokenization
 from sentencepiece import sentencepiece_model_pb2
 
@@ -24,7 +26,7 @@ _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 
 def spiece_path(folder: pathlib.Path) -> pathlib.Path | None:
-  """The SentencePiece model of a folder, where it has one as a file."""
+  """The SentencePiece model's file in a folder; None if it has none."""
   path = folder / _SPIECE
   return path if path.is_file() else None
 
@@ -38,7 +40,8 @@ def write_spiece(folder: pathlib.Path, destination: pathlib.Path) -> None:
 
   Raises:
     FileNotFoundError: the folder has neither.
-    UserError: `tokenizer.json` is not that of a T5; the message says where.
+    UserError: `tokenizer.json` is damaged or not that of a T5; the message says
+      in what.
   """
   path = spiece_path(folder)
   if path:
@@ -53,33 +56,30 @@ def write_spiece(folder: pathlib.Path, destination: pathlib.Path) -> None:
     model = _model(json.loads(path.read_text('utf-8')))
   except _Unlike as e:
     raise errors.UserError(f'{path} is not a T5\'s: {e}') from None
-  except Exception as e:  # What is not there, or is of another type.
+  except Exception as e:  # A field is missing or of another type.
     raise errors.UserError(f'{path} is damaged: {str(e) or repr(e)}') from e
   destination.write_bytes(model.SerializeToString())
 
 
 def write(vocabulary: pathlib.Path, folder: pathlib.Path) -> None:
-  """Writes the files that `AutoTokenizer.from_pretrained(folder)` wants.
+  """Writes the files that `AutoTokenizer.from_pretrained(folder)` needs.
 
   Args:
     vocabulary: a SentencePiece model without sentinels.
-    folder: where to write.
+    folder: the folder to write to.
   """
   shutil.copyfile(vocabulary, folder / _SPIECE)
   special = {**_SPECIAL, 'additional_special_tokens': _SENTINELS}
-  for name, content in (
-      ('special_tokens_map.json', special),
-      ('tokenizer_config.json', {
-          **special,
-          'extra_ids': tokenization.EXTRA_IDS,
-          'tokenizer_class': 'T5Tokenizer',
-      }),
-  ):
-    (folder / name).write_text(json.dumps(content, indent=2) + '\n')
+  files.write_json(folder / 'special_tokens_map.json', special)
+  files.write_json(folder / 'tokenizer_config.json', {
+      **special,
+      'extra_ids': tokenization.EXTRA_IDS,
+      'tokenizer_class': 'T5Tokenizer',
+  })
 
 
 class _Unlike(errors.UserError):
-  """A tokenizer whose ids a SentencePiece model of T5 would not give."""
+  """No SentencePiece model of a T5 gives the ids of this tokenizer."""
 
 
 def _model(
@@ -90,7 +90,9 @@ def _model(
   # The first versions of `tokenizers` wrote no type.
   if unigram.get('type', 'Unigram') != 'Unigram':
     raise _Unlike(f'its model is {unigram["type"]}, not Unigram')
-  for field, wanted in (('unk_id', tokenization.UNK_ID), ('byte_fallback', False)):
+  for field, wanted in (
+      ('unk_id', tokenization.UNK_ID), ('byte_fallback', False)
+  ):
     if unigram.get(field, wanted) != wanted:
       raise _Unlike(f'its {field} is {unigram[field]}, not {wanted}')
   kinds = {
@@ -118,7 +120,7 @@ def _model(
 def _without_sentinels(tokenizer: Mapping[str, Any]) -> list[tuple[str, float]]:
   """Piece and score; ValueError unless the last 100 ids are the sentinels."""
   vocab = tokenizer['model']['vocab']
-  # Added tokens may stand among the pieces, too.
+  # Added tokens may be among the pieces, too.
   tokens = {i: piece for i, (piece, _) in enumerate(vocab)} | {
       token['id']: token['content'] for token in tokenizer['added_tokens']
   }
@@ -129,18 +131,25 @@ def _without_sentinels(tokenizer: Mapping[str, Any]) -> list[tuple[str, float]]:
         token['content'] for token in tokenizer['added_tokens']
         if token['content'] not in (*_SENTINELS, *_SPECIAL.values())
     )
-    raise _Unlike(
-        'its last ids are not <extra_id_99> to <extra_id_0>'
-        + f'; it adds {others[:5]}' * bool(others)
-    )
+    message = 'its last ids are not <extra_id_99> to <extra_id_0>'
+    if others:
+      message += f'; it adds {others[:5]}'
+    raise _Unlike(message)
   return vocab[:number]
 
 
-def _flat(part: Mapping[str, Any] | None, of: str) -> list[Mapping[str, Any]]:
-  """The parts of a normalizer or pre-tokenizer, one after the other."""
+def _flat(
+    part: Mapping[str, Any] | None, field: str
+) -> list[Mapping[str, Any]]:
+  """The parts of a normalizer or pre-tokenizer.
+
+  Args:
+    part: the normalizer or pre-tokenizer.
+    field: the field of a sequence that has its parts.
+  """
   if part is None:
     return []
-  return part[of] if part['type'] == 'Sequence' else [part]
+  return part[field] if part['type'] == 'Sequence' else [part]
 
 
 def _check_spaces(tokenizer: Mapping[str, Any]) -> None:
@@ -149,7 +158,7 @@ def _check_spaces(tokenizer: Mapping[str, Any]) -> None:
   if [p['type'] for p in parts] != ['WhitespaceSplit', 'Metaspace']:
     raise _Unlike(f'its pre_tokenizer is {[p["type"] for p in parts]}')
   marker = parts[-1]
-  # Before there were schemes there was a prefix or none.
+  # Older files say `add_prefix_space` instead of a scheme.
   scheme = 'always' if marker.get('add_prefix_space', True) else 'never'
   scheme = marker.get('prepend_scheme', scheme)
   if (marker['replacement'], scheme) != ('▁', 'always'):
@@ -160,7 +169,7 @@ def _charsmap(tokenizer: Mapping[str, Any]) -> bytes:
   """How characters are normalized, as SentencePiece compiles it."""
   parts = _flat(tokenizer['normalizer'], 'normalizers')
   others = [p for p in parts if p['type'] != 'Precompiled']
-  # SentencePiece takes these spaces away by itself.
+  # SentencePiece itself does what these others do, removing spaces.
   if len(parts) - len(others) != 1 or any(
       p['type'] != 'Strip' and p.get('pattern') != {'Regex': ' {2,}'}
       for p in others

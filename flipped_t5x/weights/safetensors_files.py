@@ -30,14 +30,11 @@ def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:  # pylint: disable=re
     Name -> tensor, not read yet.
 
   Raises:
-    UserError: the file is damaged or cut off, or a tensor is not of floating
-      point numbers; the message names them.
+    UserError: the file is damaged, or a tensor is not of floating point
+      numbers; the message names the file and the tensor.
   """
   found = {}
-  for name, shape, dtype in _read(path, lambda file: [
-      (n, s.get_shape(), s.get_dtype())
-      for n in file.keys() for s in (file.get_slice(n),)
-  ]):
+  for name, (shape, dtype) in _read(path, _header).items():
     if dtype not in _DTYPES:
       raise errors.UserError(f'{path}: {name} is {dtype}, not a weight')
     found[name] = tensors.Tensor(
@@ -45,6 +42,12 @@ def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:  # pylint: disable=re
         lambda name=name: _read(path, lambda file: file.get_tensor(name)),
     )
   return found
+
+
+def _header(file: Any) -> dict[str, tuple[list[int], str]]:
+  """Name -> shape and type, in safetensors' words."""
+  slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+  return {n: (s.get_shape(), s.get_dtype()) for n, s in slices.items()}
 
 
 def _read(path: pathlib.Path, use: Callable[[Any], Any]) -> Any:

@@ -232,7 +232,7 @@ def test_other_configurations(tmp_path, changed, message):
 def test_damaged_configuration(tmp_path, content):
   folder = make(tmp_path / 'hf', random_weights())
   (folder / 'config.json').write_text(content, 'latin-1')
-  with pytest.raises(ValueError, match='hf/config.json is damaged'):
+  with pytest.raises(ValueError, match='hf/config.json: not JSON'):
     hf_checkpoints.open(folder)
 
 
@@ -242,8 +242,8 @@ def test_nothing_there(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
   (tmp_path / 'tf_model.h5').touch()
   with pytest.raises(FileNotFoundError, match=(
-      'no weights there, none of model.safetensors, .*, pytorch_model.bin, .*;'
-      ' there are config.json, tf_model.h5'
+      'has no weights, none of model.safetensors, .*, pytorch_model.bin, .*;'
+      ' it has config.json, tf_model.h5'
   )):
     hf_checkpoints.open(tmp_path)
 
@@ -302,10 +302,10 @@ def test_embedding_under_all_its_names(tmp_path):
   for name in copies:
     other = embedding.copy()
     other[-1, -1] += 1e-6
-    with pytest.raises(ValueError, match=f'{name} is not shared.weight'):
+    with pytest.raises(ValueError, match=f'{name} differs from shared.weight'):
       hf_checkpoints.open(make(tmp_path / 'hf', weights | {name: other}))
   other = embedding.astype(np.float64)
-  with pytest.raises(ValueError, match=f'{name} is not shared.weight'):
+  with pytest.raises(ValueError, match=f'{name} differs from shared.weight'):
     hf_checkpoints.open(make(tmp_path / 'hf', weights | {name: other}))
 
 
@@ -317,12 +317,12 @@ def test_head_of_a_tied_model(tmp_path):
   assert found.keys() == layers(False).keys()
   weights['lm_head.weight'][3, 3] = 7
   with pytest.raises(ValueError, match=(
-      'lm_head.weight is not shared.weight, .* tie_word_embeddings of config')):
+      'lm_head.weight differs from shared.weight; config.json says, by tie_w')):
     hf_checkpoints.open(make(tmp_path / 'hf', weights, **TIED))
 
 
 def test_configurations_of_transformers_5(tmp_path):
-  """It writes `tie_word_embeddings: true` for every T5; see weights/hf_config.py."""
+  """It writes `tie_word_embeddings: true` for every T5."""
   weights = random_weights()
   new = {'tie_word_embeddings': True, 'scale_decoder_outputs': False}
   config, found = hf_checkpoints.open(make(tmp_path / 'hf', weights, **new))
@@ -399,9 +399,12 @@ def test_no_shard_no_index(tmp_path):
   shard.unlink()
   with pytest.raises(ValueError, match=f'no file {shard.name}, which it names'):
     hf_checkpoints.open(folder)
-  for content in ('{}', '{"weight_map": []}', '{"weight', '[]'):
+  for content, message in (
+      ('{}', ' is damaged'), ('{"weight_map": []}', ' is damaged'),
+      ('{"weight', ': not JSON'), ('[]', ': not JSON'),
+  ):
     (folder / 'model.safetensors.index.json').write_text(content)
-    with pytest.raises(ValueError, match='index.json is damaged'):
+    with pytest.raises(ValueError, match=f'index.json{message}'):
       hf_checkpoints.open(folder)
 
 
@@ -522,7 +525,7 @@ def test_what_cannot_be_written(tmp_path, make_params, tiny_vocabulary_path):
     with pytest.raises(ValueError, match=message):
       hf_checkpoints.write(tmp_path, NETWORK, changed, None)
   with pytest.raises(ValueError, match=(
-      'tiny.model has 200 ids, sentinels counted in, and the embedding 11')):
+      'tiny.model has 200 ids, including sentinels, but the embedding .* 11')):
     hf_checkpoints.write(tmp_path, NETWORK, params, tiny_vocabulary_path)
   for activations in (('gelu', 'gelu'), ('elu',), ('linear', 'gelu')):
     config = dataclasses.replace(NETWORK, mlp_activations=activations)

@@ -9,10 +9,10 @@ import dataclasses
 import functools
 import random
 
+from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.weights import hf_checkpoints
-from flipped_t5x.weights import hf_config
 from flipped_t5x.weights import tensors
 import jax
 import jax.numpy as jnp
@@ -168,7 +168,7 @@ def save(model, folder, kind):
       shard = dict(list(state.items())[i::2])
       torch.save(shard, folder / file)
       index['weight_map'] |= dict.fromkeys(shard, file)
-    hf_config.write_json(folder / 'pytorch_model.bin.index.json', index)
+    files.write_json(folder / 'pytorch_model.bin.index.json', index)
 
 
 @pytest.mark.parametrize('name, kind', (
@@ -200,7 +200,7 @@ def test_old_and_new_configurations(tmp_path):
   model = their_model('t5_1_1')
   save(model, tmp_path, 'safetensors')
   old = {'model_type': 't5', 'architectures': ['T5ForConditionalGeneration']}
-  hf_config.write_json(
+  files.write_json(
       tmp_path / 'config.json', old | SIZES['t5_1_1'])
   assert_same_logits(model, *load(tmp_path))
   new = transformers.T5ForConditionalGeneration(
@@ -251,7 +251,8 @@ def test_a_whole_folder(
   import transformers
 
   hf_checkpoints.write(
-      tmp_path, tiny_network, tensors.from_arrays(tiny_params), tiny_vocabulary_path)
+      tmp_path, tiny_network, tensors.from_arrays(tiny_params),
+      tiny_vocabulary_path)
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
   model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
   assert_same_logits(model, tiny_network, tiny_params)

@@ -162,7 +162,9 @@ def test_the_file_itself_comes_first(
   hf_vocabulary.write(tiny_vocabulary_path, tmp_path)
   path = hf_vocabulary.spiece_path(tmp_path)
   assert path == tmp_path / 'spiece.model'
-  assert_same_ids(tokenization.SentencePiece(path), tiny_vocabulary, tiny_sentences)
+  assert_same_ids(
+      tokenization.SentencePiece(path), tiny_vocabulary, tiny_sentences
+  )
   hf_vocabulary.write_spiece(tmp_path, tmp_path / 'made.model')
   assert (tmp_path / 'made.model').read_bytes() == path.read_bytes()
 
