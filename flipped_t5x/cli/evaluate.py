@@ -1,10 +1,10 @@
 """Rank the options of held-out examples in every template.
 
-CHECKPOINT is a run, a checkpoint of it or of T5X, a Hugging Face folder or a
-name on the hub. Writes results.json into its folder, for a suite
-results_SUITE.json, for another mixture than the run's own
-results_MIXTURE.json; and, into the folder of the same name, the scores of every
-example as Parquet. Stopped, the same command goes on where it was.
+CHECKPOINT is a run, one of its checkpoints, a checkpoint of T5X, a Hugging Face
+folder or a name on the hub. The results are written into its folder: to
+results.json for the run's own mixture, else to results_SUITE.json or
+results_MIXTURE.json. The scores of every example go into the folder of the same
+name, as Parquet. Run the same command again to resume.
 
 Example:
   flipped-t5x eval output/demo
@@ -141,9 +141,10 @@ def run(arguments: argparse.Namespace) -> None:
   done = results['tasks'].values()
   passes = sum(task['encoder_passes'] for task in done)
   candidates = sum(task['candidates'] for task in done)
+  noun = 'task' if len(done) == 1 else 'tasks'
   print(
-      f'{path} written, and the scores of every example of {len(done)}'
-      f' task{"s"[: len(done) > 1]} in {path.with_suffix("")}\n'
+      f'{path} written, and the scores of every example of {len(done)} {noun}'
+      f' in {path.with_suffix("")}\n'
       f'{passes:,} encoder passes instead of {candidates:,}'
   )
 

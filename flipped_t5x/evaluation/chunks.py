@@ -39,14 +39,14 @@ class Chunks:
     self._folder = folder
     path = folder / _FINGERPRINT
     fingerprint = json.loads(json.dumps(fingerprint))
-    there = _read(path)
-    if there != fingerprint:
-      if there:
-        other = [k for k in fingerprint if there.get(k) != fingerprint[k]]
-        other = other or sorted(there.keys() - fingerprint.keys())
+    found = _read(path)
+    if found != fingerprint:
+      if found:
+        other = [k for k in fingerprint if found.get(k) != fingerprint[k]]
+        other = other or sorted(found.keys() - fingerprint.keys())
         print(
-            f'{folder}: what was begun there differs in {", ".join(other)} from'
-            ' this evaluation, and is discarded',
+            f'{folder}: an unfinished evaluation that differs in'
+            f' {", ".join(other)} is discarded',
             file=sys.stderr,
         )
       shutil.rmtree(folder, ignore_errors=True)

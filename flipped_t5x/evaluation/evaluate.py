@@ -312,7 +312,7 @@ def _finish(
     for name, of_chunk in chunk['counts'].items():
       for reason, n in of_chunk.items():
         counts[name][reason] = counts[name].get(reason, 0) + n
-  counts = {name: dict(sorted(of.items())) for name, of in counts.items()}
+  counts = {name: dict(sorted(c.items())) for name, c in counts.items()}
   rows = scored_examples.join(tables, list(task.templates))
   found, results = {}, {}
   if rows.num_rows:
@@ -333,8 +333,8 @@ def _finish(
       **results,
       'unfit': {
           name: 'no row fits it'
-          + ''.join(f', {n} {reason}' for reason, n in of.items())
-          for name, of in counts.items() if name not in found
+          + ''.join(f', {n} {reason}' for reason, n in reasons.items())
+          for name, reasons in counts.items() if name not in found
       },
       'candidates': sum(chunk['candidates'] for chunk in about),
       'encoder_passes': sum(chunk['encoder_passes'] for chunk in about),

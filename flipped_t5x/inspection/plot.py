@@ -129,8 +129,8 @@ def _lengths(
   below = int(np.ceil(np.log((limit + 0.5) / least) / step)) + 1
   above = int(np.ceil(np.log((most + 1) / (limit + 0.5)) / step)) + 1
   edges = (limit + 0.5) * np.exp(step * np.arange(-below, above + 1))
-  there = bases[: len(datasets)]  # Those left out come last.
-  for data, base in zip(datasets, there, strict=True):
+  # The bases of the datasets that were left out come last.
+  for data, base in zip(datasets, bases[: len(datasets)], strict=True):
     lengths = data.measured.lengths[side]
     if not lengths:
       continue

@@ -132,8 +132,8 @@ def _find(
       except ValueError as e:
         raise errors.UserError(f'{repo}: {config}/{split} at {ref}: {e}') from e
       return {'ref': ref, 'commit': info.sha, 'files': files}
-    for name, there in splits.items():
-      found[name] |= there.keys()
+    for name, files_of in splits.items():
+      found[name] |= files_of.keys()
   where = f'{repo} at {" or ".join(refs)}'
   if f'partial-{split}' in found[config]:
     raise store.Missing(
