@@ -196,7 +196,7 @@ def test_ids_are_those_of_transformers(
 def test_where_transformers_has_other_ids(
     tmp_path, tiny_vocabulary_path, tiny_vocabulary
 ):
-  """A special token in a text is one to it, whatever stands around it.
+  """A special token in a text is one to it, whatever is around it.
 
   And of all characters, one is white space to it and not to SentencePiece.
   """

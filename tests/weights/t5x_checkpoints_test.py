@@ -30,7 +30,7 @@ import tensorstore as ts
 SCALE = 'decoder/decoder_norm/scale'
 EMBEDDING = 'token_embedder/embedding'
 
-# How T5X has said where an array lies: on disk, inside Google, in a bucket,
+# How T5X has written the place of an array: on disk, at Google, in a bucket,
 # and with the TensorStore of 2021.
 PLACES = {
     'file': lambda path: {'kvstore': {'driver': 'file', 'path': path}},
@@ -80,7 +80,7 @@ def make(folder, params, step=7, place='file', **changed):
         'driver': 'zarr', 'dtype': 'float32', **PLACES[place]('state.nowhere'),
         'metadata': {'shape': list(values.shape)},
     }
-    if name[-1] == 'scale':  # A small one stands in the file itself.
+    if name[-1] == 'scale':  # Small arrays are in the file itself.
       continue
     directory = '.'.join(('target', *name))
     metadata = {
@@ -406,23 +406,40 @@ def test_training_starts_from_a_checkpoint(
   assert logged(folder)[0] == loss and len(logged(folder)) == 2
 
 
-def test_training_goes_on_from_the_weights_of_a_run(
-    data, tmp_path, make_params
-):
-  """The first step of a second run is that of what the first one saved."""
-  assert run(tmp_path / 'first', '--gin.TRAIN_STEPS=3') == 0
-  assert run(
-      tmp_path / 'second',
-      f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/first/checkpoints/3'",
-  ) == 0
-  saved, step = read(tmp_path / 'first')
+def test_training_starts_from_a_run_or_its_conversion(data, tmp_path):
+  """The first loss of a second run is that of what the first one saved."""
+  first, converted = tmp_path / 'first', tmp_path / 'converted'
+  assert run(first, '--gin.TRAIN_STEPS=3') == 0
+  assert main.main([
+      'convert', f'{first}', f'{converted}', '--to', 'native', '--scan_layers'
+  ]) == 0
+  saved, step = read(first)
   assert step == 3
-  loss, = logged(tmp_path / 'second')
-  assert loss == pytest.approx(
-      first_loss(tmp_path / 'second', saved), rel=1e-5
-  )
-  # The optimizer and the step start anew.
-  assert read(tmp_path / 'second')[1] == 1
+  for name, path in (('a', first / 'checkpoints' / '3'), ('b', converted)):
+    second = tmp_path / name
+    assert run(second, f"--gin.INITIAL_CHECKPOINT_PATH='{path}'") == 0
+    loss, = logged(second)
+    assert loss == pytest.approx(first_loss(second, saved), rel=1e-5)
+    # The optimizer and the step start anew.
+    assert read(second)[1] == 1
+
+
+def test_evaluation_of_a_converted_run(data, tmp_path):
+  folders = tmp_path / 'run', tmp_path / 'converted'
+  assert run(folders[0]) == 0
+  assert main.main(
+      ['convert', *map(str, folders), '--to', 'native', '--no-scan_layers']
+  ) == 0
+  results = []
+  for folder in folders:
+    assert main.main(['eval', f'{folder}', '--limit', '5']) == 0
+    results.append(json.loads((folder / 'results.json').read_text()))
+  one, other = ({
+      name: (task['examples'], task['accuracy'], task['macro_f1'])
+      for name, task in found['tasks'].items()
+  } for found in results)
+  assert one == other and len(one) == 2
+  assert {found['step'] for found in results} == {1}
 
 
 def test_training_needs_the_checkpoint_first(data, tmp_path, params, capsys):
