@@ -1,7 +1,7 @@
 """Arrays in TensorStore, read and written piece by piece.
 
-TensorStore encodes and decodes whole what it is asked for at once: an array in
-one request would be in memory twice or three times.
+TensorStore encodes and decodes each request as a whole: an array in one request
+would be in memory two or three times.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import math
 import os
-from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -21,11 +20,11 @@ Piece = tuple[slice, ...]
 
 
 def kvstore(folder: str | os.PathLike[str], name: str = '') -> dict[str, str]:
-  """TensorStore's way to say where files lie.
+  """TensorStore's spec of a folder.
 
   Args:
-    folder: a local folder or one of a bucket, `gs://...`.
-    name: a folder in it.
+    folder: a local folder, or one in a bucket, `gs://...`.
+    name: a subfolder; '' for the folder itself.
   """
   path = '/'.join(filter(None, (os.fspath(folder), name.strip('/')))) + '/'
   if path.startswith('gs://'):
@@ -35,7 +34,7 @@ def kvstore(folder: str | os.PathLike[str], name: str = '') -> dict[str, str]:
 
 
 def chunk_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-  """Rows of at most 32 MiB, for the arrays that are written here."""
+  """The shape of chunks: whole rows, of at most 32 MiB if there are several."""
   if not shape:
     return ()
   row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
@@ -43,7 +42,7 @@ def chunk_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
 
 
 def read(store: ts.TensorStore) -> np.ndarray:
-  """All values; besides them 256 MiB or one chunk are in memory at a time."""
+  """Reads all values, with 256 MiB or one chunk in memory besides them."""
   values = np.empty(store.shape, store.dtype.numpy_dtype)
   for piece in _pieces(store, store.chunk_layout.read_chunk.shape):
     values[piece] = store[piece].read().result()
@@ -51,17 +50,13 @@ def read(store: ts.TensorStore) -> np.ndarray:
 
 
 def write(store: ts.TensorStore, values: np.ndarray) -> None:
-  """Writes all values, with as little besides them in memory as `read`."""
+  """Writes all values, with as little memory as `read`."""
   for piece in _pieces(store, store.chunk_layout.write_chunk.shape):
     _wait(store[piece].write(values[piece]))
 
 
-def _wait(writing: Any) -> None:
-  """The end of a write, after Ctrl-C, too: whoever cleans up is then alone.
-
-  Args:
-    writing: a future.
-  """
+def _wait(writing: ts.WriteFutures) -> None:
+  """Waits for a write, also after Ctrl-C, so that its files can be removed."""
   try:
     writing.result()
   except KeyboardInterrupt:
@@ -71,10 +66,10 @@ def _wait(writing: Any) -> None:
 
 
 def _pieces(
-    store: ts.TensorStore, chunk: tuple[int, ...] | None
+    store: ts.TensorStore, chunk: tuple[int | None, ...] | None
 ) -> Iterator[Piece]:
-  """Slices of whole chunks, of at most 128 MiB where a chunk is no larger."""
-  sizes = list(chunk or ())  # A scalar has no chunks.
+  """Slices of whole chunks, each of at most 128 MiB or of a single chunk."""
+  sizes = [size or 1 for size in chunk or ()]  # A scalar has no chunks.
   most = _PIECE_BYTES // store.dtype.numpy_dtype.itemsize
   for axis in reversed(range(store.ndim)):
     number = max(1, most // max(1, math.prod(sizes)))

@@ -1,11 +1,10 @@
 """Weights by name, each read when it is asked for.
 
 Names are those of T5X's network with its layers apart:
-`encoder/layers_0/attention/query/kernel`. Where layers are scanned they lie
-stacked along axis 1, as T5X stacks them, in `encoder/encoder/attention/...` and
-`decoder/decoder/...`; `stacked` and `unstacked` go from one to the other. What
-reads or writes weights, of whatever format, reads or writes these mappings, so
-that no more than one tensor need be in memory.
+`encoder/layers_0/attention/query/kernel`. Scanned layers are stacked along axis
+1, as in T5X, under `encoder/encoder/attention/...` and `decoder/decoder/...`;
+`stacked` and `unstacked` convert between the two. The readers and writers of
+all formats use these mappings, so that one tensor at a time can be in memory.
 """
 
 from collections.abc import Callable
@@ -21,11 +20,23 @@ from typing import Any
 
 from flax import traverse_util
 from flipped_t5x import errors
+from flipped_t5x import network as network_lib
 from flipped_t5x.network import layers as layers_lib
 import numpy as np
 
 _LAYER = re.compile(r'(encoder|decoder)/layers_(\d+)/(.+)')
 _STACK = re.compile(r'(encoder|decoder)/\1/(.+)')
+# Attention block of a layer -> the name of the norm before it.
+_ATTENTION = {
+    'encoder': {'attention': 'pre_attention'},
+    'decoder': {
+        'self_attention': 'pre_self_attention',
+        'encoder_decoder_attention': 'pre_cross_attention',
+    },
+}
+_MAX_SHOWN = 5  # Problems in a message.
+
+Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +44,12 @@ class Tensor:
   """One tensor that has not been read yet.
 
   Attributes:
-    shape: its shape.
-    dtype: its NumPy type, bfloat16 being that of ml_dtypes.
-    read: reads it, anew at each call.
+    shape: the tensor's shape.
+    dtype: the NumPy type; bfloat16 is that of ml_dtypes.
+    read: reads the values, anew at each call.
   """
 
-  shape: tuple[int, ...]
+  shape: Shape
   dtype: np.dtype
   read: Callable[[], np.ndarray]
 
@@ -54,8 +65,8 @@ class Tensor:
     )
 
   @property
-  def T(self) -> 'Tensor':  # pylint: disable=invalid-name
-    """The transpose of a matrix; a vector stays what it is."""
+  def T(self) -> 'Tensor':
+    """The transpose of a matrix; a vector is unchanged."""
     return Tensor(self.shape[::-1], self.dtype, lambda: self.read().T)
 
 
@@ -63,69 +74,81 @@ Tensors = Mapping[str, Tensor]
 
 
 def from_arrays(params: Mapping[str, Any]) -> dict[str, Tensor]:
-  """A tree of arrays as tensors; what is a tensor already stays one."""
-  return {
-      name: a if isinstance(a, Tensor) else Tensor(
-          tuple(a.shape), np.dtype(a.dtype), lambda a=a: np.asarray(a)
-      )
-      for name, a in traverse_util.flatten_dict(params, sep='/').items()
-  }
+  """A tree of arrays as tensors; a leaf may also be a tensor already."""
+  flat = traverse_util.flatten_dict(params, sep='/')
+  return {name: _from_array(array) for name, array in flat.items()}
+
+
+def _from_array(array: Any) -> Tensor:
+  if isinstance(array, Tensor):
+    return array
+  return Tensor(
+      tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array)
+  )
 
 
 def tree(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Name -> value as the nested mapping that Flax has."""
+  """Name -> value as Flax's nested mapping."""
   return traverse_util.unflatten_dict(dict(values), sep='/')
 
 
 def is_stacked(names: Iterable[str]) -> bool:
-  """Whether the layers of these names lie stacked."""
+  """Whether these are the names of stacked layers."""
   return any(_STACK.fullmatch(name) for name in names)
 
 
-def shapes(config: Any) -> dict[str, tuple[int, ...]]:
-  """Name -> shape of the weights of a network of this `T5Config`."""
-  width = config.num_heads * config.head_dim
-  emb, mlp = config.emb_dim, config.mlp_dim
-  attention = {f'{n}/kernel': (emb, width) for n in ('query', 'key', 'value')}
-  attention['out/kernel'] = (width, emb)
-  activations = config.mlp_activations
-  gated = [f'wi_{i}' for i in range(len(activations))]
-  feed_forward = {
-      f'mlp/{n}/kernel': (emb, mlp)
-      for n in (gated if len(activations) > 1 else ['wi'])
-  } | {'mlp/wo/kernel': (mlp, emb), 'pre_mlp_layer_norm/scale': (emb,)}
-  result = {'token_embedder/embedding': (config.vocab_size, emb)}
-  for side, number, blocks in (
-      ('encoder', config.num_encoder_layers,
-       {'attention': 'pre_attention'}),
-      ('decoder', config.num_decoder_layers,
-       {'self_attention': 'pre_self_attention',
-        'encoder_decoder_attention': 'pre_cross_attention'}),
+def shapes(config: network_lib.T5Config) -> dict[str, Shape]:
+  """Name -> shape of the weights of a network."""
+  emb = config.emb_dim
+  result: dict[str, Shape] = {
+      'token_embedder/embedding': (config.vocab_size, emb)
+  }
+  for side, number in (
+      ('encoder', config.num_encoder_layers),
+      ('decoder', config.num_decoder_layers),
   ):
-    layer = dict(feed_forward)
-    for block, norm in blocks.items():
-      layer |= {f'{block}/{n}': shape for n, shape in attention.items()}
-      layer[f'{norm}_layer_norm/scale'] = (emb,)
-    for name, shape in layer.items():
+    for name, (first, *others) in _layer_shapes(config, side).items():
       if config.scan_layers:
-        result[f'{side}/{side}/{name}'] = (shape[0], number, *shape[1:])
+        result[f'{side}/{side}/{name}'] = (first, number, *others)
       else:
         for i in range(number):
-          result[f'{side}/layers_{i}/{name}'] = shape
-    result[f'{side}/relpos_bias/rel_embedding'] = (config.num_heads, 32)
+          result[f'{side}/layers_{i}/{name}'] = (first, *others)
+    result[f'{side}/relpos_bias/rel_embedding'] = (
+        config.num_heads, layers_lib.NUM_BUCKETS
+    )
     result[f'{side}/{side}_norm/scale'] = (emb,)
   if not config.logits_via_embedding:
     result['decoder/logits_dense/kernel'] = (emb, config.vocab_size)
   return result
 
 
+def _layer_shapes(
+    config: network_lib.T5Config, side: str
+) -> dict[str, Shape]:
+  """Name -> shape of the weights of one layer."""
+  emb, mlp = config.emb_dim, config.mlp_dim
+  width = config.num_heads * config.head_dim
+  names = ['wi']
+  if len(config.mlp_activations) > 1:
+    names = [f'wi_{i}' for i in range(len(config.mlp_activations))]
+  result: dict[str, Shape] = {f'mlp/{n}/kernel': (emb, mlp) for n in names}
+  result['mlp/wo/kernel'] = (mlp, emb)
+  result['pre_mlp_layer_norm/scale'] = (emb,)
+  for block, norm in _ATTENTION[side].items():
+    for name in ('query', 'key', 'value'):
+      result[f'{block}/{name}/kernel'] = (emb, width)
+    result[f'{block}/out/kernel'] = (width, emb)
+    result[f'{norm}_layer_norm/scale'] = (emb,)
+  return result
+
+
 def differences(
-    found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
+    found: Mapping[str, Any], wanted: Mapping[str, Shape]
 ) -> str:
-  """What is missing, too much or of another shape; '' if nothing is.
+  """What is missing, unexpected or of another shape; '' if nothing is.
 
   Args:
-    found: name -> what has a shape.
+    found: name -> tensor or array.
     wanted: name -> shape.
   """
   problems = [f'{name} is missing' for name in wanted if name not in found]
@@ -138,23 +161,27 @@ def differences(
       for name, shape in wanted.items()
       if name in found and tuple(found[name].shape) != tuple(shape)
   ]
-  shown = problems[:5] + [f'{len(problems) - 5} more'] * (len(problems) > 5)
+  shown = problems[:_MAX_SHOWN]
+  if len(problems) > _MAX_SHOWN:
+    shown.append(f'{len(problems) - _MAX_SHOWN} more')
   return '; '.join(shown)
 
 
 def stacked(tensors: Tensors) -> dict[str, Tensor]:
-  """Layers stacked along axis 1; a stack is read layer by layer.
+  """Stacks layers along axis 1.
 
   Args:
-    tensors: with their layers apart, or stacked already.
+    tensors: the weights, with layers apart or stacked already.
 
   Returns:
-    The others as they are, and one tensor for each of a layer's.
+    The weights, with one tensor for the same weight of all layers. To read it,
+    the layers are read one after the other.
 
   Raises:
     UserError: layers differ, or one is missing; the message names it.
   """
-  result, layers = {}, {}
+  result: dict[str, Tensor] = {}
+  layers: dict[str, dict[int, Tensor]] = {}
   for name, tensor in tensors.items():
     match = _LAYER.fullmatch(name)
     if match:
@@ -171,7 +198,7 @@ def stacked(tensors: Tensors) -> dict[str, Tensor]:
       if (numbered[i].shape, numbered[i].dtype) != (first.shape, first.dtype):
         raise errors.UserError(
             f'{side}/layers_{i}/{rest} is {numbered[i].dtype}'
-            f'{list(numbered[i].shape)} where other layers have'
+            f'{list(numbered[i].shape)}, whereas other layers have'
             f' {first.dtype}{list(first.shape)}: they cannot be stacked'
         )
     result[name] = _stack([numbered[i] for i in range(len(numbered))])
@@ -192,15 +219,17 @@ def _stack(layers: list[Tensor]) -> Tensor:
 
 
 def unstacked(tensors: Tensors) -> dict[str, Tensor]:
-  """Layers apart, stack by stack; read in this order, a stack is read once.
+  """Takes stacked layers apart.
 
   Args:
-    tensors: with their layers stacked, or apart already.
+    tensors: the weights, with layers stacked or apart already.
 
   Returns:
-    The others as they are, and one tensor for each layer of a stack.
+    The weights, with one tensor for each layer of a stack. If they are read in
+    this order, each stack is read once.
   """
-  result, last_read = {}, _LastRead()
+  result: dict[str, Tensor] = {}
+  last_read = _LastRead()
   for name, tensor in tensors.items():
     match = _STACK.fullmatch(name)
     if not match:
@@ -218,25 +247,29 @@ def unstacked(tensors: Tensors) -> dict[str, Tensor]:
 
 
 class _LastRead:
-  """Keeps the stack that was read last, until each of its layers was taken."""
+  """Keeps the stack that was read last until all its layers were taken."""
 
   def __init__(self):
-    self._stack = self._values = None
-    self._left = set()
+    self._stack: Tensor | None = None
+    self._values = np.empty(0)
+    self._left: set[int] = set()
     self._lock = threading.Lock()
 
   def layer(self, stack: Tensor, i: int) -> np.ndarray:
     """Layer i of a stack."""
     with self._lock:
       if stack is not self._stack:
-        self._stack = self._values = None  # Never two of them in memory.
+        self._forget()  # Never two stacks in memory.
         self._values, self._stack = stack.read(), stack
         self._left = set(range(stack.shape[layers_lib.SCAN_AXIS]))
       values = np.ascontiguousarray(self._values[:, i])
       self._left.discard(i)
       if not self._left:
-        self._stack = self._values = None
+        self._forget()
       return values
+
+  def _forget(self) -> None:
+    self._stack, self._values = None, np.empty(0)
 
 
 def digest(params: Mapping[str, Any]) -> str:
@@ -247,7 +280,7 @@ def digest(params: Mapping[str, Any]) -> str:
 
   Returns:
     64 hexadecimal digits. They do not depend on the order of the names or on
-    the device, but on the types, and on whether layers are stacked.
+    the device, but they do on the types and on whether layers are stacked.
   """
   sha256 = hashlib.sha256()
   for name, tensor in sorted(from_arrays(params).items()):

@@ -97,7 +97,7 @@ def test_layers_that_do_not_stack(tiny_params):
     tensors.stacked({n: t for n, t in apart.items() if n != name})
   other = f'{name.replace("_0", "_1")}'
   with pytest.raises(
-      ValueError, match=r'layers_1/mlp/wo/kernel is bfloat16\[24, 16\] where'
+      ValueError, match=r'layers_1/mlp/wo/kernel is bfloat16\[24, 16\], whereas'
   ):
     tensors.stacked({**apart, other: apart[other].astype(ml_dtypes.bfloat16)})
 
