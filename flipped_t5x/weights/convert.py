@@ -1,4 +1,4 @@
-"""Models from one program's files to another's, tensor by tensor."""
+"""Converts models between Hugging Face, T5X and this project."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ import numpy as np
 import tqdm
 
 KINDS = (model_files.HF, model_files.NATIVE, model_files.T5X)
-# Not float16: activations of T5 overflow there.
+# Not float16, in which T5's activations overflow.
 DTYPES = ('float32', 'bfloat16')
 _GB = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-  """What a conversion did.
+  """The outcome of a conversion.
 
   Attributes:
-    path: the folder that it wrote.
+    path: the folder that was written.
     kind: one of `KINDS`.
-    nbytes: bytes of the weights.
-    notes: what the user should know of.
-    difference: largest difference of logits; None if not checked.
-    largest: largest logit; None if not checked.
+    nbytes: the bytes of the weights.
+    notes: what the user should know.
+    difference: the largest difference of logits; None if not checked.
+    largest: the largest absolute logit; None if not checked.
   """
 
   path: pathlib.Path
@@ -71,29 +71,30 @@ def convert(
   layers are stacked, one tensor holds all layers.
 
   Args:
-    source: a folder or a name of the hub, see `weights/model_files.py`.
-    destination: a local folder that does not exist; it is there when all is
-      written, or not at all.
-    to: one of `KINDS`; by default `hf` of a native run, else `native`.
-    scan_layers: whether layers are to be stacked; by default as they are, and
-      apart for `hf`.
-    dtype: one of `DTYPES`; by default the types that are stored.
+    source: a folder or the name of a repository of the hub; see
+      `weights/model_files.py`.
+    destination: a local folder that does not exist. It appears once everything
+      is written.
+    to: one of `KINDS`; by default `hf` for a native run, `native` for others.
+    scan_layers: whether layers are stacked in what is written; by default as in
+      the source. `hf` never stacks them.
+    dtype: one of `DTYPES`; by default the types in the source.
     vocabulary: a SentencePiece file in place of the source's.
     max_shard_bytes: for `hf`, the most bytes of weights in a file.
     step: which checkpoint of a run; by default the newest.
-    revision: of a repository of the hub.
-    overrides: `format`, `input_length`, `target_length` in place of the
-      source's.
-    check: whether to compare logits on random inputs before and after; that
-      takes memory for all weights, of one model at a time.
+    revision: a commit, tag or branch of a repository of the hub.
+    overrides: `format`, `input_length` and `target_length` in place of the
+      source's; a value of None counts as absent.
+    check: whether to compare logits on random inputs before and after. This
+      needs memory for all weights of one model.
     progress: whether to show a bar.
 
   Raises:
-    FileExistsError: there is such a destination; nothing was read.
-    FileNotFoundError: there is no source.
-    OSError: no room on disk; the message says how much is needed.
-    UserError: the source is damaged, is not what it says it is, or cannot be
-      what is asked for.
+    FileExistsError: the destination exists; nothing was read.
+    FileNotFoundError: the source does not exist.
+    OSError: the disk has too little room; the message says how much is needed.
+    UserError: the source is damaged or contradicts itself, or cannot be
+      converted to what is asked for.
   """
   destination = _check_destination(destination)
   before = _overridden(model_files.open(
@@ -120,7 +121,7 @@ def convert(
       _counted(after, progress) as counted,
   ):
     _write(folder, counted, card, max_shard_bytes)
-    if compare:
+    if compare is not None:
       difference, largest = compare.with_other(model_files.open(folder))
       result = dataclasses.replace(
           result, difference=difference, largest=largest
@@ -165,11 +166,13 @@ def _planned(
     dtype: str | None,
     origin: str,
 ) -> model_files.ModelFiles:
-  """The model that is to be written."""
+  """The model as it will be written."""
   if to not in KINDS:
-    raise errors.UserError(f'unknown kind {to!r}; there are {", ".join(KINDS)}')
+    raise errors.UserError(f'unknown kind {to!r}; known: {", ".join(KINDS)}')
   if scan_layers and to == model_files.HF:
-    raise errors.UserError('Hugging Face stores layers apart: no --scan_layers')
+    raise errors.UserError(
+        'Hugging Face does not stack layers: leave out --scan_layers'
+    )
   if scan_layers is None:
     scan_layers = files.network.scan_layers and to != model_files.HF
   values = files.tensors
@@ -191,7 +194,7 @@ def _planned(
 
 
 def _check_vocabulary(after: model_files.ModelFiles) -> tuple[str, ...]:
-  """What is missing; ValueError where it is needed."""
+  """A note if there is no vocabulary; UserError if one is needed."""
   if after.vocabulary is not None:
     return ()
   if after.kind == model_files.NATIVE:
@@ -201,25 +204,25 @@ def _check_vocabulary(after: model_files.ModelFiles) -> tuple[str, ...]:
         'sentencepiece.model'
     )
   return (
-      f'{after.path} has no vocabulary, so what is written has none;'
-      ' --vocabulary adds one',
+      f'{after.path} has no vocabulary, so none is written; --vocabulary adds'
+      ' one',
   )
 
 
 def _check_room(destination: pathlib.Path, nbytes: int) -> None:
-  """OSError where the disk has no room."""
+  """Raises OSError if the disk has too little room."""
   parent = next(p for p in destination.parents if p.exists())
   free = shutil.disk_usage(parent).free
   needed = _needed(nbytes)
   if free < needed:
     raise OSError(
-        f'{destination}: no room on disk: {needed / _GB:.1f} GB are needed,'
-        f' {free / _GB:.1f} GB are free'
+        f'{destination}: too little room on disk: {needed / _GB:.1f} GB are'
+        f' needed, {free / _GB:.1f} GB are free'
     )
 
 
 def _needed(nbytes: int) -> int:
-  """Bytes on disk: what cannot be compressed grows a little."""
+  """Bytes on disk, of weights that compression makes no smaller."""
   return nbytes + nbytes // 50 + 10**6
 
 
@@ -227,13 +230,13 @@ def _needed(nbytes: int) -> int:
 def _new_folder(
     destination: pathlib.Path, nbytes: int
 ) -> Iterator[pathlib.Path]:
-  """A folder beside the destination, renamed to it if all goes well."""
+  """A folder that becomes the destination if the block raises nothing."""
   made = [p for p in destination.parents if not p.exists()]
   folder = destination.with_name(f'{destination.name}.tmp-{os.getpid()}')
   try:
     folder.mkdir(parents=True)
     yield folder
-    _check_destination(destination)  # Someone else may have made it.
+    _check_destination(destination)  # It may have appeared meanwhile.
     folder.rename(destination)
   except BaseException as e:
     shutil.rmtree(folder, ignore_errors=True)
@@ -242,7 +245,7 @@ def _new_folder(
         path.rmdir()
     if isinstance(e, OSError) and not isinstance(e, FileExistsError):
       raise OSError(
-          f'{destination} could not be written, and nothing is left there: {e};'
+          f'{destination} could not be written, and nothing of it is left: {e};'
           f' it needs {_needed(nbytes) / _GB:.2f} GB'
       ) from e
     raise
@@ -252,7 +255,7 @@ def _new_folder(
 def _counted(
     files: model_files.ModelFiles, progress: bool
 ) -> Iterator[model_files.ModelFiles]:
-  """The same with a bar that counts the bytes that are read."""
+  """The same model, with a bar that shows how much of it has been read."""
   bar = tqdm.tqdm(
       total=files.nbytes, unit='B', unit_scale=True, dynamic_ncols=True,
       disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 30,
@@ -263,7 +266,7 @@ def _counted(
     def read() -> np.ndarray:
       try:
         values = tensor.read()
-      except OSError as e:  # Of a destination there is another kind.
+      except OSError as e:  # Here, OSError is for the destination alone.
         raise errors.UserError(
             f'{files.path}: {name} cannot be read: {e}'
         ) from e

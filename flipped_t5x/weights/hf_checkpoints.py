@@ -73,7 +73,7 @@ _BLOCKS = {
 _MATRICES = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
-def open(  # pylint: disable=redefined-builtin
+def open(
     path: pathlib.Path,
 ) -> tuple[network_lib.T5Config, dict[str, tensors.Tensor]]:
   """Opens a folder of T5, T5 1.1, Flan-T5 or what was trained from one.
@@ -243,7 +243,7 @@ def _open_shards(
       raise errors.UserError(
           f'{index}: there is no file {file}, which it names'
       )
-  found = {}
+  found: dict[str, tensors.Tensor] = {}
   for file, shard in places.items():
     inside = reader(shard)
     listed = {name for name, place in weight_map.items() if place == file}
@@ -280,4 +280,4 @@ def _drop_copies(
 
 def _digest(tensor: tensors.Tensor) -> tuple[Any, ...]:
   values = np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8)
-  return tensor.shape, tensor.dtype, hashlib.sha256(values).digest()
+  return tensor.shape, tensor.dtype, hashlib.sha256(values.data).digest()

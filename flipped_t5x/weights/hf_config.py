@@ -132,9 +132,9 @@ def write(
   files.write_json(path.with_name('generation_config.json'), dict(_TOKENS))
 
 
-def _sizes(path: pathlib.Path, raw: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(path: pathlib.Path, raw: Mapping[str, Any]) -> dict[str, Any]:
   """The sizes, by the names of `T5Config`."""
-  sizes = {}
+  sizes: dict[str, Any] = {}
   for field, (name, default) in _SIZES.items():
     if field == 'num_decoder_layers':
       default = sizes['num_encoder_layers']

@@ -22,7 +22,8 @@ _SPIECE = 'spiece.model'
 _TOKENIZER = 'tokenizer.json'
 _SENTINELS = [f'<extra_id_{k}>' for k in range(tokenization.EXTRA_IDS)]
 _SPECIAL = {'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'}
-_Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
+# The class is made at run time, and SentencePiece has no stubs of it.
+_ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 
 
 def spiece_path(folder: pathlib.Path) -> pathlib.Path | None:
@@ -82,10 +83,8 @@ class _Unlike(errors.UserError):
   """No SentencePiece model of a T5 gives the ids of this tokenizer."""
 
 
-def _model(
-    tokenizer: Mapping[str, Any],
-) -> sentencepiece_model_pb2.ModelProto:
-  """The SentencePiece model that a `tokenizer.json` was made of."""
+def _model(tokenizer: Mapping[str, Any]) -> Any:
+  """The `ModelProto` of the SentencePiece model of a `tokenizer.json`."""
   unigram = tokenizer['model']
   # The first versions of `tokenizers` wrote no type.
   if unigram.get('type', 'Unigram') != 'Unigram':
@@ -95,13 +94,15 @@ def _model(
   ):
     if unigram.get(field, wanted) != wanted:
       raise _Unlike(f'its {field} is {unigram[field]}, not {wanted}')
+  piece_type = _ModelProto.SentencePiece
   kinds = {
-      tokenization.PAD_ID: _Piece.CONTROL, tokenization.EOS_ID: _Piece.CONTROL,
-      tokenization.UNK_ID: _Piece.UNKNOWN,
+      tokenization.PAD_ID: piece_type.CONTROL,
+      tokenization.EOS_ID: piece_type.CONTROL,
+      tokenization.UNK_ID: piece_type.UNKNOWN,
   }
-  model = sentencepiece_model_pb2.ModelProto()
+  model = _ModelProto()
   for i, (piece, score) in enumerate(_without_sentinels(tokenizer)):
-    kind = kinds.get(i, _Piece.NORMAL)
+    kind = kinds.get(i, piece_type.NORMAL)
     model.pieces.add(piece=piece, score=score, type=kind)
   _check_spaces(tokenizer)
   trainer = model.trainer_spec

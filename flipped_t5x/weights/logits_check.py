@@ -1,4 +1,4 @@
-"""Whether two models give the same logits, with one of them in memory."""
+"""Compares the logits of two models, of which one at a time is in memory."""
 
 import contextlib
 import ctypes
@@ -20,31 +20,38 @@ _FIRST_ID, _PADDING = 3, 4
 
 
 class Comparison:
-  """The logits of a model on random inputs, to compare another's with."""
+  """The logits of a model on random inputs, to compare with another model's."""
 
   def __init__(self, files: model_files.ModelFiles, seed: int = 0):
-    """Reads a model, and keeps its logits alone."""
+    """Computes the logits of a model, and keeps nothing else of it.
+
+    Args:
+      files: the model.
+      seed: for the random inputs.
+    """
     rng = np.random.default_rng(seed)
     inputs, targets = (
         rng.integers(_FIRST_ID, files.network.vocab_size, (_BATCH, length))
         for length in (_INPUT_LENGTH, _TARGET_LENGTH)
     )
     inputs[-1, -_PADDING:] = 0
-    self._tokens = inputs, np.roll(targets, 1, axis=1), targets
-    self._tokens[1][:, 0] = 0
+    previous = np.roll(targets, 1, axis=1)
+    previous[:, 0] = 0
+    self._tokens = inputs, previous, targets
     self._logits = _logits(files, self._tokens)
 
   def with_other(self, files: model_files.ModelFiles) -> tuple[float, float]:
-    """Compares another model.
+    """Compares with another model.
 
     Args:
-      files: the model.
+      files: the other model.
 
     Returns:
-      The largest difference of logits, and the largest logit there is.
+      The largest difference between logits, and the first model's largest
+      absolute logit.
 
     Raises:
-      UserError: logits are not finite.
+      UserError: some logits are not finite.
     """
     logits = _logits(files, self._tokens)
     return (
@@ -54,14 +61,18 @@ class Comparison:
 
 
 def check_memory(nbytes: int) -> None:
-  """OSError where Linux says that so many bytes are not free."""
+  """Raises OSError if Linux reports that too little memory is free.
+
+  Args:
+    nbytes: the bytes of the larger model's weights.
+  """
   if not _MEMINFO.is_file():
     return
   free = re.search(r'^MemAvailable: +(\d+) kB', _MEMINFO.read_text(), re.M)
   needed = nbytes + nbytes // 10 + 10**9
   if free and int(free[1]) * 1024 < needed:
     raise OSError(
-        'comparing logits has all weights of one model at a time in memory:'
+        'comparing logits needs memory for all weights of a model:'
         f' {needed / 1e9:.1f} GB are needed, {int(free[1]) * 1024 / 1e9:.1f} GB'
         ' are free; leave out --check'
     )
@@ -71,17 +82,17 @@ def _logits(
     files: model_files.ModelFiles,
     tokens: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> np.ndarray:
-  """float32[batch, length, vocab], computed in float32."""
+  """The logits, float32[batch, length, vocab], computed in float32."""
   config = dataclasses.replace(
       files.network, dtype='float32', scan_layers=False, remat_policy='none'
   )
-  # In the types that are stored; the network computes in float32.
+  # The types stay as stored; the network itself computes in float32.
   params = tensors_lib.tree({
       name: jnp.asarray(tensor.read())
       for name, tensor in tensors_lib.unstacked(files.tensors).items()
   })
-  # Not compiled as a whole: XLA would have all weights in float32 at once, and
-  # take minutes.
+  # Not jitted: XLA would hold all weights in float32 at once, and take minutes
+  # to compile.
   logits = np.asarray(network_lib.Transformer(config).apply(
       {'params': params}, *map(jnp.asarray, tokens), enable_dropout=False
   ))
@@ -95,7 +106,7 @@ def _logits(
 
 
 def _give_back_memory() -> None:
-  """What was freed; another model is to be read into it."""
-  gc.collect()  # Flax has cycles, with the weights in them.
-  with contextlib.suppress(AttributeError, OSError):  # Of glibc alone.
+  """Returns freed memory to the system, for the next model."""
+  gc.collect()  # Reference cycles in Flax hold the weights.
+  with contextlib.suppress(AttributeError, OSError):  # Only glibc has it.
     ctypes.CDLL(None).malloc_trim(0)

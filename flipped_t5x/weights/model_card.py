@@ -166,7 +166,7 @@ def _rows(
     path: os.PathLike[str], tasks: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str, ...]]:
   """The cells of `_METRICS` for each task of the results in a file."""
-  rows = []
+  rows: list[tuple[str, ...]] = []
   for task, metrics in tasks.items():
     try:
       rows.append((

@@ -84,7 +84,7 @@ class ModelFiles:
     return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def open(  # pylint: disable=redefined-builtin
+def open(
     path_or_name: str | os.PathLike[str],
     *,
     revision: str | None = None,
@@ -155,7 +155,7 @@ def resolve(
   if not _HUB_NAME.fullmatch(os.fspath(path_or_name)) or path.exists():
     return path
   # Imported here, because that takes a third of a second.
-  from flipped_t5x.weights import hub  # pylint: disable=g-import-not-at-top
+  from flipped_t5x.weights import hub
 
   return epath.Path(hub.fetch(os.fspath(path_or_name), revision))
 

@@ -1,6 +1,8 @@
 """Safetensors files: read tensor by tensor, written as a whole."""
 
 from collections.abc import Callable
+import functools
+import operator
 import pathlib
 from typing import Any
 
@@ -20,7 +22,7 @@ _DTYPES = {
 _COLUMNS = 16
 
 
-def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:  # pylint: disable=redefined-builtin
+def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:
   """Opens a file.
 
   Args:
@@ -39,7 +41,9 @@ def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:  # pylint: disable=re
       raise errors.UserError(f'{path}: {name} is {dtype}, not a weight')
     found[name] = tensors.Tensor(
         tuple(shape), _DTYPES[dtype],
-        lambda name=name: _read(path, lambda file: file.get_tensor(name)),
+        functools.partial(
+            _read, path, operator.methodcaller('get_tensor', name)
+        ),
     )
   return found
 

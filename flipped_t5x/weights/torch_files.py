@@ -96,7 +96,7 @@ class _View:
     return 1 + sum((n - 1) * step for n, step in steps)
 
 
-def open(path: str | os.PathLike[str]) -> dict[str, tensors.Tensor]:  # pylint: disable=redefined-builtin
+def open(path: str | os.PathLike[str]) -> dict[str, tensors.Tensor]:
   """Opens a file of `torch.save(model.state_dict(), path)`.
 
   Args:
@@ -210,10 +210,10 @@ class _Unpickler(pickle.Unpickler):
 def _rebuild_tensor(
     storage: _Storage, offset: int, shape: tuple, stride: tuple, *_
 ) -> _View:
-  """A tensor; what else the file says is about gradients."""
+  """A tensor; the other arguments are about gradients."""
   if not isinstance(storage, _Storage) or len(shape) != len(stride):
     raise errors.UserError(
-        'a tensor has no storage, or as many axes as strides'
+        'a tensor has no storage, or not as many axes as strides'
     )
   return _View(
       storage, _count(offset), tuple(map(_count, shape)),
@@ -225,7 +225,7 @@ def _rebuild_parameter(data: _View, *_) -> _View:
   return data
 
 
-_REBUILD = {
+_REBUILD: dict[str, Callable[..., _View]] = {
     '_rebuild_parameter': _rebuild_parameter,
     '_rebuild_tensor': _rebuild_tensor,
     '_rebuild_tensor_v2': _rebuild_tensor,
@@ -233,7 +233,7 @@ _REBUILD = {
 
 
 def _count(value: Any) -> int:
-  """A number that may be neither negative nor anything else."""
+  """The value, which must be an integer and not negative."""
   if type(value) is not int or value < 0:
     raise errors.UserError(f'{value!r} where a number should be')
   return value
