@@ -73,25 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help='the step to compile, by default that of training',
   )
   _add_settings(parser)
+  _add_compilation(parser)
   parser.add_argument(
       '--steps', type=int, metavar='N', help='the number of steps of the run'
-      ' whose cost is told; by default that of the gin files, 5,000',
-  )
-  parser.add_argument(
-      '--search', action='store_true',
-      help='compile each mesh and remat policy with as few microbatches as fit,'
-      ' and list what fits: fewest FLOPs first, then fewest microbatches, then'
-      ' fewest collectives',
-  )
-  parser.add_argument(
-      '--max_compilations', type=int, default=6, metavar='N',
-      help='how many other settings to try, by default 6; for a large model'
-      ' each takes minutes',
-  )
-  parser.add_argument(
-      '--quick', action='store_true',
-      help='optimize less, which takes half of the time or less; memory is'
-      ' nearly the same, but it is not the program that will run',
+      ' whose cost is printed; by default that of the gin files, 5,000',
   )
   parser.add_argument(
       '--hlo', type=pathlib.Path, metavar='FILE',
@@ -120,6 +105,26 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--shard_params_over_data', action=argparse.BooleanOptionalAction,
       help='divide weights over the data axis of the mesh, too',
+  )
+
+
+def _add_compilation(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that say what is compiled, and how well."""
+  parser.add_argument(
+      '--search', action='store_true',
+      help='compile each mesh and remat policy with as few microbatches as fit,'
+      ' and list what fits: fewest FLOPs first, then fewest microbatches, then'
+      ' fewest collectives',
+  )
+  parser.add_argument(
+      '--max_compilations', type=int, default=6, metavar='N',
+      help='how many other settings to try, by default 6; for a large model'
+      ' each takes minutes',
+  )
+  parser.add_argument(
+      '--quick', action='store_true',
+      help='optimize less, which takes half of the time or less; memory is'
+      ' nearly the same, but it is not the program that will run',
   )
 
 

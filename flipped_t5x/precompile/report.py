@@ -44,7 +44,7 @@ def facts(
     topology: the slice it was compiled for.
     step: the step that was compiled.
     compiled: what the compiler made of it.
-    steps: the number of steps of the run whose cost is told.
+    steps: the number of steps of the run whose cost is printed.
     quick: whether it was compiled with less optimization.
 
   Returns:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 import json
 import pathlib
@@ -24,11 +23,6 @@ import pytest
 P = jax.sharding.PartitionSpec
 GIB = 2**30
 HOST = topologies.topology('v4:2x2x1')
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None,
-    reason='libtpu is not installed: pip install "flipped_t5x[tpu]"',
-)
 
 
 @pytest.fixture(scope='module')
@@ -142,7 +136,9 @@ BAD = (
 )
 
 
-@needs_libtpu
+@pytest.mark.libtpu
+@pytest.mark.process
+@pytest.mark.slow
 def test_what_does_not_divide_is_not_compiled():
   argvs = [['--topology', *flags.split()] for flags, _ in BAD]
   for (flags, expected), (status, out, err) in zip(
@@ -162,7 +158,9 @@ def load_libtpu_and_prepare():
   return None
 
 
-@needs_libtpu
+@pytest.mark.libtpu
+@pytest.mark.process
+@pytest.mark.slow
 def test_flags_that_come_too_late_are_an_error(monkeypatch):
   monkeypatch.delenv('LIBTPU_INIT_ARGS', raising=False)
   monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
@@ -223,7 +221,8 @@ def loop_of_collectives():
   return compile_step.count_collectives(loop.lower(x, w).compile().as_text())
 
 
-@needs_libtpu
+@pytest.mark.libtpu
+@pytest.mark.process
 def test_collectives_of_a_tpus_loop():
   assert own_process(loop_of_collectives) == {
       'all-gather': 1, 'reduce-scatter': 1, 'all-reduce': 1,
@@ -254,7 +253,9 @@ def found():
   }
 
 
-@needs_libtpu
+@pytest.mark.libtpu
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ('train', 'rank'))
 def test_a_small_step(found, task):
   status, facts, _ = found[task]
@@ -287,7 +288,9 @@ def test_a_small_step(found, task):
   assert facts['rows_per_second_at_most'] == 16 / seconds
 
 
-@needs_libtpu
+@pytest.mark.libtpu
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_refused_step_ends_with_what_fits(found):
   status, facts, err = found['refused']
   assert status == 1 and err.startswith('does not fit; trying --batch_size ')
@@ -303,7 +306,9 @@ def test_a_refused_step_ends_with_what_fits(found):
   assert last['change'].startswith('--batch_size ')
 
 
-@needs_libtpu
+@pytest.mark.libtpu
+@pytest.mark.process
+@pytest.mark.slow
 def test_search_lists_what_fits_best_first(found):
   status, facts, _ = found['search']
   assert status == 0 and not facts['do_not_fit'] and not facts['not_tried']
@@ -312,7 +317,9 @@ def test_search_lists_what_fits_best_first(found):
   assert facts['fit'] == sorted(facts['fit'], key=search.preference)
 
 
-@needs_libtpu
+@pytest.mark.libtpu
+@pytest.mark.process
+@pytest.mark.slow
 def test_three_billion_parameters_train_on_64_chips():
   (status, out, err), = own_process(
       commands, [['--topology', 'v4:4x4x4', '--size', 'xl', '--quick']]
