@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.process
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = ROOT / 'tpu_scripts'
 WHERE = ['--project=my-project', '--zone=us-central2-b']
@@ -202,8 +203,8 @@ def test_missing_setting_is_named(cloud):
   whole = file.read_text()
   for name in REQUIRED:
     cloud.settings(**{name: ''})
-    said = cloud.run('create.sh', status=1)
-    assert said == f'create.sh: {name} is not set; edit {file}\n'
+    printed = cloud.run('create.sh', status=1)
+    assert printed == f'create.sh: {name} is not set; edit {file}\n'
     file.write_text(whole)
   assert not cloud.calls()
 
@@ -223,8 +224,10 @@ def test_settings_do_not_come_from_the_environment(cloud):
 def test_env_sh_as_shipped_is_refused(cloud, script):
   env = cloud.checkout / 'tpu_scripts/env.sh'
   del cloud.environment['TPU_ENV']
-  said = cloud.run(*script, status=1)
-  assert f"PROJECT is still the placeholder 'your-project'; edit {env}" in said
+  printed = cloud.run(*script, status=1)
+  assert (
+      f"PROJECT is still the placeholder 'your-project'; edit {env}" in printed
+  )
   assert not cloud.calls()
 
 
@@ -248,14 +251,14 @@ def test_slice_shapes(cloud):
       'v5litepod-4': '1 4', 'v5litepod-8': '1 8', 'v5litepod-16': '4 16',
       'v6e-1': '1 1', 'v6e-32': '8 32',
   }
-  said = cloud.run('bash', '-c', """
+  printed = cloud.run('bash', '-c', """
       source "$1/tpu_scripts/lib.sh"
       for ACCELERATOR_TYPE in "${@:2}"; do
         NUM_WORKERS='' NUM_DEVICES=''
         slice_shape
         echo "$NUM_WORKERS $NUM_DEVICES"
       done""", 'test', str(cloud.checkout), *expected)
-  assert said.splitlines() == list(expected.values())
+  assert printed.splitlines() == list(expected.values())
 
 
 def test_slice_that_is_not_known(cloud):
@@ -294,19 +297,19 @@ def test_on_demand_has_no_spot(cloud):
 def test_quota_errors_are_tried_again_with_growing_pauses(cloud):
   cloud.settings(MAX_BACKOFF_SECONDS='100')
   cloud.answer('queued-resources create', QUOTA, QUOTA, QUOTA, None)
-  said = cloud.run('create.sh')
+  printed = cloud.run('create.sh')
   assert cloud.verbs().count('queued-resources create') == 4
   assert cloud.sleeps() == [30, 60, 100]
-  assert 'Quota limit exceeded' in said
-  assert 'attempt 1 of 10; next in 30 s' in said
+  assert 'Quota limit exceeded' in printed
+  assert 'attempt 1 of 10; next in 30 s' in printed
 
 
 def test_quota_errors_end_at_last(cloud):
   cloud.settings(CREATE_ATTEMPTS='3')
   cloud.answer('queued-resources create', *[QUOTA] * 5)
-  said = cloud.run('create.sh', status=75)
+  printed = cloud.run('create.sh', status=75)
   assert cloud.verbs() == ['queued-resources create'] * 3
-  assert 'no quota or capacity for v4-32 in us-central2-b' in said
+  assert 'no quota or capacity for v4-32 in us-central2-b' in printed
 
 
 def test_other_errors_are_not_tried_again(cloud):
@@ -383,9 +386,12 @@ def test_delete_that_fails_says_so(cloud):
 def test_words_arrive_as_they_are(cloud):
   cloud.state('READY')
   words = ['a  b', "it's", '$HOME', '*', '"', '\\', '', '--worker=@', '~', 'é']
-  said = cloud.run('on_workers.sh', 'printf', '<%s>\n', *words)
+  printed = cloud.run('on_workers.sh', 'printf', '<%s>\n', *words)
   for worker in range(4):
-    lines = [w for w in said.splitlines() if w.startswith(f'[worker {worker}]')]
+    lines = [
+        line for line in printed.splitlines()
+        if line.startswith(f'[worker {worker}]')
+    ]
     assert lines == [f'[worker {worker}] <{w}>' for w in words]
   call = [
       'compute', 'tpus', 'tpu-vm', 'ssh', 'flipped-3b', *WHERE, '--worker=0'
@@ -395,19 +401,19 @@ def test_words_arrive_as_they_are(cloud):
 
 def test_new_lines_arrive(cloud):
   cloud.state('READY')
-  said = cloud.run(
+  printed = cloud.run(
       'on_workers.sh', '--worker=1', 'bash', '-c', 'echo a\necho b'
   )
-  assert said == '[worker 1] a\n[worker 1] b\n'
+  assert printed == '[worker 1] a\n[worker 1] b\n'
 
 
 def test_failing_worker_among_four_is_named(cloud):
   cloud.state('READY')
-  said = cloud.run(
+  printed = cloud.run(
       'on_workers.sh', 'bash', '-c', 'touch been; [[ $WORKER != 2 ]] || exit 7',
       status=1,
   )
-  assert said == 'on_workers.sh: failed on worker 2 (exit status 7)\n'
+  assert printed == 'on_workers.sh: failed on worker 2 (exit status 7)\n'
   assert all((cloud.home(w) / 'been').exists() for w in range(4))
 
 
@@ -415,8 +421,8 @@ def test_worker_that_cannot_be_reached_is_named(cloud):
   cloud.state('READY')
   cloud.home(3).mkdir(parents=True)
   (cloud.home(3) / 'unreachable').touch()
-  said = cloud.run('on_workers.sh', 'true', status=1)
-  assert 'failed on worker 3 (exit status 255)' in said
+  printed = cloud.run('on_workers.sh', 'true', status=1)
+  assert 'failed on worker 3 (exit status 255)' in printed
 
 
 # setup_vm.sh.
@@ -451,9 +457,9 @@ def test_worker_without_a_tpu_is_named(cloud):
   cloud.state('READY')
   cloud.home(3).mkdir(parents=True)
   (cloud.home(3) / 'no_tpu').touch()
-  said = cloud.run('setup_vm.sh', status=1)
-  assert '[worker 3] JAX finds cpu' in said
-  assert 'failed on worker 3 (exit status 1)' in said
+  printed = cloud.run('setup_vm.sh', status=1)
+  assert '[worker 3] JAX finds cpu' in printed
+  assert 'failed on worker 3 (exit status 1)' in printed
 
 
 def test_setup_waits_for_ssh(cloud):
@@ -493,19 +499,19 @@ def test_train_starts_detached_on_all_workers(cloud):
         '--seqio_additional_cache_dirs=gs://my-bucket/runs/caches',
         '--alsologtostderr', *GIN,
     ]]
-  said = cloud.run('logs.sh', '--worker=2', '-n', '1', 'my run')
-  assert said == '[worker 2] A is 1 2\n'
-  said = cloud.run('train.sh', 'my run', *GIN, status=1)
-  assert 'my run is running already' in said
-  assert "tpu_scripts/stop.sh 'my run'" in said
+  printed = cloud.run('logs.sh', '--worker=2', '-n', '1', 'my run')
+  assert printed == '[worker 2] A is 1 2\n'
+  printed = cloud.run('train.sh', 'my run', *GIN, status=1)
+  assert 'my run is running already' in printed
+  assert "tpu_scripts/stop.sh 'my run'" in printed
 
 
 def test_train_that_starts_on_three_of_four(cloud):
   cloud.ready()
   (cloud.home(1) / 'unreachable').touch()
-  said = cloud.run('train.sh', 'r', *GIN, status=1)
-  assert 'failed on worker 1' in said
-  assert 'tpu_scripts/stop.sh r' in said
+  printed = cloud.run('train.sh', 'r', *GIN, status=1)
+  assert 'failed on worker 1' in printed
+  assert 'tpu_scripts/stop.sh r' in printed
 
 
 @pytest.mark.parametrize('mode', ['eval', 'infer'])
@@ -547,8 +553,8 @@ def test_stop_ends_only_the_runs_group(cloud):
     ones = [cloud.pid(w, 'one') for w in range(4)]
     twos = [cloud.pid(w, 'two') for w in range(4)]
     assert all(len(group_members(p)) >= 3 for p in ones + twos)
-    said = cloud.run('stop.sh', 'one')
-    assert said.count('stopped one') == 4
+    printed = cloud.run('stop.sh', 'one')
+    assert printed.count('stopped one') == 4
     assert not any(group_members(p) for p in ones)
     assert all(len(group_members(p)) >= 3 for p in twos)
     assert bystander.poll() is None
@@ -612,8 +618,8 @@ def test_stale_lock_of_libtpu_is_removed_and_a_live_one_is_not(cloud, tmp_path):
   }
   lock.touch()
   with device.open('w'):
-    said = cloud.run('train.sh', 'r', *GIN, status=1)
-    assert f'the TPU is in use by process {os.getpid()}' in said
+    printed = cloud.run('train.sh', 'r', *GIN, status=1)
+    assert f'the TPU is in use by process {os.getpid()}' in printed
     assert lock.exists()
   assert 'removing the stale' in cloud.run('train.sh', 'r', *GIN)
   assert not lock.exists()
@@ -647,9 +653,9 @@ def test_preemption_during_training(cloud):
       '[[ ! -e $FAKE_GCLOUD/once.$WORKER ]] || exit 0\n'
       'touch "$FAKE_GCLOUD/once.$WORKER"; exec /bin/sleep 60'
   )
-  said = cloud.run('babysit.sh', 'my run', *GIN)
-  assert 'the TPU is gone; new TPU 1 of at most 50' in said
-  assert 'my run has finished' in said
+  printed = cloud.run('babysit.sh', 'my run', *GIN)
+  assert 'the TPU is gone; new TPU 1 of at most 50' in printed
+  assert 'my run has finished' in printed
   verbs = cloud.verbs()
   assert verbs.count('queued-resources create') == 2
   assert verbs.count('queued-resources delete') == 1
@@ -679,16 +685,16 @@ def test_preemption_during_setup(cloud):
   cloud.answer('tpu-vm describe', None, None, preempted, preempted)
   cloud.answer('tpu-vm scp', {'exit': 1, 'stderr': 'connection lost'})
   cloud.training('exit 0')
-  said = cloud.run('babysit.sh', 'r', *GIN)
-  assert 'connection lost' in said
-  assert 'r has finished' in said
+  printed = cloud.run('babysit.sh', 'r', *GIN)
+  assert 'connection lost' in printed
+  assert 'r has finished' in printed
   assert cloud.verbs().count('queued-resources create') == 2
 
 
 def test_setup_that_fails_on_a_good_tpu_is_not_repeated(cloud):
   cloud.answer('tpu-vm scp', {'exit': 1, 'stderr': 'no space left'})
-  said = cloud.run('babysit.sh', 'r', *GIN, status=1)
-  assert 'setup failed on a TPU that is there' in said
+  printed = cloud.run('babysit.sh', 'r', *GIN, status=1)
+  assert 'setup failed on a TPU that is there' in printed
   assert cloud.verbs().count('queued-resources create') == 1
 
 
@@ -700,8 +706,8 @@ def test_new_tpus_are_bounded(cloud):
   cloud.answer(
       'tpu-vm describe', None, None, None, preempted, None, None, preempted
   )
-  said = cloud.run('babysit.sh', 'r', *GIN, status=1)
-  assert 'gave up after 2 new TPUs (MAX_RESTARTS' in said
+  printed = cloud.run('babysit.sh', 'r', *GIN, status=1)
+  assert 'gave up after 2 new TPUs (MAX_RESTARTS' in printed
   assert cloud.verbs().count('queued-resources create') == 2
 
 
@@ -711,10 +717,10 @@ def test_crashes_are_shown_and_bounded(cloud):
   cloud.training(
       '[[ $WORKER != 1 ]] || { echo boom; exit 1; }; exec /bin/sleep 60'
   )
-  said = cloud.run('babysit.sh', 'r', *GIN, status=1)
-  assert '[worker 1] boom' in said
-  assert 'restart 1 of at most 1' in said
-  assert 'gave up after 1 restarts (MAX_CRASHES' in said
+  printed = cloud.run('babysit.sh', 'r', *GIN, status=1)
+  assert '[worker 1] boom' in printed
+  assert 'restart 1 of at most 1' in printed
+  assert 'gave up after 1 restarts (MAX_CRASHES' in printed
   assert 'queued-resources delete' not in cloud.verbs()
 
 
@@ -722,8 +728,8 @@ def test_babysit_leaves_a_run_that_was_stopped(cloud):
   cloud.ready()
   cloud.run('train.sh', 'r', *GIN)
   cloud.run('stop.sh', 'r')
-  said = cloud.run('babysit.sh', 'r', *GIN, status=1)
-  assert 'was stopped by stop.sh' in said
+  printed = cloud.run('babysit.sh', 'r', *GIN, status=1)
+  assert 'was stopped by stop.sh' in printed
 
 
 def test_permission_error_ends_the_babysitter(cloud):
@@ -794,9 +800,9 @@ def test_help_and_strict_mode(cloud):
     if path.name != 'env.sh':
       assert 'set -euo pipefail' in text or '/lib.sh"' in text
     if path.name not in ('env.sh', 'lib.sh', 'worker.sh'):
-      said = cloud.run(path.name, '--help')
-      assert f'tpu_scripts/{path.name} [--dry-run]' in said
-      assert 'shellcheck' not in said
+      printed = cloud.run(path.name, '--help')
+      assert f'tpu_scripts/{path.name} [--dry-run]' in printed
+      assert 'shellcheck' not in printed
 
 
 def test_shellcheck():

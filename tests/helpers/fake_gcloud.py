@@ -2,11 +2,12 @@
 
 In the folder FAKE_GCLOUD: `calls.jsonl` has the arguments of each call.
 `state/queued` and `state/node` hold the states of the queued resource and of
-the node (no file: there is none). `answers/VERB`, such as
+the node; without such a file it does not exist. `answers/VERB`, such as
 `answers/queued-resources create`, holds one JSON object a line with `exit`,
-`stdout`, `stderr` and, optionally, `queued` and `node` (new states); each
-call takes one, null means to play the Cloud. ssh runs the command in bash,
-at home in `workers/N`; `workers/N/unreachable` makes it fail.
+`stdout`, `stderr` and, optionally, the new states `queued` and `node`. Each
+call takes one line; null means that this script answers as the Cloud would.
+ssh runs the command in bash, with `workers/N` as its home, and fails if
+`workers/N/unreachable` exists.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ def state(name, value=None):
     return f.read()
 
 
-def told(verb):
+def next_answer(verb):
   """The next answer that a file has for this verb."""
   path = f'{FOLDER}/answers/{verb}'
   if not os.path.exists(path):
@@ -74,12 +75,11 @@ def worker_home(flags):
 
 def power_off():
   """Ends what was started on the workers, and empties their disks."""
-  import shutil  # pylint: disable=g-import-not-at-top
+  import shutil
 
   for path in glob.glob(f'{FOLDER}/workers/*/*/output/*/pid'):
-    with open(path) as f:
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(int(f.read().split()[0]), signal.SIGKILL)
+    with open(path) as f, contextlib.suppress(ProcessLookupError):
+      os.killpg(int(f.read().split()[0]), signal.SIGKILL)
   shutil.rmtree(f'{FOLDER}/workers', ignore_errors=True)
 
 
@@ -91,7 +91,7 @@ def main():
   if words[:2] != ['compute', 'tpus']:
     sys.exit(0 if words[:3] == ['storage', 'rsync', '--recursive'] else 2)
   verb = ' '.join(words[2:4])
-  answer = told(verb)
+  answer = next_answer(verb)
   if answer:
     for name in ('queued', 'node'):
       state(name, answer.get(name))
