@@ -1,12 +1,14 @@
 """Convert a model between Hugging Face, T5X and this project.
 
 SRC is a run of this project, a checkpoint of it or of T5X, a Hugging Face
-folder or a name on the hub; DST is a folder to be made, whole or not at all.
-In memory is one weight at a time or, for hf, the weights of one file: at most
---max_shard_size. Where layers are stacked, one weight holds all layers. What
-the weights do not say (text format, lengths, vocabulary) is written with them:
-in config.json and sentencepiece.model beside a T5X checkpoint, in
-flipped_t5x.json of a Hugging Face folder.
+folder or a name on the hub. DST is a new folder, which appears once everything
+is written.
+
+The model need not fit in memory: it takes memory for one weight or, for hf, for
+the weights of one file (--max_shard_size). If layers are stacked, one weight
+holds all layers. The text format, the lengths and the vocabulary are written
+beside the weights: for native and t5x in config.json and sentencepiece.model,
+for hf in flipped_t5x.json and the files of the tokenizer.
 
 Example:
   flipped-t5x convert seonghyeonye/flipped_3B flipped_3b
@@ -31,50 +33,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('destination', metavar='DST')
   parser.add_argument(
       '--to', choices=convert.KINDS,
-      help='what to write; by default hf of a run of this project, else native:'
-      ' a folder like that of a run',
+      help='what to write: by default hf if SRC is a run of this project, else'
+      ' native, a folder like that of a run',
   )
   parser.add_argument(
       '--scan_layers', action=argparse.BooleanOptionalAction,
-      help='whether layers are stacked, for the network with SCAN_LAYERS; by'
-      ' default as in SRC',
+      help='whether layers are stacked, as a network with SCAN_LAYERS has them;'
+      ' by default as in SRC',
   )
   parser.add_argument(
-      '--dtype', choices=convert.DTYPES, help='by default the types in SRC'
+      '--dtype', choices=convert.DTYPES,
+      help='the type of the weights; by default as in SRC',
   )
   parser.add_argument(
       '--vocabulary', metavar='FILE',
-      help="SentencePiece file in place of SRC's; a checkpoint of T5X has none",
+      help="SentencePiece file in place of SRC's; T5X checkpoints have none",
   )
   parser.add_argument(
-      '--step', type=int, help='checkpoint of a run; by default the newest'
+      '--step', type=int,
+      help='which checkpoint of a run; by default the newest',
   )
   parser.add_argument(
-      '--revision', help="of a name on the hub: commit, tag or branch"
+      '--revision', help='commit, tag or branch of a repository on the hub'
   )
   parser.add_argument(
       '--max_shard_size', type=_nbytes, default='5GB', metavar='SIZE',
       help='for hf, the most bytes of weights in a file, such as 500MB (default'
-      ' 5GB); so much memory is needed',
+      ' 5GB); as much memory is needed',
   )
   parser.add_argument(
       '--format', choices=tuple(formats.FORMATS),
-      help='text format of the model, where SRC does not say (flipped)',
+      help='text format of the model, in place of what SRC says (default'
+      ' flipped)',
   )
   for side, default in (('input', 384), ('target', 64)):
     parser.add_argument(
         f'--{side}_length', type=int, metavar='TOKENS',
-        help=f'where SRC does not say ({default})',
+        help=f'length of the {side}s, in place of what SRC says (default'
+        f' {default})',
     )
   parser.add_argument(
       '--check', action='store_true',
       help='compare logits on random inputs before and after; needs memory for'
-      ' all weights, of one of the two at a time',
+      ' all weights of a model',
   )
 
 
 def run(arguments: argparse.Namespace) -> None:
-  # `kill`, too, is to leave nothing behind.
+  # So that `kill`, too, leaves nothing behind.
   old = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     converted = convert.convert(

@@ -100,22 +100,17 @@ def convert(
   before = _overridden(model_files.open(
       source, revision=revision, vocabulary=vocabulary, step=step
   ), overrides or {})
-  if to is None:
-    to = (model_files.HF if before.kind == model_files.NATIVE
-          else model_files.NATIVE)
   after = _planned(before, to, scan_layers, dtype, str(source))
-  notes = _check_vocabulary(after)
+  result = Converted(
+      destination, after.kind, after.nbytes, _check_vocabulary(after)
+  )
   _check_room(destination, after.nbytes)
-  card = ''
-  if to == model_files.HF:
-    # Before any weights are read, in case it cannot be made.
-    dtypes = {tensor.dtype.name for tensor in after.tensors.values()}
-    card = model_card.markdown(destination.name, before, dtypes)
+  # Before any weights are read, in case it cannot be made.
+  card = _card(destination.name, before, after)
   compare = None
   if check:
     logits_check.check_memory(max(before.nbytes, after.nbytes))
     compare = logits_check.Comparison(before)
-  result = Converted(destination, to, after.nbytes, notes)
   with (
       _new_folder(destination, after.nbytes) as folder,
       _counted(after, progress) as counted,
@@ -123,15 +118,25 @@ def convert(
     _write(folder, counted, card, max_shard_bytes)
     if compare is not None:
       difference, largest = compare.with_other(model_files.open(folder))
-      result = dataclasses.replace(
-          result, difference=difference, largest=largest
-      )
       if dtype is None and difference > 1e-4 * largest:
         raise errors.UserError(
             f'{source}: logits differ by {difference:.3g} after the conversion,'
             f' the largest being {largest:.3g}'
         )
+      result = dataclasses.replace(
+          result, difference=difference, largest=largest
+      )
   return result
+
+
+def _card(
+    name: str, before: model_files.ModelFiles, after: model_files.ModelFiles
+) -> str:
+  """The model card; '' unless the model is converted to `hf`."""
+  if after.kind != model_files.HF:
+    return ''
+  dtypes = {tensor.dtype.name for tensor in after.tensors.values()}
+  return model_card.markdown(name, before, dtypes)
 
 
 def _check_destination(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -161,12 +166,15 @@ def _overridden(
 
 def _planned(
     files: model_files.ModelFiles,
-    to: str,
+    to: str | None,
     scan_layers: bool | None,
     dtype: str | None,
     origin: str,
 ) -> model_files.ModelFiles:
   """The model as it will be written."""
+  if to is None:
+    is_native = files.kind == model_files.NATIVE
+    to = model_files.HF if is_native else model_files.NATIVE
   if to not in KINDS:
     raise errors.UserError(f'unknown kind {to!r}; known: {", ".join(KINDS)}')
   if scan_layers and to == model_files.HF:

@@ -1,4 +1,4 @@
-"""Models from one program's files to another's and back."""
+"""Conversions between Hugging Face, T5X and this project, and back."""
 
 import dataclasses
 import json
@@ -62,10 +62,10 @@ def stored(folder):
     start = 8 + int.from_bytes(content[:8], 'little')
     header = json.loads(content[8:start])
     del header['__metadata__']
-    for name, said in header.items():
-      first, last = said['data_offsets']
+    for name, entry in header.items():
+      first, last = entry['data_offsets']
       result[name] = (
-          said['dtype'], said['shape'], content[start + first : start + last]
+          entry['dtype'], entry['shape'], content[start + first : start + last]
       )
   return result
 
@@ -126,7 +126,7 @@ def test_every_direction(models, tiny_run, tmp_path, target, scan):
   expected = weights(tiny_run)
   for source in models.values():
     if target == 'hf' and scan:
-      with pytest.raises(ValueError, match='layers apart: no --scan_layers'):
+      with pytest.raises(ValueError, match='leave out --scan_layers'):
         to(target, source, tmp_path / 'no', scan_layers=True)
       continue
     path = to(target, source, tmp_path / source.name, scan_layers=scan)
@@ -236,7 +236,9 @@ def test_a_step_and_what_the_source_does_not_say(
   assert (files.step, files.format) == (1, 'direct')
   assert (files.input_length, files.target_length) == (12, 32)
   assert_same(weights(path), {
-      n: t.read() for n, t in tensors.from_arrays(make_params(tiny_network, 1)).items()
+      name: tensor.read() for name, tensor in tensors.from_arrays(
+          make_params(tiny_network, 1)
+      ).items()
   })
   with pytest.raises(ValueError, match="unknown format 'other'"):
     to('hf', tiny_run, tmp_path / 'two', overrides={'format': 'other'})
@@ -352,8 +354,8 @@ def test_no_room_on_disk(tiny_run, tmp_path):
   nbytes = sparse(tmp_path / 'source', vocab_size=rows)
   needed = f'{nbytes * 1.02 / 1e9:.1f}'
   with pytest.raises(
-      OSError, match=rf'{tmp_path}/target: no room on disk: {needed} GB are'
-      r' needed, [\d.]+ GB are free'
+      OSError, match=rf'{tmp_path}/target: too little room on disk: {needed} GB'
+      r' are needed, [\d.]+ GB are free'
   ):
     to('native', tmp_path / 'source', tmp_path / 'target', vocabulary=tiny_run)
   assert [p.name for p in tmp_path.iterdir()] == ['source']
@@ -375,7 +377,7 @@ def test_a_disk_that_becomes_full(tiny_run, tmp_path, kind):
   error = process.stderr.strip().splitlines()[-1]
   assert error.startswith(
       f'flipped-t5x: {tmp_path}/new/target could not be written, and'
-      ' nothing is left there: '
+      ' nothing of it is left: '
   ), process.stderr
   assert re.search(r'it needs 0[.]\d+ GB$', error)
   assert not list(tmp_path.iterdir())
@@ -404,7 +406,7 @@ def test_interrupted(tiny_run, tmp_path, number):
 
 
 def test_memory(tiny_run, tmp_path):
-  """What is in memory is a tensor or a file of 50 MB, not the 0.76 GB of all."""
+  """In memory is a tensor or a file of 50 MB, not all 0.76 GB."""
   nbytes = sparse(
       tmp_path / 'hf', emb_dim=512, mlp_dim=8192, num_encoder_layers=14,
   )
@@ -442,7 +444,7 @@ def test_check(models, tiny_run, tmp_path, monkeypatch):
   free = tmp_path / 'meminfo'
   free.write_text('MemFree: 99999999 kB\nMemAvailable:   1000 kB\n')
   monkeypatch.setattr(logits_check, '_MEMINFO', free)
-  with pytest.raises(OSError, match='model at a time in memory: 1.0 GB are'):
+  with pytest.raises(OSError, match='all weights of a model: 1.0 GB are'):
     convert.convert(tiny_run, tmp_path / 'no', check=True, progress=False)
   assert not (tmp_path / 'no').exists()
 
@@ -471,9 +473,12 @@ def test_check_finds_what_differs(tiny_run, tmp_path, monkeypatch):
 def test_check_of_weights_that_are_not_finite(
     tiny_run, tiny_params, tmp_path
 ):
-  params = {n: t.read().copy() for n, t in tensors.from_arrays(tiny_params).items()}
+  params = {
+      name: tensor.read().copy()
+      for name, tensor in tensors.from_arrays(tiny_params).items()
+  }
   params['encoder/encoder_norm/scale'][3] = np.nan
-  path = t5x_checkpoints.write(tensors.from_arrays(params), 4, tmp_path / 'weights')
+  path = t5x_checkpoints.write(params, 4, tmp_path / 'weights')
   with pytest.raises(ValueError, match='logits on random inputs are not f'):
     to('hf', path, tmp_path / 'target', check=True)
   # As they are, they can be converted.
