@@ -10,6 +10,7 @@ layers are [out, in] in these folders and [in, out] in T5X.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import pathlib
@@ -144,9 +145,6 @@ def write(
     UserError: the weights are not those of the network, or the vocabulary has
       more ids than the embedding has rows; the message names them.
   """
-  # Slow to import, and not needed to read.
-  import huggingface_hub
-
   values = tensors.unstacked(values)
   problems = tensors.differences(values, _shapes(config))
   if problems:
@@ -165,7 +163,20 @@ def write(
           f' has only {config.vocab_size} rows'
       )
     hf_vocabulary.write(vocabulary, folder)
-  hf_names, by_hf_name = names(config), {}
+  _write_weights(folder, names(config), values, max_shard_bytes)
+
+
+def _write_weights(
+    folder: pathlib.Path,
+    hf_names: Mapping[str, tuple[str, bool]],
+    values: tensors.Tensors,
+    max_shard_bytes: int,
+) -> None:
+  """Writes safetensors, with an index if there are several files."""
+  # Slow to import, and not needed to read.
+  import huggingface_hub
+
+  by_hf_name = {}
   # In the order of `values`, in which a stack is read once for its layers.
   for name, tensor in values.items():
     hf_name, transposed = hf_names[name]

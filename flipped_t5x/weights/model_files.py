@@ -12,6 +12,7 @@ makes: `config.json` and `sentencepiece.model` beside T5X's checkpoint,
 format and lengths of the published FLIPPED models.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import os
@@ -272,18 +273,13 @@ def infer_network(
   def shape(name: str) -> tuple[int, ...]:
     if name not in tensors:
       raise errors.UserError(
-          f'{path}: not the weights of a T5: {name} is missing, there are'
+          f'{path}: not the weights of a T5: {name} is missing; there are'
           f' {", ".join(list(tensors)[:3])}, ...'
       )
     return tensors[name].shape
 
   matches = list(filter(None, map(_LAYER.fullmatch, tensors)))
-  own_biases = [m[0] for m in matches if m[3].startswith('relpos_bias/')]
-  if own_biases:
-    raise errors.UserError(
-        f'{path}: {own_biases[0]}: each layer has position biases of its own,'
-        ' as in umT5 and in T5X\'s network scalable_t5; here a stack shares one'
-    )
+  _check_biases(path, matches)
   vocab_size, emb_dim = shape('token_embedder/embedding')
   num_heads, buckets = shape('encoder/relpos_bias/rel_embedding')
   if buckets != layers.NUM_BUCKETS:
@@ -315,6 +311,19 @@ def infer_network(
       logits_via_embedding='decoder/logits_dense/kernel' not in tensors,
       scan_layers=scanned,
   )
+
+
+def _check_biases(
+    path: os.PathLike[str] | str, weights: Iterable[re.Match[str]]
+) -> None:
+  """UserError if a layer's weights, matches of `_LAYER`, include biases."""
+  for match in weights:
+    if match[3].startswith('relpos_bias/'):
+      raise errors.UserError(
+          f'{path}: {match[0]}: each layer has its own position biases, as in'
+          " umT5 and in T5X's network scalable_t5; here, the layers of a stack"
+          ' share them'
+      )
 
 
 def _vocabulary(path: str | os.PathLike[str]) -> pathlib.Path:

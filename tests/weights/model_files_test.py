@@ -134,7 +134,7 @@ def test_layers_stacked_otherwise_than_the_configuration_says(
 @pytest.mark.parametrize('changed, message', (
     ({EMBEDDING: None}, f'not the weights of a T5: {EMBEDDING} is missing'),
     ({'encoder/encoder/relpos_bias/rel_embedding': (2, 2, 32)},
-     'each layer has position biases of its own'),
+     'each layer has its own position biases'),
     ({'decoder/layers_0/relpos_bias/rel_embedding': (2, 32)},
      'decoder/layers_0/relpos_bias/rel_embedding: each layer has'),
     ({'encoder/relpos_bias/rel_embedding': (2, 64)}, '64 buckets'),
