@@ -1,4 +1,4 @@
-"""Queries as tokens: what is scored, and what a guess starts from."""
+"""Encodes queries as tokens, to be scored or to guess an instruction from."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -22,19 +22,19 @@ _GUESSING_FORMATS = ('flipped', 'flipped_plain')
 
 
 class Truncated(UserWarning):
-  """Some rows were longer than the model reads or writes."""
+  """Some rows were longer than the model's input or target length."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedQuery:
-  """The options of one text, or the one output of a guess.
+  """The tokens of one query.
 
   Attributes:
-    options: the options.
-    inputs: encoder tokens for each.
-    targets: decoder tokens for each; none for a guess.
-    cut_inputs: whether an instance was cut.
-    cut_targets: whether a target was cut.
+    options: the options to rank; for a guess, its output alone.
+    inputs: encoder tokens of each option.
+    targets: decoder tokens of each option; empty for a guess.
+    cut_inputs: whether the instance was cut to the input length.
+    cut_targets: whether a target was cut to the target length.
   """
 
   options: tuple[str, ...]
@@ -46,63 +46,89 @@ class EncodedQuery:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """Makes candidates of queries, see `inference/queries.py`.
+  """Encodes queries; see `inference/queries.py` for what a query is.
 
   Attributes:
     config: the model's format, lengths and settings.
-    vocabulary: its vocabulary.
+    vocabulary: the model's vocabulary.
   """
 
   config: run_config.RunConfig
   vocabulary: tokenization.Vocabulary
 
   def to_rank(self, query: Mapping[str, Any]) -> EncodedQuery:
-    """All options of a query.
+    """Encodes a query with each of its options.
+
+    Args:
+      query: see `queries.render_to_rank`.
+
+    Returns:
+      The tokens of each option.
 
     Raises:
-      UserError: the query is wrong, see `queries.render_to_rank`; two options
-        are the same tokens; or a label leaves no room for the instance.
+      UserError: the query is wrong (see `queries.render_to_rank`), two options
+        have the same tokens, or a label leaves no room for the instance.
     """
     rendered = queries.render_to_rank(query, self._max_field_chars)
     make_text = formats.get(self.config.format)
-    inputs, targets = [], []
+    inputs: list[list[int]] = []
+    targets: list[list[int]] = []
     cut_inputs = cut_targets = False
     for option in rendered.options:
       text = make_text(rendered, option)
-      with self._short(option):
-        source, cut = tokenization.encode_inputs(
+      with self._naming(option):
+        source, cut_input = tokenization.encode_inputs(
             self.vocabulary, text, self.config.input_length
         )
-        cut_inputs |= cut
-        target, cut = tokenization.encode_targets(
+        target, cut_target = tokenization.encode_targets(
             self.vocabulary, text, self.config.target_length
         )
-        cut_targets |= cut
       for i, other in enumerate(zip(inputs, targets, strict=True)):
         if other == (source, target):
           raise self._same_tokens(rendered.options[i], option)
       inputs.append(source)
       targets.append(target)
+      cut_inputs |= cut_input
+      cut_targets |= cut_target
     return EncodedQuery(
         rendered.options, inputs, targets, cut_inputs, cut_targets
     )
 
   def to_explain(self, query: Mapping[str, Any]) -> EncodedQuery:
-    """As `to_rank`; ValueError too where the target is not the instruction."""
-    found = self.to_rank(query)
-    if any(target != found.targets[0] for target in found.targets):
-      raise errors.UserError(
-          f'a model of the format {self.config.format} writes the label: no'
-          ' instruction has a probability under each option to be compared'
-      )
-    return found
+    """Encodes a query whose options all have the instruction as their target.
 
-  def to_guess(self, query: Mapping[str, Any]) -> EncodedQuery:
-    """The output of a query.
+    Args:
+      query: see `queries.render_to_rank`.
+
+    Returns:
+      The tokens of each option.
 
     Raises:
-      UserError: the query is wrong, see `queries.render_to_guess`; the label
-        leaves no room; or the model does not write instructions.
+      UserError: see `to_rank`; or the model's format writes the label and not
+        the instruction.
+    """
+    encoded = self.to_rank(query)
+    if any(target != encoded.targets[0] for target in encoded.targets):
+      raise errors.UserError(
+          f'a model of the format {self.config.format} writes the label, so'
+          ' there is no instruction whose tokens could be compared between the'
+          ' options'
+      )
+    return encoded
+
+  def to_guess(self, query: Mapping[str, Any]) -> EncodedQuery:
+    """Encodes a query whose instruction is to be guessed.
+
+    Args:
+      query: see `queries.render_to_guess`.
+
+    Returns:
+      The encoder tokens of the instance and its label.
+
+    Raises:
+      UserError: the query is wrong (see `queries.render_to_guess`), the label
+        leaves no room for the instance, or the model does not write
+        instructions.
     """
     if self.config.format not in _GUESSING_FORMATS:
       raise errors.UserError(
@@ -110,16 +136,16 @@ class Encoder:
           f' instructions; one of {" or ".join(_GUESSING_FORMATS)} does'
       )
     rendered, output = queries.render_to_guess(query, self._max_field_chars)
-    with self._short(output):
+    text = formats.get(self.config.format)(rendered, output)
+    with self._naming(output):
       source, cut = tokenization.encode_inputs(
-          self.vocabulary, formats.get(self.config.format)(rendered, output),
-          self.config.input_length,
+          self.vocabulary, text, self.config.input_length
       )
     return EncodedQuery((output,), [source], [], cut, False)
 
   @contextlib.contextmanager
-  def _short(self, label: str) -> Iterator[None]:
-    """Says of what does not fit whose it is, and not all of its text."""
+  def _naming(self, label: str) -> Iterator[None]:
+    """Adds the (shortened) label to the message of a `TooLong`."""
     try:
       yield
     except tokenization.TooLong as e:
@@ -135,45 +161,52 @@ class Encoder:
     why = 'the vocabulary does not tell them apart'
     if len({tuple(self.vocabulary.encode(o)) for o in options}) > 1:
       why = (
-          f'they begin alike, and the first {self.config.target_length} are'
-          ' scored'
+          f'they begin alike, and only the first {self.config.target_length}'
+          ' tokens are scored'
       )
     return errors.UserError(
-        f'options {first!r} and {second!r} are the same tokens: {why}'
+        f'options {first!r} and {second!r} have the same tokens: {why}'
     )
 
   @property
   def _max_field_chars(self) -> int | None:
-    """Templates insert as much of a field as they did in training."""
+    """The most characters that a template inserts, as in training."""
     return self.config.settings.get('MAX_FIELD_CHARS')
 
-  def of_each(
+  def encode_all(
       self,
       encode: Callable[[Mapping[str, Any]], EncodedQuery],
       rows: Iterable[Mapping[str, Any]],
   ) -> list[EncodedQuery]:
-    """All rows by one of the three above; warns once of those that were cut.
+    """Encodes many rows, and warns once about those that were cut.
+
+    Args:
+      encode: `to_rank`, `to_explain` or `to_guess` of this encoder.
+      rows: the queries.
+
+    Returns:
+      The tokens of each row.
 
     Raises:
-      queries.QueryError: names the row that is wrong.
+      queries.QueryError: a row is wrong; the error has its number.
     """
-    found = []
+    encoded = []
     for i, row in enumerate(rows):
       try:
-        found.append(encode(row))
+        encoded.append(encode(row))
       except ValueError as e:
         raise queries.QueryError(i, str(e)) from e
     _warn(
-        [c.cut_inputs for c in found],
+        [query.cut_inputs for query in encoded],
         f'inputs were cut to {self.config.input_length} tokens: the instance,'
         ' never the label',
     )
     _warn(
-        [c.cut_targets for c in found],
+        [query.cut_targets for query in encoded],
         f'targets were cut to {self.config.target_length} tokens: what follows'
         ' is not scored',
     )
-    return found
+    return encoded
 
 
 def _warn(cut: Sequence[bool], what: str) -> None:

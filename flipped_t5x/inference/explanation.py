@@ -1,4 +1,4 @@
-"""Where the options of a text differ: each instruction token under each."""
+"""Which tokens of the instruction tell the options of a text apart."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -15,14 +15,14 @@ _TOKEN_WIDTH = 24
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-  """Log-probability of each token of the instruction under each option.
+  """The log-probability of each token of the instruction under each option.
 
   Attributes:
-    tokens: the text of each token, with a space that it begins with; `</s>`
-      for the end-of-sequence token.
+    tokens: the text of each token, including the space that it may begin with;
+      `</s>` for the end-of-sequence token.
     options: the options, best first.
-    log_probs: float32[options, tokens]; the sum over the tokens is the score
-      that ranks.
+    log_probs: float32[options, tokens]. Their sum over the tokens is the score
+      by which the options are ranked.
   """
 
   tokens: tuple[str, ...]
@@ -36,14 +36,14 @@ class Explanation:
 
   @property
   def differences(self) -> np.ndarray:
-    """float32[options, tokens]: log-probabilities less the options' mean."""
+    """float32[options, tokens]: log-probabilities minus the options' mean."""
     return self.log_probs - self.log_probs.mean(axis=0, keepdims=True)
 
   def table(self) -> str:
-    """A line for each token (`▁` is a space), a column for each option.
+    """A text with a line for each token and a column for each option.
 
-    The last column is by how much the best option makes the token more probable
-    than the second; the last line is the sum over the tokens.
+    The last column is the difference between the best and the second-best
+    option, and the last line is the sum over the tokens. `▁` is a space.
     """
     rows = [(
         'token',
@@ -60,25 +60,24 @@ class Explanation:
     return terminal.aligned(rows)
 
   def plot(self, where: Any) -> Any:
-    """Draws a heat map: a row for each option, a column for each token.
+    """Draws `differences` as a heat map, options by tokens.
 
     Args:
-      where: the file to write, or Matplotlib's axes to draw in. The colours
-        show `differences`, whose values are printed where there is room.
+      where: the file to write, or Matplotlib's axes to draw in.
 
     Returns:
       The figure.
     """
-    # Imported here: Matplotlib takes as long to import as all the rest.
+    # Imported here because Matplotlib takes as long to import as all the rest.
     from flipped_t5x.inference import explanation_plot
 
-    draw = explanation_plot.draw
+    shown = self.differences, self.options, self.tokens
     if isinstance(where, (str, os.PathLike)):
-      draw = explanation_plot.write
-    return draw(self.differences, self.options, self.tokens, where)
+      return explanation_plot.write(*shown, where)
+    return explanation_plot.draw(*shown, where)
 
   def to_json(self) -> dict[str, Any]:
-    """What the JSON of the command holds, as lists and texts."""
+    """The explanation as `flipped-t5x explain --json` writes it."""
     return {
         'prediction': self.prediction,
         'tokens': list(self.tokens),
@@ -98,11 +97,11 @@ class Explanation:
 def token_texts(
     vocabulary: tokenization.Vocabulary, tokens: Sequence[int]
 ) -> tuple[str, ...]:
-  """Text of each token; joined, they are the decoded text.
+  """The text of each token; joined, these are the decoded text.
 
   Args:
     vocabulary: the vocabulary.
-    tokens: EOS, if it is there, last.
+    tokens: the tokens, with or without EOS at the end.
 
   Returns:
     What each token adds to the text before it; `</s>` for EOS.

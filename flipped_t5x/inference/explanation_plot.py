@@ -9,7 +9,7 @@ from matplotlib import axes as axes_lib
 from matplotlib import figure
 import numpy as np
 
-# Two hues that the colour-blind tell apart, white where the options agree.
+# Two hues that colour-blind people can tell apart; white where options agree.
 _COLOURS = 'PuOr'
 _MOST_NUMBERS = 240
 _OPTION_WIDTH, _TOKEN_WIDTH = 28, 24
@@ -21,13 +21,13 @@ def write(
     tokens: Sequence[str],
     path: str | os.PathLike[str],
 ) -> figure.Figure:
-  """Writes the heat map to a file; arguments as for `draw`.
+  """Writes the heat map to a file.
 
   Args:
-    values: see `draw`.
-    options: see `draw`.
-    tokens: see `draw`.
-    path: the file, whose ending says which format.
+    values: float32[options, tokens].
+    options: the texts of the options.
+    tokens: the texts of the tokens.
+    path: the file; its extension selects the format.
 
   Returns:
     The figure.
@@ -46,14 +46,14 @@ def draw(
     options: Sequence[str],
     tokens: Sequence[str],
     axes: axes_lib.Axes,
-) -> figure.Figure:
-  """Draws the heat map.
+) -> figure.Figure | figure.SubFigure:
+  """Draws the heat map, and prints the values in it where they fit.
 
   Args:
-    values: float32[options, tokens]; the colours are symmetric around 0.
-    options: the options' texts.
-    tokens: the tokens' texts.
-    axes: where to draw.
+    values: float32[options, tokens].
+    options: the texts of the options.
+    tokens: the texts of the tokens.
+    axes: the axes to draw in.
 
   Returns:
     The figure that the axes belong to.
@@ -80,7 +80,7 @@ def draw(
           color='white' if abs(value) > 0.6 * most else '#222222',
       )
   axes.set_title(
-      'log P(token | option), less the mean over the options', fontsize=9,
+      'log P(token | option) minus the mean over the options', fontsize=9,
       loc='left',
   )
   bar = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05)
@@ -93,4 +93,4 @@ def _ticks(axis: Any, labels, **style) -> None:
   labels = list(labels)
   axis.set_ticks(range(len(labels)), labels, fontsize=8, **style)
   for label in axis.get_ticklabels():
-    label.set_parse_math(False)  # A dollar sign is a dollar sign.
+    label.set_parse_math(False)  # Shows dollar signs as they are.

@@ -1,16 +1,19 @@
 """Greedy and beam search with a cache of keys and values.
 
-Beam search keeps the likeliest unfinished sequences of each length (Graves
-2012, arXiv 1211.3711; Sutskever et al. 2014, arXiv 1409.3215). Finished ones
-compete by log-probability / length**penalty; Wu et al. 2016 (arXiv 1609.08144)
-divide by ((5 + length) / 6)**penalty, `transformers` as here. What counts as
-finished and when the search ends is `transformers`' too, so that its tokens are
-the same: its `generate` with `early_stopping=False`.
+Beam search keeps the most probable unfinished sequences of each length (Graves
+2012, arXiv 1211.3711; Sutskever et al. 2014, arXiv 1409.3215). Finished
+sequences are compared by log-probability / length**penalty, as in
+`transformers`; Wu et al. 2016 (arXiv 1609.08144) divide by
+((5 + length) / 6)**penalty instead. Which sequences count as finished, and when
+the search ends, also follows `transformers`, so that the tokens are those of
+its `generate` with `early_stopping=False`.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import functools
+from typing import cast
 from typing import NamedTuple
 
 from flipped_t5x import errors
@@ -27,11 +30,11 @@ _START_ID = 0
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-  """What the decoder wrote.
+  """A generated target.
 
   Attributes:
-    tokens: without EOS, or the first `max_length` where it did not end.
-    log_prob: sum of their log-probabilities, that of EOS counted in.
+    tokens: the tokens before EOS, or `max_length` tokens without an EOS.
+    log_prob: the sum of the tokens' log-probabilities, including that of EOS.
   """
 
   tokens: tuple[int, ...]
@@ -48,27 +51,29 @@ def generate(
     length_penalty: float = 1.0,
     batch_size: int = 32,
     length_multiple: int = 16,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Generated]:
-  """Decodes the likeliest targets, each input on its own.
+  """Searches for the most probable target of each input.
 
   Args:
     network: the network's sizes.
-    params: its weights.
+    params: the network's weights.
     inputs: encoder tokens of each input.
-    max_length: tokens that a target has at most, EOS counted in.
-    num_beams: sequences to keep; 1 is greedy search.
-    length_penalty: a greater one prefers longer targets; nothing to greedy
-      search.
-    batch_size: inputs at a time; `num_beams` rows each in the decoder.
+    max_length: the most tokens of a target, including EOS.
+    num_beams: number of sequences to keep; 1 is greedy search.
+    length_penalty: greater values prefer longer targets; greedy search ignores
+      it.
+    batch_size: number of inputs in a batch; the decoder has `num_beams` rows
+      for each.
     length_multiple: input lengths are padded to a multiple of this.
-    progress: called with the number of inputs of each batch that is done.
+    progress: called after each batch with its number of inputs.
 
   Returns:
-    The best target of each input, in their order.
+    The best target of each input, in the order of the inputs.
 
   Raises:
-    UserError: a number is below 1, or an input is empty; the message names it.
+    UserError: `max_length`, `num_beams`, `batch_size` or `length_multiple` is
+      below 1, or an input is empty.
   """
   for name, value in (
       ('max_length', max_length), ('num_beams', num_beams),
@@ -76,17 +81,17 @@ def generate(
   ):
     if value < 1:
       raise errors.UserError(f'{name} is {value}; at least 1 is needed')
-  for i, row in enumerate(inputs):
-    if not len(row):
+  for i, source in enumerate(inputs):
+    if not len(source):
       raise errors.UserError(f'input {i} is empty')
   if not inputs:
     return []
-  generated = [None] * len(inputs)
-  # In float64 and on the host, as `transformers` has them; none has length 0.
+  generated: dict[int, Generated] = {}
+  # Computed in float64 on the host, as in `transformers`. No length is 0.
   lengths = np.maximum(np.arange(max_length + 1.0), 1.0)
   divisors = np.float32(lengths**length_penalty)
   search = low_memory_jit.jit(_search, params, static_argnums=(0, 1, 2))
-  # A lone input is not worth a batch of padding.
+  # A few inputs do not fill a batch of full size.
   for chosen, batch in arrays.score_batches(
       inputs, [()] * len(inputs), min(batch_size, len(inputs)), length_multiple
   ):
@@ -102,11 +107,11 @@ def generate(
       )
     if progress is not None:
       progress(len(chosen))
-  return generated
+  return [generated[i] for i in range(len(inputs))]
 
 
-# The whole search is one program on the device: one compilation for each input
-# length, and no wait for the host between two tokens.
+# The whole search is one program on the device: it is compiled once for each
+# input length, and does not wait for the host between two tokens.
 def _search(
     config: network_lib.T5Config,
     max_length: int,
@@ -118,37 +123,39 @@ def _search(
   """Searches for the target of each row.
 
   Args:
-    config: sizes.
-    max_length: tokens of a target.
-    num_beams: sequences to keep of each row.
-    params: weights.
+    config: the network's sizes.
+    max_length: the most tokens of a target.
+    num_beams: number of sequences to keep for each row.
+    params: the network's weights.
     source: int32[batch, length]; rows of padding alone are not decoded.
     divisors: float32[max_length + 1], length**penalty.
 
   Returns:
-    int32[batch, max_length], what follows EOS having no meaning, and
-    float32[batch], the log-probability.
+    The targets, int32[batch, max_length], in which what follows EOS has no
+    meaning, and their log-probabilities, float32[batch].
   """
   model = network_lib.Transformer(config)
   batch = source.shape[0]
   encoded = model.apply(
       {'params': params}, source, enable_dropout=False, method='encode'
   )
-  # Makes room in the cache, and keys and values of the encoder's output; the
-  # rest of the forward pass is not computed, since nothing depends on it.
+  # Allocates the cache, and computes the keys and values of the encoder's
+  # output. XLA drops the rest of this forward pass, which nothing depends on.
   room = jnp.zeros((batch, max_length), jnp.int32)
   _, caches = model.apply(
       {'params': params}, encoded, source, room, room, enable_dropout=False,
       decode=True, mutable=['cache', 'encoded'], method='decode',
   )
-  caches = _take_rows(caches, jnp.repeat(jnp.arange(batch), num_beams))
+  caches = _take_rows(
+      cast(dict, caches), jnp.repeat(jnp.arange(batch), num_beams)
+  )
   sources = jnp.repeat(source, num_beams, axis=0)
 
   def next_logits(tokens, cache):
-    """int32[rows] -> float32[rows, vocab] and the cache with them in it."""
+    """Reads int32[rows]; gives float32[rows, vocab] and the next cache."""
     logits, changed = model.apply(
         {'params': params, 'encoded': caches['encoded'], 'cache': cache},
-        # For its keys and values, which are there already.
+        # Not read: its keys and values are in the collection 'encoded'.
         encoded,
         sources, tokens[:, None], tokens[:, None], enable_dropout=False,
         decode=True, max_decode_length=max_length, mutable=['cache'],
@@ -171,11 +178,11 @@ class _Greedy(NamedTuple):
 
 
 def _greedy(next_logits, cache, is_open, max_length):
-  """Takes the likeliest token each time; see `_search`."""
+  """Takes the most probable token each time; see `_search`."""
 
   def advance(state):
     logits, cache = next_logits(state.tokens[:, state.step], state.cache)
-    # Of logits: log-probabilities can be equal where logits are not.
+    # Compares logits, since log-probabilities can be equal where they are not.
     token = jnp.argmax(logits, axis=-1)
     log_prob = jnp.take_along_axis(
         jax.nn.log_softmax(logits), token[:, None], axis=-1
@@ -204,76 +211,82 @@ def _greedy(next_logits, cache, is_open, max_length):
 
 
 class _Beams(NamedTuple):
-  """Best first in each row; log-probability -inf is no sequence at all."""
+  """The state of beam search, the best sequences of each row first.
+
+  A log-probability of -inf marks a place without a sequence.
+  """
 
   step: jax.Array  # int32[], tokens so far
-  is_open: jax.Array  # bool[batch], whether better targets may still come
+  is_open: jax.Array  # bool[batch], whether a better target may follow
   tokens: jax.Array  # int32[batch, beams, 1 + max_length]
   log_probs: jax.Array  # float32[batch, beams]
   finished_tokens: jax.Array  # int32[batch, beams, 1 + max_length]
   finished_log_probs: jax.Array  # float32[batch, beams]
-  finished_scores: jax.Array  # float32[batch, beams], by which they compete
+  finished_scores: jax.Array  # float32[batch, beams], to compare them by
   cache: dict  # of batch * beams rows
 
 
 def _beams(next_logits, cache, is_open, num_beams, divisors):
-  """Keeps the likeliest `num_beams` sequences; see `_search`."""
+  """Keeps the most probable `num_beams` sequences; see `_search`."""
   batch, max_length = is_open.shape[0], divisors.shape[0] - 1
-
-  def advance(state):
-    logits, cache = next_logits(
-        state.tokens[:, :, state.step].reshape(-1), state.cache
-    )
-    vocab = logits.shape[-1]
-    totals = state.log_probs[..., None] + jax.nn.log_softmax(logits).reshape(
-        batch, num_beams, vocab
-    )
-    # At most one candidate of each sequence ends it, so that among twice as
-    # many there are enough that do not.
-    totals, flat = jax.lax.top_k(totals.reshape(batch, -1), 2 * num_beams)
-    parents, token = flat // vocab, flat % vocab
-    step = state.step + 1
-    tokens = _choose(state.tokens, parents).at[:, :, step].set(token)
-    ends = (token == tokenization.EOS_ID) | (step == max_length)
-
-    log_probs, kept = jax.lax.top_k(
-        jnp.where(ends, -jnp.inf, totals), num_beams
-    )
-    rows = jnp.arange(batch)[:, None] * num_beams + _choose(parents, kept)
-    # An end that is not among the best `num_beams` candidates does not count.
-    counts = ends & (jnp.arange(2 * num_beams) < num_beams)
-    counts &= state.is_open[:, None]
-    finished_scores, best = jax.lax.top_k(
-        jnp.concatenate([
-            state.finished_scores,
-            jnp.where(counts, totals / divisors[step], -jnp.inf),
-        ], axis=1),
-        num_beams,
-    )
-    # The best sequence would have to end now to be worth what it is taken for;
-    # with a positive length penalty it may be worth more later on.
-    is_open = state.is_open & (
-        log_probs[:, 0] / divisors[step] > finished_scores[:, -1]
-    )
-    return _Beams(
-        step, is_open, _choose(tokens, kept), log_probs,
-        _choose(jnp.concatenate([state.finished_tokens, tokens], 1), best),
-        _choose(jnp.concatenate([state.finished_log_probs, totals], 1), best),
-        finished_scores, _take_rows(cache, rows.reshape(-1)),
-    )
-
   tokens = jnp.full((batch, num_beams, 1 + max_length), _START_ID, jnp.int32)
   nothing = jnp.full((batch, num_beams), -jnp.inf)
   state = jax.lax.while_loop(
       lambda state: (state.step < max_length) & jnp.any(state.is_open),
-      advance,
+      functools.partial(_advance_beams, next_logits, divisors),
       _Beams(
-          # All start alike: only the first counts.
+          # All beams start with the same sequence, so only the first counts.
           jnp.int32(0), is_open, tokens, nothing.at[:, 0].set(0.0),
           tokens, nothing, nothing, cache,
       ),
   )
   return state.finished_tokens[:, 0, 1:], state.finished_log_probs[:, 0]
+
+
+def _advance_beams(next_logits, divisors, state: _Beams) -> _Beams:
+  """Extends all sequences by one token; see `_search`."""
+  batch, num_beams = state.log_probs.shape
+  max_length = divisors.shape[0] - 1
+  logits, cache = next_logits(
+      state.tokens[:, :, state.step].reshape(-1), state.cache
+  )
+  vocab = logits.shape[-1]
+  totals = state.log_probs[..., None] + jax.nn.log_softmax(logits).reshape(
+      batch, num_beams, vocab
+  )
+  # At most one candidate of each sequence ends it, so among twice as many
+  # candidates as beams there are enough that do not.
+  totals, flat = jax.lax.top_k(totals.reshape(batch, -1), 2 * num_beams)
+  parents, token = flat // vocab, flat % vocab
+  step = state.step + 1
+  tokens = _choose(state.tokens, parents).at[:, :, step].set(token)
+  ends = (token == tokenization.EOS_ID) | (step == max_length)
+
+  log_probs, kept = jax.lax.top_k(
+      jnp.where(ends, -jnp.inf, totals), num_beams
+  )
+  rows = jnp.arange(batch)[:, None] * num_beams + _choose(parents, kept)
+  # A finished sequence counts only among the best `num_beams` candidates.
+  counts = ends & (jnp.arange(2 * num_beams) < num_beams)
+  counts &= state.is_open[:, None]
+  finished_scores, best = jax.lax.top_k(
+      jnp.concatenate([
+          state.finished_scores,
+          jnp.where(counts, totals / divisors[step], -jnp.inf),
+      ], axis=1),
+      num_beams,
+  )
+  # Compares the best open sequence as if it ended now, as `transformers`
+  # does; with a positive length penalty it might score higher later.
+  is_open = state.is_open & (
+      log_probs[:, 0] / divisors[step] > finished_scores[:, -1]
+  )
+  return _Beams(
+      step, is_open, _choose(tokens, kept), log_probs,
+      _choose(jnp.concatenate([state.finished_tokens, tokens], 1), best),
+      _choose(jnp.concatenate([state.finished_log_probs, totals], 1), best),
+      finished_scores, _take_rows(cache, rows.reshape(-1)),
+  )
 
 
 def _choose(values: jax.Array, index: jax.Array) -> jax.Array:
@@ -282,9 +295,9 @@ def _choose(values: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _take_rows(caches: dict, rows: jax.Array) -> dict:
-  """Rows of keys and values [..., batch, heads, length, head_dim].
+  """Takes rows of keys and values, [..., batch, heads, length, head_dim].
 
-  Where layers are scanned they come first; indices have no rows.
+  Scanned layers add an axis in front. The cache's indices have no rows.
   """
   return jax.tree.map(
       lambda x: x if x.ndim < 4 else jnp.take(x, rows, axis=-4), caches

@@ -1,8 +1,8 @@
-"""Compiling programs that read weights of fewer bits than they compute in.
+"""Compiles functions so that narrow weights take little memory on a CPU.
 
-On a CPU XLA computes in float32. In its usual order, which is for running small
-operations side by side, all weights are converted before the first is used:
-three times the memory of weights in bfloat16.
+On a CPU XLA computes in float32. Its default scheduler, made for running small
+operations concurrently, converts all weights before it uses the first: weights
+in bfloat16 then take three times their memory.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_ONE_AFTER_ANOTHER = {
+_MEMORY_OPTIMIZED = {
     'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'
 }
 
@@ -20,12 +20,13 @@ _ONE_AFTER_ANOTHER = {
 def jit(
     function: Callable[..., Any], params: Any, static_argnums: tuple[int, ...]
 ) -> Callable[..., Any]:
-  """`jax.jit`, with little memory for weights that are not float32.
+  """Jits a function so that weights other than float32 take little memory.
 
   Args:
-    function: a function of a module, compiled once for all calls.
-    params: the weights that it is for.
-    static_argnums: as of `jax.jit`.
+    function: a function at the top level of a module; equal calls return the
+      same jitted function.
+    params: the weights that the function will be called with.
+    static_argnums: see `jax.jit`.
 
   Returns:
     The jitted function.
@@ -40,5 +41,5 @@ def jit(
 def _jit(function, static_argnums, narrow):
   return jax.jit(
       function, static_argnums=static_argnums,
-      compiler_options=_ONE_AFTER_ANOTHER if narrow else None,
+      compiler_options=_MEMORY_OPTIMIZED if narrow else None,
   )

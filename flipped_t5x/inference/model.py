@@ -1,4 +1,4 @@
-"""Models: rank labels, guess the instruction, explain where labels differ.
+"""A trained model: ranks labels, guesses an instruction, explains a ranking.
 
     import flipped_t5x
     model = flipped_t5x.load('output/demo')
@@ -8,8 +8,8 @@
         options=['Yes', 'No'],
     )
 
-Where there are many rows, a batch holds candidates of like lengths, whichever
-rows they are of; a score does not depend on what else is in the batch.
+For many rows, a batch holds candidates of similar lengths, whichever rows they
+belong to. A score does not depend on what else is in the batch.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import terminal
 from flipped_t5x.inference import encoded_queries
-from flipped_t5x.inference import explanation as explanation_lib
+from flipped_t5x.inference import explanation
 from flipped_t5x.inference import generation
 from flipped_t5x.inference import queries
 from flipped_t5x.inference import scoring
@@ -43,12 +43,12 @@ DTYPES = ('float32', 'bfloat16')
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-  """One option of a text.
+  """One option with its score.
 
   Attributes:
     option: the option.
-    log_prob: log P(instruction | input, option), the score that ranks.
-    probability: the softmax of the options' scores.
+    log_prob: log P(instruction | input, option), by which options are ranked.
+    probability: the option's share in the softmax of all options' `log_prob`.
   """
 
   option: str
@@ -61,10 +61,10 @@ class Guess:
   """An instruction that the model wrote.
 
   Attributes:
-    instruction: its text; in the format `flipped` with the sentinels that say
-      where its parts stand.
-    log_prob: its log-probability, EOS counted in.
-    tokens: its tokens without EOS.
+    instruction: the text of the instruction. In the format `flipped` it has
+      sentinels that mark the places of its parts.
+    log_prob: the log-probability of the tokens, including EOS.
+    tokens: the tokens of the instruction, without EOS.
   """
 
   instruction: str
@@ -74,13 +74,13 @@ class Guess:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-  """Weights with all that is needed to use them.
+  """A trained model: its weights and all that is needed to use them.
 
   Attributes:
-    config: network, format, lengths and settings.
+    config: the network's sizes, the text format, the lengths and the settings.
     params: the network's weights.
-    vocabulary: its vocabulary.
-    step: the training step of the weights; None where that is not known.
+    vocabulary: the model's vocabulary.
+    step: the training step of the weights; None if it is not known.
   """
 
   config: run_config.RunConfig
@@ -91,7 +91,7 @@ class Model:
   def rank(
       self,
       *,
-      input: str | None = None,  # pylint: disable=redefined-builtin
+      input: str | None = None,
       instruction: str | None = None,
       options: Sequence[str] | None = None,
       dataset: str | None = None,
@@ -102,20 +102,22 @@ class Model:
 
     Args:
       input: the text to label.
-      instruction: the instruction; `{{input}}` in it marks the text's place,
-        else the text comes first.
-      options: at least two labels.
-      dataset: instead of the three above, the name of a dataset as promptsource
-        or the catalog has it,
-      template: the name of one of its templates, or a template,
-      row: and the fields that it reads. The options are the template's.
+      instruction: the instruction. `{{input}}` in it marks the place of the
+        text; without it the text comes first.
+      options: the labels, at least two.
+      dataset: the name of a dataset, as in promptsource or the catalog. A
+        dataset, a template and a row take the place of `input`, `instruction`
+        and `options`.
+      template: the name of one of the dataset's templates, or a template.
+      row: the fields that the template reads. No label is needed.
 
     Returns:
-      The options, best first; ties in the given order.
+      The options, best first; equal scores keep the given order.
 
     Raises:
-      UserError: too few options, ones that are equal or are the same tokens,
-        no instruction, an unknown name, or a row that does not fit.
+      UserError: there are fewer than two options, two options are equal or have
+        the same tokens, there is no instruction, a dataset or template is
+        unknown, or the row does not fit the template.
     """
     return _one(self.rank_batch, dict(
         input=input, instruction=instruction, options=options, dataset=dataset,
@@ -128,31 +130,32 @@ class Model:
       batch_size: int = BATCH_SIZE,
       progress: bool = True,
   ) -> list[list[Ranked]]:
-    """`rank` for many rows.
+    """Ranks the options of many rows.
 
     Args:
-      rows: the arguments of `rank`, a mapping for each row.
-      batch_size: candidates a forward pass.
-      progress: whether to show a bar.
+      rows: the rows, each a mapping of the arguments of `rank`.
+      batch_size: number of candidates in a forward pass; each option of a row
+        is a candidate.
+      progress: whether to show a progress bar.
 
     Returns:
-      For each row what `rank` gives.
+      The result of `rank` for each row.
 
     Raises:
-      queries.QueryError: a ValueError that names the row.
+      queries.QueryError: a row is wrong; the message has its number.
     """
     encoder = self._encoder
-    found = encoder.of_each(encoder.to_rank, rows)
-    scored = self._scored(found, batch_size, progress)
+    encoded = encoder.encode_all(encoder.to_rank, rows)
+    scored = self._scored(encoded, batch_size, progress)
     return [
-        _ranked(row.options, log_probs)
-        for row, log_probs in zip(found, scored, strict=True)
+        _ranked(query.options, log_probs)
+        for query, log_probs in zip(encoded, scored, strict=True)
     ]
 
   def guess(
       self,
       *,
-      input: str | None = None,  # pylint: disable=redefined-builtin
+      input: str | None = None,
       output: str | None = None,
       dataset: str | None = None,
       template: str | templates.Template | None = None,
@@ -160,28 +163,29 @@ class Model:
       num_beams: int = 1,
       max_length: int | None = None,
   ) -> Guess:
-    """Writes the instruction that leads from an input to an output.
+    """Guesses the instruction that leads from an input to an output.
 
     Args:
-      input: the text; the encoder reads `input: TEXT`, `output: LABEL`. A model
-        of the format `flipped` knows places for the instruction's parts:
-        `<extra_id_0>`, `<extra_id_1>` in the text, and writes what belongs
-        there.
-      output: the label; with a row, instead of the row's own.
-      dataset: instead of an input, a dataset's name, see `rank`,
-      template: one of its templates, whose places are shown but whose words are
-        not,
-      row: and the fields that it reads.
-      num_beams: 1 takes the most probable token each time.
-      max_length: the most tokens to write, EOS counted in; by default the
+      input: the text. A model of the format `flipped` fills in places in it:
+        `<extra_id_0>`, `<extra_id_1>` and so on mark where the parts of the
+        instruction belong.
+      output: the label. With a row, it takes the place of the row's own label.
+      dataset: the name of a dataset, as in promptsource or the catalog. A
+        dataset, a template and a row take the place of `input`.
+      template: the name of one of the dataset's templates, or a template. The
+        model sees the places of the template's words, but not the words.
+      row: the fields that the template reads.
+      num_beams: number of sequences that beam search keeps; 1 is greedy search.
+      max_length: the most tokens to write, including EOS; by default the
         model's target length.
 
     Returns:
       The instruction.
 
     Raises:
-      UserError: something is missing, unknown or does not fit, or the model
-        does not write instructions (formats `direct` and `channel`).
+      UserError: the text or the label is missing, a dataset or template is
+        unknown, the row does not fit the template, or the model does not write
+        instructions (formats `direct` and `channel`).
     """
     return _one(
         self.guess_batch,
@@ -200,15 +204,31 @@ class Model:
       batch_size: int = BATCH_SIZE,
       progress: bool = True,
   ) -> list[Guess]:
-    """`guess` for many rows; arguments as for `rank_batch`."""
+    """Guesses the instructions of many rows.
+
+    Args:
+      rows: the rows, each a mapping of the arguments `input` and `output`, or
+        `dataset`, `template`, `row` and perhaps `output`, of `guess`.
+      num_beams: number of sequences that beam search keeps; 1 is greedy search.
+      max_length: the most tokens to write, including EOS; by default the
+        model's target length.
+      batch_size: number of rows in a batch.
+      progress: whether to show a progress bar.
+
+    Returns:
+      The result of `guess` for each row.
+
+    Raises:
+      queries.QueryError: a row is wrong; the message has its number.
+    """
+    if max_length is None:
+      max_length = self.config.target_length
     encoder = self._encoder
-    found = encoder.of_each(encoder.to_guess, rows)
-    with terminal.progress_bar(len(found), 'guess', progress) as bar:
+    encoded = encoder.encode_all(encoder.to_guess, rows)
+    inputs = [query.inputs[0] for query in encoded]
+    with terminal.progress_bar(len(inputs), 'guess', progress) as bar:
       generated = generation.generate(
-          self.config.network, self.params, [row.inputs[0] for row in found],
-          max_length=(
-              self.config.target_length if max_length is None else max_length
-          ),
+          self.config.network, self.params, inputs, max_length=max_length,
           num_beams=num_beams, batch_size=batch_size, progress=bar.update,
       )
     return [
@@ -218,25 +238,29 @@ class Model:
   def explain(
       self,
       *,
-      input: str | None = None,  # pylint: disable=redefined-builtin
+      input: str | None = None,
       instruction: str | None = None,
       options: Sequence[str] | None = None,
       dataset: str | None = None,
       template: str | templates.Template | None = None,
       row: Mapping[str, Any] | None = None,
-  ) -> explanation_lib.Explanation:
+  ) -> explanation.Explanation:
     """Log-probability of each token of the instruction under each option.
 
     Args:
-      input: as for `rank`, and so are the others.
-      instruction: the instruction.
-      options: the labels.
-      dataset: a dataset's name.
-      template: the name of one of its templates, or a template.
-      row: a row.
+      input: the text to label.
+      instruction: the instruction. `{{input}}` in it marks the place of the
+        text; without it the text comes first.
+      options: the labels, at least two.
+      dataset: the name of a dataset, as in promptsource or the catalog. A
+        dataset, a template and a row take the place of `input`, `instruction`
+        and `options`.
+      template: the name of one of the dataset's templates, or a template.
+      row: the fields that the template reads. No label is needed.
 
     Returns:
-      The explanation; its sums over tokens are the scores of `rank`.
+      The explanation. Summed over the tokens, its log-probabilities are the
+      scores by which `rank` ranks.
 
     Raises:
       UserError: see `rank`; or the model writes the label and not the
@@ -252,14 +276,27 @@ class Model:
       rows: Iterable[Mapping[str, Any]],
       batch_size: int = BATCH_SIZE,
       progress: bool = True,
-  ) -> list[explanation_lib.Explanation]:
-    """`explain` for many rows; arguments as for `rank_batch`."""
+  ) -> list[explanation.Explanation]:
+    """Explains the rankings of many rows.
+
+    Args:
+      rows: the rows, each a mapping of the arguments of `explain`.
+      batch_size: number of candidates in a forward pass; each option of a row
+        is a candidate.
+      progress: whether to show a progress bar.
+
+    Returns:
+      The result of `explain` for each row.
+
+    Raises:
+      queries.QueryError: a row is wrong; the message has its number.
+    """
     encoder = self._encoder
-    found = encoder.of_each(encoder.to_explain, rows)
-    scored = self._scored(found, batch_size, progress)
+    encoded = encoder.encode_all(encoder.to_explain, rows)
+    scored = self._scored(encoded, batch_size, progress)
     return [
-        _explained(self.vocabulary, row, log_probs)
-        for row, log_probs in zip(found, scored, strict=True)
+        _explained(self.vocabulary, query, log_probs)
+        for query, log_probs in zip(encoded, scored, strict=True)
     ]
 
   def score(
@@ -274,11 +311,14 @@ class Model:
     Args:
       inputs: encoder tokens of each candidate.
       targets: decoder tokens of each candidate.
-      batch_size: candidates a forward pass.
+      batch_size: number of candidates in a forward pass.
       length_multiple: lengths are padded to a multiple of this.
 
     Returns:
-      float32[n].
+      float32[n], the log-probabilities of the n candidates.
+
+    Raises:
+      UserError: `batch_size` or `length_multiple` is below 1.
     """
     log_probs = scoring.token_log_probs(
         self.config.network, self.params, inputs, targets,
@@ -287,7 +327,7 @@ class Model:
     return np.array([values.sum() for values in log_probs], np.float32)
 
   def _text(self, tokens: Sequence[int]) -> str:
-    # An embedding may have rows that no piece of the vocabulary belongs to.
+    # An embedding may have more rows than the vocabulary has pieces.
     size = self.vocabulary.vocab_size
     return self.vocabulary.decode(
         [t if t < size else tokenization.UNK_ID for t in tokens]
@@ -299,19 +339,19 @@ class Model:
 
   def _scored(
       self,
-      rows: Sequence[encoded_queries.EncodedQuery],
+      encoded: Sequence[encoded_queries.EncodedQuery],
       batch_size: int,
       progress: bool,
   ) -> list[list[np.ndarray]]:
-    """For each row and option float32[tokens of the target]."""
-    inputs = [tokens for row in rows for tokens in row.inputs]
+    """A float32[number of target tokens] for each option of each query."""
+    inputs = [tokens for query in encoded for tokens in query.inputs]
+    targets = [tokens for query in encoded for tokens in query.targets]
     with terminal.progress_bar(len(inputs), 'candidate', progress) as bar:
       values = iter(scoring.token_log_probs(
-          self.config.network, self.params, inputs,
-          [tokens for row in rows for tokens in row.targets],
+          self.config.network, self.params, inputs, targets,
           batch_size=batch_size, progress=bar.update,
       ))
-      scored = [[next(values) for _ in row.options] for row in rows]
+    scored = [[next(values) for _ in query.options] for query in encoded]
     for i, log_probs in enumerate(scored):
       if not all(np.isfinite(values).all() for values in log_probs):
         raise queries.QueryError(
@@ -322,7 +362,7 @@ class Model:
 
 
 def _one(function: Callable[..., list[Any]], query, **options) -> Any:
-  """The result of a function of many rows for one row, which has no number."""
+  """Calls a function of many rows with one row, whose errors name no row."""
   try:
     result, = function([query], progress=False, **options)
   except queries.QueryError as e:
@@ -344,19 +384,19 @@ def _ranked(
 
 def _explained(
     vocabulary: tokenization.Vocabulary,
-    row: encoded_queries.EncodedQuery,
+    query: encoded_queries.EncodedQuery,
     log_probs: Sequence[np.ndarray],
-) -> explanation_lib.Explanation:
+) -> explanation.Explanation:
   order = _best_first(log_probs)
-  return explanation_lib.Explanation(
-      explanation_lib.token_texts(vocabulary, row.targets[0]),
-      tuple(row.options[i] for i in order),
+  return explanation.Explanation(
+      explanation.token_texts(vocabulary, query.targets[0]),
+      tuple(query.options[i] for i in order),
       np.stack([log_probs[i] for i in order]),
   )
 
 
 def _best_first(log_probs: Sequence[np.ndarray]) -> np.ndarray:
-  """int[options]; equal scores in the given order."""
+  """int[options]: the options by score; equal scores keep the given order."""
   return np.argsort([-values.sum() for values in log_probs], kind='stable')
 
 
@@ -366,32 +406,35 @@ def load(
     vocabulary: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
     revision: str | None = None,
-    format: str | None = None,  # pylint: disable=redefined-builtin
+    format: str | None = None,
     input_length: int | None = None,
     target_length: int | None = None,
 ) -> Model:
-  """Loads a model: ours, T5X's, or one in Hugging Face's form.
+  """Loads a model of this project, of T5X or of Hugging Face's `transformers`.
 
   Args:
-    path_or_hub_name: a folder, or a checkpoint in it, see `weights/model_files.py`; or
-      a name on the Hugging Face hub.
-    vocabulary: a SentencePiece file, where the model has none of its own.
-    dtype: of the weights and the activations, one of `DTYPES`; by default
-      weights stay as they are stored, and activations are what the model's
-      configuration says, float32 if it says nothing.
-    revision: commit, branch or tag of a name on the hub.
-    format: text format, see `prompts/formats.py`; by default the model's own, `flipped`
-      if it has none. So are the lengths, 384 and 64 tokens if it has none.
-    input_length: tokens that the encoder reads, EOS counted in.
-    target_length: tokens that the decoder writes, EOS counted in.
+    path_or_hub_name: the folder of a run, of one of its checkpoints, or of a
+      model (see `weights/model_files.py`), or a name on the Hugging Face hub.
+    vocabulary: a SentencePiece file, for a model without a vocabulary of its
+      own.
+    dtype: the type of the weights and the activations, one of `DTYPES`. By
+      default the weights keep the type they are stored in, and the activations
+      have the type in the model's configuration, or float32.
+    revision: a commit, branch or tag of the name on the hub.
+    format: the text format, see `prompts/formats.py`; by default the model's
+      own, or `flipped` if it has none.
+    input_length: the most tokens that the encoder reads, including EOS; by
+      default the model's own length, or 384 if it has none.
+    target_length: the most tokens that the decoder writes, including EOS; by
+      default the model's own length, or 64 if it has none.
 
   Returns:
-    The model on JAX's default device, where its weights are put one by one.
+    The model, with its weights on JAX's default device.
 
   Raises:
-    FileNotFoundError: there is no model, or no checkpoint in it.
-    UserError: the weights do not fit the configuration, or the vocabulary not
-      the weights, or there is no vocabulary, or an argument is wrong.
+    FileNotFoundError: the folder has no model or checkpoint.
+    UserError: the weights do not fit the configuration, the vocabulary does not
+      fit the weights, there is no vocabulary, or an argument is wrong.
   """
   if dtype is not None and dtype not in DTYPES:
     raise errors.UserError(f'dtype {dtype!r} is not one of {DTYPES}')
@@ -407,8 +450,9 @@ def load(
   )
   if files.vocabulary is None:
     raise errors.UserError(
-        f'{files.path} has no vocabulary beside its weights; `vocabulary` (in'
-        ' the commands --vocabulary) names a SentencePiece file'
+        f'{files.path} has no vocabulary beside its weights; give a'
+        ' SentencePiece file as `vocabulary`, or in the commands as'
+        ' --vocabulary'
     )
   network = files.network
   if dtype is not None:
@@ -427,7 +471,7 @@ def load(
 
 
 def _on_device(weights: tensors.Tensors, dtype: str | None) -> dict[str, Any]:
-  """Reads weights one by one, so that the host never holds two of them."""
+  """Reads weights one by one, so that the host never holds two at once."""
   params = {}
   for name, tensor in weights.items():
     if dtype is not None:

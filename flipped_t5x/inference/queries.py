@@ -1,14 +1,15 @@
-"""What a model is asked about one text: checked and rendered.
+"""Checks and renders queries: what a model is asked about one text.
 
-A query is a mapping, such as a line of a JSONL file. To rank or to explain:
+A query is a mapping, such as a line of a JSONL file. To rank options, or to
+explain their ranking, it has the form
 
     {"input": TEXT, "instruction": TEXT, "options": [TEXT, TEXT]}
 
-to guess the instruction:
+To guess the instruction, it has the form
 
     {"input": TEXT, "output": TEXT}
 
-and to do either with a row of a dataset, in one of its templates:
+For a row of a dataset in one of its templates, both have the form
 
     {"dataset": NAME, "template": NAME, "row": {FIELD: VALUE}}
 """
@@ -21,11 +22,11 @@ import functools
 from typing import Any
 
 from flipped_t5x import errors
-from flipped_t5x.prompts import templates as templates_lib
+from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import catalog
 import jinja2
 
-# What a text of one's own is described by; `output` goes with a row, too.
+# The keys of a query that has no row. A query with a row may have `output` too.
 RANK_KEYS = ('input', 'instruction', 'options')
 GUESS_KEYS = ('input', 'output')
 _ROW_KEYS = ('dataset', 'template', 'row')
@@ -33,11 +34,11 @@ _INPUT = '{{input}}'
 
 
 class QueryError(errors.UserError):
-  """One query of several is wrong.
+  """One of several queries is wrong.
 
   Attributes:
-    index: its number, from 0.
-    reason: what is wrong.
+    index: the number of the query, from 0.
+    reason: what is wrong with it.
   """
 
   def __init__(self, index: int, reason: str):
@@ -50,18 +51,22 @@ def check(query: Mapping[str, Any], text_keys: Sequence[str]) -> dict[str, Any]:
   """Checks a query's keys and types.
 
   Args:
-    query: see above; None counts as not given.
+    query: a query as described above. A key whose value is None counts as not
+      given.
     text_keys: `RANK_KEYS` or `GUESS_KEYS`.
 
   Returns:
-    What is given.
+    The query without the keys that are not given.
 
   Raises:
-    UserError: an unknown key, one too many or too few, or a wrong type.
+    UserError: a key is unknown, missing or in conflict with another one, or a
+      value has the wrong type.
   """
   known = [*text_keys, *_ROW_KEYS]
   if not isinstance(query, Mapping):
-    raise errors.UserError(f'a row must map keys to values and is {query!r}')
+    raise errors.UserError(
+        f'a row must be a mapping of keys to values, not {query!r}'
+    )
   for key in query:
     if key not in known:
       near = difflib.get_close_matches(str(key), known, 1) or known
@@ -71,17 +76,17 @@ def check(query: Mapping[str, Any], text_keys: Sequence[str]) -> dict[str, Any]:
   others = [k for k in text_keys if k in given and k != 'output']
   if from_row and others:
     raise errors.UserError(
-        f'{others[0]} and {from_row[0]} cannot both be given: either'
+        f'{others[0]} and {from_row[0]} cannot both be given: give either'
         f' {", ".join(text_keys)}, or {", ".join(_ROW_KEYS)}'
     )
   needed = set(_ROW_KEYS if from_row else text_keys) - given.keys()
-  if isinstance(given.get('template'), templates_lib.Template):
+  if isinstance(given.get('template'), templates.Template):
     needed.discard('dataset')
   for key in known:
     if key in needed:
       raise errors.UserError(
-          f'{key} is missing: either {", ".join(text_keys)}, or'
-          f' {", ".join(_ROW_KEYS)} are needed'
+          f'{key} is missing: give either {", ".join(text_keys)}, or'
+          f' {", ".join(_ROW_KEYS)}'
       )
   for key, value in given.items():
     _check_type(key, value)
@@ -91,7 +96,9 @@ def check(query: Mapping[str, Any], text_keys: Sequence[str]) -> dict[str, Any]:
 def _check_type(key: str, value: Any) -> None:
   if key == 'row':
     if not isinstance(value, Mapping):
-      raise errors.UserError(f'row must map fields to values and is {value!r}')
+      raise errors.UserError(
+          f'row must be a mapping of fields to values, not {value!r}'
+      )
   elif key == 'options':
     if (
         isinstance(value, str)
@@ -99,25 +106,26 @@ def _check_type(key: str, value: Any) -> None:
         or not all(isinstance(option, str) for option in value)
     ):
       raise errors.UserError(
-          f'options must be a list of texts and is {value!r}'
+          f'options must be a list of texts, not {value!r}'
       )
   elif not isinstance(value, str) and not (
-      key == 'template' and isinstance(value, templates_lib.Template)
+      key == 'template' and isinstance(value, templates.Template)
   ):
-    raise errors.UserError(f'{key} must be a text and is {value!r}')
+    raise errors.UserError(f'{key} must be a text, not {value!r}')
 
 
 def render_to_rank(
     query: Mapping[str, Any], max_field_chars: int | None = None
-) -> templates_lib.Rendered:
-  """The instruction, the instance and the options of a query.
+) -> templates.Rendered:
+  """Renders the instruction, the instance and the options of a query.
 
   Args:
-    query: see above. A row needs no label.
-    max_field_chars: cuts the fields that a template inserts.
+    query: a query as described above. A row needs no label.
+    max_field_chars: the most characters of each field that a template inserts;
+      None for no limit.
 
   Returns:
-    What a format makes texts of; which option is right is not known.
+    The rendered prompt; its `gold` is 0 and has no meaning.
 
   Raises:
     UserError: the query is wrong, or its row does not fit the template.
@@ -131,27 +139,28 @@ def render_to_rank(
   options = tuple(option.strip() for option in given['options'])
   if len(options) < 2 or len(set(options)) < len(options) or '' in options:
     raise errors.UserError(
-        f'options {list(options)}: at least two are needed, none empty, all'
-        ' different'
+        f'options {list(options)}: give at least two different options, none of'
+        ' them empty'
     )
   instruction = given['instruction']
   if not instruction.replace(_INPUT, '').strip():
-    raise errors.UserError('the instruction is empty; it is what is scored')
+    raise errors.UserError('the instruction is empty, and it is what is scored')
   return rendered_text(instruction, given['input'], options)
 
 
 def render_to_guess(
     query: Mapping[str, Any], max_field_chars: int | None = None
-) -> tuple[templates_lib.Rendered, str]:
-  """The instance and the label of a query whose instruction is to be guessed.
+) -> tuple[templates.Rendered, str]:
+  """Renders the instance and the label of a query to guess the instruction.
 
   Args:
-    query: see above. A row is shown with its own label if no `output` is given.
-    max_field_chars: cuts the fields that a template inserts.
+    query: a query as described above. Without `output`, the label of the row is
+      used.
+    max_field_chars: the most characters of each field that a template inserts;
+      None for no limit.
 
   Returns:
-    What a format makes texts of, without chunks for a text of one's own; and
-    the label.
+    The rendered prompt, without chunks if the query has no row, and the label.
 
   Raises:
     UserError: the query is wrong, or its row does not fit the template.
@@ -160,65 +169,77 @@ def render_to_guess(
   output = given.get('output', '').strip()
   if 'output' in given and not output:
     raise errors.UserError(
-        'the output is empty; it is what the instruction asks for'
+        'the output is empty: give the label that the instruction leads to'
     )
   if 'row' not in given:
-    return templates_lib.Rendered((given['input'],), (), (), gold=0), output
+    return templates.Rendered((given['input'],), (), (), gold=0), output
   template = find_template(
       given.get('dataset'), given['template'], max_field_chars
   )
   if output:
     return _render(template.render_prompt, template, given['row']), output
   rendered = _render(
-      template.render, template, given['row'], '; give an output, or a label'
+      template.render, template, given['row'],
+      '; give an output, or a row with a label',
   )
   return rendered, rendered.options[rendered.gold]
 
 
 def rendered_text(
     instruction: str, text: str, options: tuple[str, ...]
-) -> templates_lib.Rendered:
-  """An instruction and a text as if a template had been rendered.
+) -> templates.Rendered:
+  """Puts an instruction and a text together as a template would.
 
   Args:
-    instruction: `{{input}}` in it marks the text's place; without it the text
-      comes first.
+    instruction: the instruction. `{{input}}` in it marks the place of the text;
+      without it the text comes first.
     text: the text.
     options: the options.
+
+  Returns:
+    The rendered prompt; its `gold` is 0 and has no meaning.
   """
   if _INPUT not in instruction:
     instruction = f'{_INPUT} {instruction}'
-  parts, chunks = [], []
+  parts: list[int | str] = []
+  chunks: list[str] = []
   for i, literal in enumerate(instruction.split(_INPUT)):
     if i:
       parts.append(text)
     if literal:
       parts.append(len(chunks))
       chunks.append(literal)
-  return templates_lib.Rendered(tuple(parts), tuple(chunks), options, gold=0)
+  return templates.Rendered(tuple(parts), tuple(chunks), options, gold=0)
 
 
 def find_template(
     dataset: str | None,
-    template: str | templates_lib.Template,
+    template: str | templates.Template,
     max_field_chars: int | None = None,
-) -> templates_lib.Template:
-  """A template by name; UserError gives the nearest names.
+) -> templates.Template:
+  """Finds a template by name.
 
   Args:
-    dataset: a dataset of the catalog, or of promptsource.
-    template: its name, or the template itself.
-    max_field_chars: how far the template cuts fields; see
-      `templates.Template`.
+    dataset: the name of a dataset in the catalog or in promptsource.
+    template: the name of one of its templates, or the template itself.
+    max_field_chars: the most characters of each field that the template
+      inserts; None for no limit.
+
+  Returns:
+    The template.
+
+  Raises:
+    UserError: the dataset or the template is unknown; the message lists the
+      most similar names.
   """
-  if isinstance(template, templates_lib.Template):
+  if isinstance(template, templates.Template):
     return _cut_to(template, max_field_chars)
   datasets = catalog.catalog()
   if dataset in datasets:
     found = datasets[dataset].load_templates(max_field_chars)
   else:
     try:
-      found = templates_lib.load(dataset, max_field_chars)
+      found = templates.load(dataset, max_field_chars)
     except ValueError as e:
       near = difflib.get_close_matches(dataset, datasets, cutoff=0.4)
       raise errors.UserError(f'{e}; in the catalog: {near}') from e
@@ -233,21 +254,21 @@ def find_template(
 
 @functools.cache  # Compiling a template takes longer than rendering it.
 def _cut_to(
-    template: templates_lib.Template, max_field_chars: int | None
-) -> templates_lib.Template:
+    template: templates.Template, max_field_chars: int | None
+) -> templates.Template:
   return template.cut_to(max_field_chars)
 
 
 def _render(
-    render: Callable[[Mapping[str, Any]], templates_lib.Rendered],
-    template: templates_lib.Template,
+    render: Callable[[Mapping[str, Any]], templates.Rendered],
+    template: templates.Template,
     row: Mapping[str, Any],
     hint: str = '',
-) -> templates_lib.Rendered:
-  """Renders a row, with the same draws whatever its place among others."""
+) -> templates.Rendered:
+  """Renders a row, with the same random choices wherever the row comes from."""
   try:
     return render(row)
-  except templates_lib.Dropped as e:
+  except templates.Dropped as e:
     raise errors.UserError(f'{template!r} cannot use the row: {e}{hint}') from e
   except ValueError as e:
     if isinstance(e.__cause__, jinja2.UndefinedError):

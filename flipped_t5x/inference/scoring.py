@@ -1,9 +1,9 @@
-"""Log-probabilities of given targets, in batches of like lengths.
+"""Log-probabilities of given targets, in batches of similar lengths.
 
-`token_log_probs` runs encoder and decoder once for each candidate. With
+`token_log_probs` runs the encoder and the decoder once for each candidate. With
 `encode_once` the encoder reads each input once, however many targets it has,
-and the decoder writes the targets of one input side by side in one row, kept
-apart by masks: the scores are the same, up to rounding.
+and the decoder reads several targets of one input side by side in one row, kept
+apart by masks. The scores are the same, up to rounding.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+from typing import cast
 
 from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.inference import low_memory_jit
-from flipped_t5x.prompts import arrays as arrays_lib
+from flipped_t5x.prompts import arrays
 import jax
 import numpy as np
 
-# Tokens of a decoder row that several targets may share, if none is longer: as
-# many as a target of the published models has, so that the logits of a batch
-# need no more memory than theirs.
-_ROOM = 64
+# The most tokens of a decoder row that several targets share, unless a single
+# target is longer. It is the target length of the published models, so that the
+# logits of a batch need no more memory than theirs.
+_ROW_LENGTH = 64
 
 
 def token_log_probs(
@@ -35,31 +36,31 @@ def token_log_probs(
     *,
     batch_size: int,
     length_multiple: int = 16,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[np.ndarray]:
   """Log-probability of each token of each target given its input.
 
   Args:
     network: the network's sizes.
-    params: its weights.
+    params: the network's weights.
     inputs: encoder tokens of each candidate.
     targets: decoder tokens of each candidate.
-    batch_size: candidates a forward pass.
+    batch_size: number of candidates in a forward pass.
     length_multiple: lengths are padded to a multiple of this.
-    progress: called with the number of candidates of each batch that is done.
+    progress: called after each batch with its number of candidates.
 
   Returns:
-    For each candidate float32[tokens of its target].
+    A float32[number of target tokens] for each candidate.
 
   Raises:
-    UserError: a number is below 1; the message names it.
+    UserError: `batch_size` or `length_multiple` is below 1.
   """
   _check_positive(batch_size=batch_size, length_multiple=length_multiple)
   if not len(inputs):
     return []
-  found = [None] * len(inputs)
+  found: dict[int, np.ndarray] = {}
   score = low_memory_jit.jit(log_probs, params, static_argnums=(0,))
-  for chosen, batch in arrays_lib.score_batches(
+  for chosen, batch in arrays.score_batches(
       inputs, targets, _num_rows(batch_size, len(inputs)), length_multiple
   ):
     values = np.asarray(score(network, params, batch))
@@ -67,7 +68,7 @@ def token_log_probs(
       found[i] = values[row, : len(targets[i])]
     if progress is not None:
       progress(len(chosen))
-  return found
+  return [found[i] for i in range(len(inputs))]
 
 
 def _check_positive(**numbers: int) -> None:
@@ -77,15 +78,24 @@ def _check_positive(**numbers: int) -> None:
 
 
 def _num_rows(batch_size: int, candidates: int) -> int:
-  # Few candidates are not worth a batch of padding; a power of two, because
-  # each number of rows is compiled on its own.
+  # A few candidates do not fill a batch of full size. The number is a power of
+  # two because each number of rows is compiled on its own.
   return min(batch_size, 2 ** (candidates - 1).bit_length())
 
 
 def log_probs(
-    config: network_lib.T5Config, params: dict, batch: arrays_lib.Batch
+    config: network_lib.T5Config, params: dict, batch: objectives.Batch
 ) -> jax.Array:
-  """float32[batch, length]: log-probabilities of the targets' tokens."""
+  """Log-probabilities of the target tokens of a batch.
+
+  Args:
+    config: the network's sizes.
+    params: the network's weights.
+    batch: the arrays of `arrays.score_batches`.
+
+  Returns:
+    float32[batch, length].
+  """
   logits = network_lib.Transformer(config).apply(
       {'params': params},
       batch['encoder_input_tokens'],
@@ -93,20 +103,22 @@ def log_probs(
       batch['decoder_target_tokens'],
       enable_dropout=False,
   )
-  return objectives.log_probs(logits, batch['decoder_target_tokens'])
+  return objectives.log_probs(
+      cast(jax.Array, logits), batch['decoder_target_tokens']
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedOnce:
-  """What `encode_once` computed.
+  """The result of `encode_once`.
 
   Attributes:
-    log_probs: for each candidate float32[tokens of its target].
-    encoder_passes: inputs that the encoder read; one at a time it would have
-      been as many as there are candidates.
-    shapes: for each batch of the decoder the encoder's rows, 0 if it is not the
-      first of these inputs, the decoder's, and the lengths of inputs and
-      targets; padding included.
+    log_probs: a float32[number of target tokens] for each candidate.
+    encoder_passes: number of inputs that the encoder read; `token_log_probs`
+      reads as many as there are candidates.
+    shapes: for each batch of the decoder, with padding: the number of encoder
+      rows (0 if an earlier batch has already encoded these inputs), the number
+      of decoder rows, the input length and the target length.
   """
 
   log_probs: list[np.ndarray]
@@ -122,55 +134,62 @@ def encode_once(
     *,
     batch_size: int,
     length_multiple: int = 16,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> EncodedOnce:
-  """`token_log_probs` where candidates share inputs; equal ones count once.
+  """Computes `token_log_probs` faster where candidates share inputs.
+
+  Candidates with the same input and target are computed once.
 
   Args:
-    network: as for `token_log_probs`, and so are the others.
-    params: weights.
+    network: the network's sizes.
+    params: the network's weights.
     inputs: encoder tokens of each candidate.
     targets: decoder tokens of each candidate.
-    batch_size: rows of encoder and decoder; a decoder row may hold several
-      targets.
+    batch_size: number of rows of the encoder and of the decoder; a decoder row
+      may hold several targets.
     length_multiple: lengths are padded to a multiple of this.
-    progress: called with a number of candidates that are done.
+    progress: called after each batch of the decoder with its number of
+      candidates.
 
   Returns:
-    The log-probabilities, and what ran for them.
+    The log-probabilities, and the shapes that were computed.
 
   Raises:
-    UserError: a number is below 1; the message names it.
+    UserError: `batch_size` or `length_multiple` is below 1.
   """
   _check_positive(batch_size=batch_size, length_multiple=length_multiple)
-  inputs = [tuple(map(int, tokens)) for tokens in inputs]
-  targets = [tuple(map(int, tokens)) for tokens in targets]
   # Input -> target -> the candidates that have both.
-  shared = {}
-  for i, pair in enumerate(zip(inputs, targets, strict=True)):
-    shared.setdefault(pair[0], {}).setdefault(pair[1], []).append(i)
-  found, shapes = [None] * len(inputs), []
+  shared: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+  for i, (source, target) in enumerate(zip(inputs, targets, strict=True)):
+    source, target = tuple(map(int, source)), tuple(map(int, target))
+    shared.setdefault(source, {}).setdefault(target, []).append(i)
+  found: dict[int, np.ndarray] = {}
+  shapes = []
   encode = low_memory_jit.jit(_encode, params, static_argnums=(0,))
   decode = low_memory_jit.jit(_decode, params, static_argnums=(0,))
-  for some in _batches(shared, batch_size, length_multiple):
-    encoded = encode(network, params, some.tokens)
-    encoder_rows = len(some.tokens)
-    for rows, arrays in some.decoder:
-      values = np.asarray(decode(network, params, encoded, some.tokens, arrays))
+  for batch in _batches(shared, batch_size, length_multiple):
+    tokens = batch.tokens
+    encoded = encode(network, params, tokens)
+    encoder_rows = len(tokens)
+    for rows, decoder_batch in batch.decoder:
+      values = np.asarray(
+          decode(network, params, encoded, tokens, decoder_batch)
+      )
       shapes.append((
-          encoder_rows, len(values), some.tokens.shape[1], values.shape[1]
+          encoder_rows, len(values), tokens.shape[1], values.shape[1]
       ))
-      encoder_rows, number = 0, 0
-      for value, row in zip(values, rows, strict=False):
-        end = 0
-        for target in row.targets:
-          end += len(target)
-          for i in shared[row.source][target]:
-            found[i] = value[end - len(target) : end]
-            number += 1
+      encoder_rows, done = 0, 0
+      # The rows that fill up the last batch have no `_Row`.
+      for row, row_values in zip(rows, values, strict=False):
+        for key, target_values in row.split(row_values):
+          candidates = shared[row.source][key]
+          found.update(dict.fromkeys(candidates, target_values))
+          done += len(candidates)
       if progress is not None:
-        progress(number)
-  return EncodedOnce(found, len(shared), shapes)
+        progress(done)
+  return EncodedOnce(
+      [found[i] for i in range(len(inputs))], len(shared), shapes
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,14 +200,25 @@ class _Row:
   targets: list[tuple[int, ...]]
   length: int
 
+  def split(
+      self, values: np.ndarray
+  ) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Yields each target with its part of the row's values."""
+    start = 0
+    for target in self.targets:
+      end = start + len(target)
+      yield target, values[start:end]
+      start = end
+
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-  """Inputs, and all of their targets in batches of as many rows.
+  """A batch of the encoder, and the decoder's batches for all its targets.
 
   Attributes:
-    tokens: int32[rows, length] of the encoder.
-    decoder: the rows of each batch, and the arrays of `_decode` for them.
+    tokens: int32[rows, length], the encoder's input.
+    decoder: for each batch of the decoder its rows, and the arrays that
+      `_decode` takes. It has as many rows as the encoder's batch.
   """
 
   tokens: np.ndarray
@@ -200,10 +230,22 @@ def _batches(
     batch_size: int,
     length_multiple: int,
 ) -> Iterator[_Batch]:
-  """Packs input -> its targets."""
-  room = max((len(t) for of in shared.values() for t in of), default=0)
+  """Batches of inputs and their targets, padded.
+
+  Args:
+    shared: input -> its targets.
+    batch_size: the most rows of a batch.
+    length_multiple: lengths are padded to a multiple of this.
+
+  Yields:
+    The batches, together with every input and target once.
+  """
+  longest = max(
+      (len(target) for targets in shared.values() for target in targets),
+      default=0,
+  )
   rows = {
-      source: _rows(source, targets, max(_ROOM, room))
+      source: _rows(source, targets, max(_ROW_LENGTH, longest))
       for source, targets in shared.items()
   }
 
@@ -213,17 +255,18 @@ def _batches(
   def lengths(source):
     return [padded(row.length) for row in rows[source]], padded(len(source))
 
-  # Like targets together, the longest first, and of these like inputs: what is
-  # shorter fills up their last batch. A token of a target costs the most.
+  # Sorted by the lengths of the targets first, because a target's tokens cost
+  # the most; the longest come first, so that shorter ones fill up their last
+  # batch.
   sources = sorted(rows, key=lengths, reverse=True)
   size = _num_rows(batch_size, len(sources))
   for first in range(0, len(sources), size):
-    some = sources[first : first + size]
-    tokens = np.zeros((size, padded(max(map(len, some)))), np.int32)
-    for i, source in enumerate(some):
+    batch = sources[first : first + size]
+    tokens = np.zeros((size, padded(max(map(len, batch)))), np.int32)
+    for i, source in enumerate(batch):
       tokens[i, : len(source)] = source
     waiting = sorted(
-        ((i, row) for i, source in enumerate(some) for row in rows[source]),
+        ((i, row) for i, source in enumerate(batch) for row in rows[source]),
         key=lambda pair: pair[1].length, reverse=True,
     )
     chosen = [waiting[i : i + size] for i in range(0, len(waiting), size)]
@@ -237,10 +280,19 @@ def _batches(
 
 
 def _rows(
-    source: tuple[int, ...], targets: Sequence[tuple[int, ...]], room: int
+    source: tuple[int, ...], targets: Iterable[tuple[int, ...]], room: int
 ) -> list[_Row]:
-  """Decoder rows of at most `room` tokens; like lengths side by side."""
-  rows = []
+  """Packs targets into decoder rows of at most `room` tokens.
+
+  Args:
+    source: the input.
+    targets: the input's targets, none longer than `room`.
+    room: the most tokens of a row.
+
+  Returns:
+    The rows; targets of similar lengths share one.
+  """
+  rows: list[_Row] = []
   for target in sorted(targets, key=len, reverse=True):
     if rows and rows[-1].length + len(target) <= room:
       last = rows.pop()
@@ -255,7 +307,17 @@ def _rows(
 def _decoder_arrays(
     chosen: Sequence[tuple[int, _Row]], size: int, length: int
 ) -> dict[str, np.ndarray]:
-  """The arrays of `_decode` but for what was encoded."""
+  """The arrays that `_decode` takes.
+
+  Args:
+    chosen: the targets of each row, with the row of their input in the
+      encoder's batch.
+    size: number of rows, padding included.
+    length: number of tokens, padding included.
+
+  Returns:
+    The argument `batch` of `_decode`.
+  """
   encoder_row = np.zeros(size, np.int32)
   targets, segments = np.zeros((2, size, length), np.int32)
   for i, (number, row) in enumerate(chosen):
@@ -266,7 +328,7 @@ def _decoder_arrays(
     )
   return {
       'encoder_row': encoder_row,
-      'inputs': arrays_lib.shift_right(targets, segments),
+      'inputs': arrays.shift_right(targets, segments),
       'targets': targets,
       'segments': segments,
   }
@@ -275,9 +337,10 @@ def _decoder_arrays(
 def _encode(
     config: network_lib.T5Config, params: dict, tokens: jax.Array
 ) -> jax.Array:
-  return network_lib.Transformer(config).apply(
+  encoded = network_lib.Transformer(config).apply(
       {'params': params}, tokens, enable_dropout=False, method='encode'
   )
+  return cast(jax.Array, encoded)
 
 
 def _decode(
@@ -290,13 +353,15 @@ def _decode(
   """Log-probabilities of targets that share rows.
 
   Args:
-    config: sizes.
-    params: weights.
-    encoded: float[batch, source, embed].
-    tokens: int32[batch, source], what was encoded.
-    batch: `encoder_row` int32[rows], which of these each decoder row is of;
-      int32[rows, length] `targets`, `inputs`, these shifted right, and
-      `segments`, 1, 2, ... for each target of a row, 0 being padding.
+    config: the network's sizes.
+    params: the network's weights.
+    encoded: float[batch, source, embed], the encoder's output.
+    tokens: int32[batch, source], the encoder's input.
+    batch: the decoder's arrays. `encoder_row`, int32[rows], is the row of
+      `encoded` that each decoder row attends to. `targets`, int32[rows,
+      length], are the targets, and `inputs` are these shifted right.
+      `segments`, int32[rows, length], number the targets of a row from 1; 0 is
+      padding.
 
   Returns:
     float32[rows, length].
@@ -306,18 +371,18 @@ def _decode(
   mask = segments[:, None, :, None] == segments[:, None, None, :]
   mask &= real[:, None, None, :]
   mask &= np.tri(segments.shape[1], dtype=bool)
-  # Each target sees the whole input, which has no segments: that is what
-  # `Transformer.decode` has no arguments for.
+  # Each target attends to the whole input, which has no segments.
+  # `Transformer.decode` has no arguments for such a mask.
   source = tokens[batch['encoder_row']] > 0
   cross_mask = real[:, None, :, None] & source[:, None, None, :]
 
-  def logits(module: network_lib.Transformer) -> jax.Array:
+  def compute_logits(module: network_lib.Transformer) -> jax.Array:
     return module.logits(module.decoder(
         module.token_embedder(batch['inputs']),
         encoded[batch['encoder_row']], mask, cross_mask, True, False,
     ))
 
-  return objectives.log_probs(
-      network_lib.Transformer(config).apply({'params': params}, method=logits),
-      batch['targets'],
+  logits = network_lib.Transformer(config).apply(
+      {'params': params}, method=compute_logits
   )
+  return objectives.log_probs(cast(jax.Array, logits), batch['targets'])

@@ -174,7 +174,7 @@ def training_batch(pairs: Batch, averaging: str) -> Batch:
   Returns:
     The arrays of `Batches`.
   """
-  batch = {}
+  batch: dict[str, np.ndarray] = {}
   for name, side in _SIDES.items():
     if name not in pairs:
       continue

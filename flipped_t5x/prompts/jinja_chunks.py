@@ -120,7 +120,7 @@ def split(tree: nodes.Template) -> tuple[str, ...]:
         f"has {count} times '{SEPARATOR}' in its text; once is needed, between"
         ' the prompt and the answer'
     )
-  chunks = []
+  chunks: list[str] = []
   _split_body(tree.body, chunks)
   return tuple(chunks)
 
@@ -134,10 +134,14 @@ def _split_body(body: Sequence[nodes.Node], chunks: list[str]) -> bool:
     elif isinstance(node, nodes.Output):
       in_target = _split_output(node, chunks)
     elif isinstance(node, nodes.If):
-      branches = [node.body, *([e] for e in node.elif_), node.else_]
-      in_target = any([_split_body(b, chunks) for b in branches])
+      branches: list[Sequence[nodes.Node]] = [
+          node.body, *([e] for e in node.elif_), node.else_
+      ]
+      passed = [_split_body(branch, chunks) for branch in branches]
+      in_target = any(passed)
     elif isinstance(node, nodes.For):
-      if any([_split_body(b, chunks) for b in (node.body, node.else_)]):
+      passed = [_split_body(b, chunks) for b in (node.body, node.else_)]
+      if any(passed):
         raise errors.UserError(
             f"line {node.lineno}: '{SEPARATOR}' inside a loop"
         )
@@ -165,7 +169,8 @@ def drop_answer(body: list[nodes.Node]) -> bool:
           break
     elif isinstance(node, nodes.If):
       branches = [node.body, *(e.body for e in node.elif_), node.else_]
-      found = any([drop_answer(branch) for branch in branches])
+      dropped = [drop_answer(branch) for branch in branches]
+      found = any(dropped)
     if found:
       del body[i + 1 :]
       return True
@@ -174,7 +179,8 @@ def drop_answer(body: list[nodes.Node]) -> bool:
 
 def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
   """Marks the chunks of one Output node; True once `|||` was passed."""
-  children, in_target = [], False
+  children: list[nodes.Expr] = []
+  in_target = False
   for node in _merge_data(output.nodes):
     if in_target:
       _guard_gold(node)
@@ -192,9 +198,9 @@ def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
   return in_target
 
 
-def _merge_data(children: Sequence[nodes.Node]) -> list[nodes.Node]:
+def _merge_data(children: Sequence[nodes.Expr]) -> list[nodes.Expr]:
   """Joins neighbouring literals, which a comment between them separates."""
-  merged = []
+  merged: list[nodes.Expr] = []
   for node in children:
     last = merged[-1] if merged else None
     if isinstance(node, nodes.TemplateData) and isinstance(

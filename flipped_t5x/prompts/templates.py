@@ -3,8 +3,8 @@
 A template is Jinja with the prompt left of `|||` and the answer right of it.
 Flipped learning needs to know which characters of the prompt were written by
 the template's author (the instruction) and which were inserted from the example
-(the instance); `prompts/jinja_chunks.py` tells them apart. A template is compiled once,
-and draws its random choices from a seed for each row.
+(the instance); `prompts/jinja_chunks.py` tells them apart. A template is
+compiled once, and draws its random choices from a seed for each row.
 """
 
 import collections
@@ -261,7 +261,11 @@ class _GoldOptions(list):
     return option
 
 
-class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+# The loader in C is ten times faster; not every build of PyYAML has it.
+_SafeLoader: Any = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
   """Reads promptsource's two tags as plain mappings, and no other tag."""
 
 

@@ -23,6 +23,10 @@ from sentencepiece import sentencepiece_model_pb2
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 EXTRA_IDS = 100
 
+# Protobuf adds its classes to the module when it is imported, where mypy cannot
+# see them.
+_ModelProto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+
 
 class TooLong(errors.UserError):
   """A text leaves nothing of what it should say in the length that it has.
@@ -58,13 +62,13 @@ class SentencePiece:
   def __init__(self, path: str | os.PathLike[str]):
     """Loads a model; UserError if the file is not one in T5's conventions."""
     self.path = pathlib.Path(path)
-    model = sentencepiece_model_pb2.ModelProto()
+    model = _ModelProto()
     try:
       model.ParseFromString(self.path.read_bytes())
       for k in reversed(range(EXTRA_IDS)):
         model.pieces.add(
             piece=f'▁<extra_id_{k}>', score=0.0,
-            type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+            type=_ModelProto.SentencePiece.USER_DEFINED,
         )
       self._processor = sentencepiece.SentencePieceProcessor(
           model_proto=model.SerializeToString()

@@ -1,4 +1,4 @@
-"""Tests of inference/explanation.py and inference/explanation_plot.py, on values made by hand."""
+"""Tests of the explanation and its plot, on values made by hand."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Tests of inference/model.py and what it stands on: scores, ranks, guesses, load."""
+"""Tests of inference/model.py: scores, ranks, guesses, explanations, load."""
 
 import dataclasses
 import json
@@ -286,13 +286,13 @@ def test_options_of_the_same_tokens(model):
   # The vocabulary knows neither sign: both are <unk>.
   assert model.vocabulary.encode('☃') == model.vocabulary.encode('☂')
   query = {'input': TEXT, 'instruction': ASK, 'options': ['yes', '☃', '☂']}
-  message = "'☃' and '☂' are the same tokens: the vocabulary does not tell"
+  message = "'☃' and '☂' have the same tokens: the vocabulary does not tell"
   with pytest.raises(ValueError, match=message):
     model.rank(**query)
   # In DIRECT the label is what is cut to the target's length.
   direct = in_format(model, 'direct', target_length=3)
   query['options'] = ['very very very good', 'very very very bad']
-  with pytest.raises(ValueError, match='begin alike, and the first 3 are'):
+  with pytest.raises(ValueError, match='begin alike, and only the first 3 tok'):
     direct.rank(**query)
 
 

@@ -157,20 +157,20 @@ def test_guess_of_a_row():
   rendered, output = queries.render_to_guess(no_label | {'output': 'no'})
   assert (rendered.parts, output) == (('A', 0), 'no')
   for row in (no_label, query | {'row': {'a': 'A', 'label': -1}}):
-    with pytest.raises(ValueError, match='give an output, or a label'):
+    with pytest.raises(ValueError, match='give an output, or a row with a label'):
       queries.render_to_guess(row)
 
 
 @pytest.mark.parametrize('change, message', (
-    ({'options': ('yes',)}, r"options \['yes'\]: at least two are needed"),
-    ({'options': ()}, 'at least two are needed'),
-    ({'options': ('yes', ' yes ')}, 'at least two are needed.*all different'),
-    ({'options': ('yes', ' ')}, 'none empty'),
-    ({'options': 'yes,no'}, "options must be a list of texts and is 'yes,no'"),
+    ({'options': ('yes',)}, r"options \['yes'\]: give at least two different"),
+    ({'options': ()}, 'give at least two different'),
+    ({'options': ('yes', ' yes ')}, 'give at least two different'),
+    ({'options': ('yes', ' ')}, 'none of them empty'),
+    ({'options': 'yes,no'}, "options must be a list of texts, not 'yes,no'"),
     ({'options': ['yes', 1]}, 'options must be a list of texts'),
-    ({'options': None}, 'options is missing: either input, instruction,'),
+    ({'options': None}, 'options is missing: give either input,'),
     ({'input': None}, 'input is missing'),
-    ({'input': 3}, 'input must be a text and is 3'),
+    ({'input': 3}, 'input must be a text, not 3'),
     ({'instruction': ''}, 'the instruction is empty'),
     ({'instruction': ' {{input}}\n'}, 'the instruction is empty'),
     ({'row': {}}, 'input and row cannot both be given'),
@@ -187,14 +187,14 @@ def test_wrong_text(change, message):
 @pytest.mark.parametrize('change, message', (
     ({'row': {'premise': 'P'}}, r"'hypothesis' is undefined \(fields: premise\)"
      ': the row lacks a field'),
-    ({'row': 'premise'}, "row must map fields to values and is 'premise'"),
+    ({'row': 'premise'}, "row must be a mapping of .* not 'premise'"),
     ({'row': None}, 'row is missing'),
     ({'dataset': None}, 'dataset is missing'),
     ({'dataset': 'super_glue/ret'}, "no 'super_glue/ret'; nearest:.*"
      "'super_glue/rte'"),
     ({'template': 'does this implie'}, "super_glue/rte has no template 'does"
      " this implie'; nearest:.*'does this imply'"),
-    ({'template': 3}, 'template must be a text and is 3'),
+    ({'template': 3}, 'template must be a text, not 3'),
 ))
 def test_wrong_row(change, message):
   with pytest.raises(ValueError, match=message):
@@ -220,5 +220,5 @@ def test_row_that_the_template_drops():
 
 
 def test_a_row_that_is_no_mapping():
-  with pytest.raises(ValueError, match="a row must map.* is 'x'"):
+  with pytest.raises(ValueError, match="a row must be a mapping .* not 'x'"):
     queries.render_to_rank('x')

@@ -1,4 +1,4 @@
-"""Tests of inference/scoring.py: encoded once, and the same scores as one at a time."""
+"""Tests of inference/scoring.py: encoded once or one at a time, same scores."""
 
 import dataclasses
 import itertools
