@@ -12,6 +12,7 @@ import demo_data
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import train_step
+from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import registry
 import forward
@@ -201,21 +202,21 @@ def test_scores_are_the_embedded_engines(
   params = make_params(demo_data.NETWORK, seed=4)
   network = network_lib.Transformer(demo_data.NETWORK)
   model = make_model(network if which == 'ours' else t5x_network)
-  found = batches.read_candidates(
-      'tiny_kind', 'Kind', demo_data.vocabulary(), 48, 32
-  )
-  for chosen, arrays in train_step.batches_lib.score_batches(
+  found = batches.open_candidates(
+      'tiny_kind', demo_data.vocabulary(), 48, 32
+  ).read('Kind')
+  for chosen, batch in arrays.score_batches(
       found.inputs, found.targets, 8
   ):
-    scores = model.score_batch(params, arrays)[: len(chosen)]
+    scores = model.score_batch(params, batch)[: len(chosen)]
     expected = train_step.objectives.sequence_scores(
-        forward.logits(network, params, arrays),
-        arrays['decoder_target_tokens'], arrays['decoder_loss_weights'],
+        forward.logits(network, params, batch),
+        batch['decoder_target_tokens'], batch['decoder_loss_weights'],
     )[: len(chosen)]
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
     # Whatever the weights of the objective are.
     halves = dict(
-        arrays, decoder_loss_weights=arrays['decoder_loss_weights'] / 2
+        batch, decoder_loss_weights=batch['decoder_loss_weights'] / 2
     )
     again = model.score_batch(params, halves)[: len(chosen)]
     np.testing.assert_array_equal(scores, again)

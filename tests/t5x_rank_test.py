@@ -37,7 +37,7 @@ SCRIPT = """
 import os, pathlib, runpy, sys
 import pytest
 import demo_data
-from flipped_t5x import ranked_files
+from flipped_t5x import t5x_infer
 import seqio
 
 folder, stop, name, *tasks = sys.argv[1].split(',')
@@ -45,7 +45,7 @@ demo_data.install(pathlib.Path(folder), pytest.MonkeyPatch())
 seqio.MixtureRegistry.add(
     name, [seqio.get_mixture_or_task(t) for t in tasks], default_rate=1.0
 )
-write, calls = ranked_files.write_candidates, []
+write, calls = t5x_infer.write_candidates, []
 
 def write_candidates(path, *args, **kwargs):
   write(path, *args, **kwargs)
@@ -56,7 +56,7 @@ def write_candidates(path, *args, **kwargs):
 
 if int(stop):
   write_candidates.__module__ = write.__module__
-  ranked_files.write_candidates = write_candidates
+  t5x_infer.write_candidates = write_candidates
 module, sys.argv = sys.argv[2], sys.argv[2:]
 runpy.run_module(module, run_name='__main__', alter_sys=True)
 """
@@ -162,9 +162,9 @@ def expected(data, params):
   results = {}
   for name in TASKS:
     task, template = name.removeprefix('flipped_').split('_score_')
-    found = batches.read_candidates(
-        task, template, demo_data.vocabulary(), *LENGTHS.values()
-    )
+    found = batches.open_candidates(
+        task, demo_data.vocabulary(), *LENGTHS.values()
+    ).read(template)
     scores = model.score(found.inputs, found.targets)
     ranked = ranking.rank(
         scores, found.example_id, found.option_index, found.is_correct
