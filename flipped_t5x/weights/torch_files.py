@@ -43,12 +43,12 @@ _DTYPES = {
 
 
 class _Refused(errors.UserError):
-  """The pickle names what weights do not need."""
+  """The file holds, or its pickle names, what weights do not need."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Call:
-  """What a pickle gets for a function's name; it cannot change it."""
+  """What a pickle gets for a function's name, and cannot change."""
 
   function: Callable[..., Any]
 
@@ -65,7 +65,7 @@ class _Type:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Storage:
-  """A run of values of one type.
+  """Consecutive values of one type.
 
   Attributes:
     key: the name of the zip's entry that has the values.
@@ -150,7 +150,7 @@ def _tensor(
     view: _View,
     places: Mapping[str, tuple[int, int]],
 ) -> tensors.Tensor:
-  """A tensor of the file; see `open`.
+  """A tensor of the file; UserError if the file is too short for it.
 
   Args:
     path: the file.
@@ -186,7 +186,7 @@ def _tensor(
 
 
 class _Unpickler(pickle.Unpickler):
-  """Reads a pickle; what it names is made here or refused."""
+  """Reads a pickle that names nothing but what weights need."""
 
   def find_class(self, module: str, name: str) -> Any:
     if (module, name) == ('collections', 'OrderedDict'):

@@ -123,7 +123,9 @@ def test_hub_out_of_reach(hub, monkeypatch):
   monkeypatch.setattr(time, 'sleep', lambda unused_seconds: None)
   hub.commit(REPO, FILES)
   hub.status = 503
-  with pytest.raises(ConnectionError, match='not in the cache of the hub, and http'):
+  with pytest.raises(
+      ConnectionError, match='not in the cache of the hub, and http'
+  ):
     model_files.resolve(REPO)
   hub.close()
   with pytest.raises(ConnectionError, match='cannot be reached'):
