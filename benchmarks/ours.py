@@ -1,8 +1,6 @@
 """This project's training and ranking, and T5X's network, as sides."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 import re

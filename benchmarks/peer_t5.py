@@ -8,9 +8,7 @@ after another. Nothing of JAX is imported here: the memory that is measured is
 PyTorch's alone.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 import re
 import time

@@ -26,9 +26,7 @@ Example:
 """
 
 import argparse
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import hashlib
 import importlib.metadata
 import itertools

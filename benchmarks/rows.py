@@ -1,9 +1,7 @@
 """What the sides of a benchmark get: weights, pairs and candidates."""
 
 import collections
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import itertools
 import pathlib

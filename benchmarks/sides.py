@@ -5,9 +5,7 @@ that its memory is its own, and waits while it is another side's turn.
 """
 
 import argparse
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import importlib
 import importlib.util

@@ -1,8 +1,7 @@
 """Task features to model arrays, with a right and a wrong side."""
 
 from collections.abc import Mapping
-from typing import Any
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flipped_t5x.prompts import arrays
 import seqio

@@ -1,8 +1,7 @@
 """Gin files, overrides and macros; errors are plain sentences."""
 
 import ast
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import difflib
 import logging

@@ -4,21 +4,22 @@
     L_LM = - sum_t w_t log P(I_t | I_<t, x, right label)
     L_UL = - sum_t w_t log(1 - P(I_t | I_<t, x, wrong label) + eps)
 
-DIRECT has the same form with a label for I, and the prompt for x and the label:
+I is the instruction, x the instance, and w the weights of the target tokens.
+DIRECT has the same form. Its target is the label, and its input the prompt:
 
     L_LM = - sum_t w_t log P(l_t | l_<t, prompt) of the right label l
     L_UL = - sum_t w_t log(1 - P(l_t | l_<t, prompt) + eps) of a wrong label l
 
 Guess the Instruction! (Ye et al. 2022, arXiv 2210.02969), equations 2 to 4;
-eps = 0.01 is in the authors' code and not in the paper. Everything is computed
+eps = 0.01 is in the authors' code but not in the paper. Everything is computed
 in float32, whatever the type of the logits.
 
-A training batch has two sides. What the wrong label changes appears twice in
-it, the second time with `wrong_` before its name; see `prompts/arrays.py`.
+A training batch has a right side and may have a wrong side. The arrays that a
+wrong label changes have a twin whose name begins with `wrong_`; see
+`prompts/arrays.py`.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flipped_t5x import errors
@@ -49,16 +50,17 @@ def log_one_minus_probs(
 ) -> jax.Array:
   """log(1 - P(target) + eps), finite and with bounded gradient even at P = 1.
 
-  1 - P is the share of all other tokens, so its logarithm is the log-sum-exp
-  without the target less the log-sum-exp of all: nothing cancels near P = 1.
+  1 - P is the probability of all other tokens. Its logarithm is the log-sum-exp
+  of all logits but the target's, minus the log-sum-exp of all logits. This is
+  exact near P = 1, where 1 - P would cancel.
 
   Args:
     logits: float[..., vocab] with vocab >= 2.
     targets: int32[...].
-    eps: added to 1 - P; 0 is the paper's formula, 0.01 the released code's.
+    eps: added to 1 - P. The paper's formula has 0, the authors' code 0.01.
 
   Returns:
-    float32[...]: at most log(1 + eps), at least log(eps) where eps > 0.
+    float32[...]: at most log(1 + eps), and at least log(eps) if eps > 0.
   """
   logits = logits.astype(jnp.float32)
   is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
@@ -84,38 +86,40 @@ def flipped_loss(
     total_weight: jax.Array | None = None,
     wrong_total_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The objective of one batch, right and wrong labels side by side.
+  """The objective of one batch with a right and a wrong side.
 
-  In FLIPPED the two sides differ by the encoder's input, and have one target.
-  In DIRECT they have one input, and the label that is written differs.
+  In FLIPPED the two sides have different inputs and the same targets. In DIRECT
+  they have the same inputs and different targets.
 
   Args:
     right_logits: float[batch, length, vocab] of the right side.
     wrong_logits: float[batch, length, vocab] of the wrong side.
-    targets: int32[batch, length], the right side's tokens.
-    weights: float[batch, length]; 0 on padding. With `1 / len` on each token of
-      a target of `len` tokens every example weighs the same; with 1 every token
-      does.
-    wrong_targets: int32[batch, length], the wrong side's tokens; None where
-      both sides have the same, with the same weights.
-    wrong_weights: float[batch, length], theirs.
+    targets: int32[batch, length], the target tokens of the right side.
+    weights: float[batch, length], the weights of `targets`; 0 on padding. If
+      each token of a target of n tokens has the weight 1/n, all examples count
+      equally; if each has the weight 1, all tokens do.
+    wrong_targets: int32[batch, length], the target tokens of the wrong side;
+      None if they are `targets`.
+    wrong_weights: float[batch, length], the weights of `wrong_targets`; None if
+      they are `weights`.
     unlikelihood_weight: lambda.
     eps: see `log_one_minus_probs`.
-    total_weight: float32, the sum of `weights` over a batch of which this is a
-      part: the results of all parts then add up to those of the batch.
-    wrong_total_weight: float32, that of `wrong_weights`.
+    total_weight: float32, the sum of `weights` over the whole batch, if this is
+      a part of a batch. The results of all parts then add up to those of the
+      whole batch.
+    wrong_total_weight: float32, the sum of `wrong_weights` over the whole
+      batch, if this is a part of a batch.
 
   Returns:
-    The scalar loss and its parts, each a weighted mean over the batch:
-    `likelihood` (L_LM), `unlikelihood` (L_UL), and the mean probability of a
-    target token on the right and on the wrong side, `prob_right` and
-    `prob_wrong`.
+    The scalar loss and a dict of means over the batch: `loss`, `likelihood`
+    (L_LM), `unlikelihood` (L_UL), and `prob_right` and `prob_wrong`, the
+    probability of a target token on the right and on the wrong side.
   """
   mean = wrong_mean = _weighted_mean(weights, total_weight)
+  if wrong_weights is not None:
+    wrong_mean = _weighted_mean(wrong_weights, wrong_total_weight)
   if wrong_targets is None:
     wrong_targets = targets
-  else:
-    wrong_mean = _weighted_mean(wrong_weights, wrong_total_weight)
   log_right = log_probs(right_logits, targets)
   log_wrong = log_probs(wrong_logits, wrong_targets)
   likelihood = -mean(log_right)
@@ -139,16 +143,18 @@ def likelihood_loss(
     *,
     total_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """L_LM alone, for formats without a wrong side.
+  """The objective of one batch without a wrong side: L_LM alone.
 
   Args:
     logits: float[batch, length, vocab].
     targets: int32[batch, length].
-    weights: float[batch, length], see `flipped_loss`.
-    total_weight: see `flipped_loss`.
+    weights: float[batch, length], the weights of `targets`; 0 on padding.
+    total_weight: float32, the sum of `weights` over the whole batch, if this is
+      a part of a batch.
 
   Returns:
-    The scalar loss and `loss`, `likelihood` and `prob_right`, as there.
+    The scalar loss and a dict of means over the batch: `loss`, `likelihood`
+    (both L_LM), and `prob_right`, the probability of a target token.
   """
   mean = _weighted_mean(weights, total_weight)
   log_right = log_probs(logits, targets)
@@ -166,22 +172,23 @@ def _weighted_mean(
   weights = weights.astype(jnp.float32)
   if total_weight is None:
     total_weight = weights.sum()
-  total_weight = jnp.maximum(total_weight, 1e-8)  # All padding has loss 0.
+  total_weight = jnp.maximum(total_weight, 1e-8)  # Padding alone: loss 0.
   return lambda values: jnp.sum(values * weights) / total_weight
 
 
 def has_wrong_side(batch: Mapping[str, Any]) -> bool:
-  """Whether the rows have a wrong side: another input or another target."""
+  """Whether a batch has a wrong side: wrong inputs or wrong targets."""
   return any(name.startswith(_WRONG) for name in batch)
 
 
 def pair(batch: Batch) -> dict[str, jax.Array]:
-  """A batch of twice the rows: each row's right side, then its wrong one.
+  """Makes two rows of each row: its right side, followed by its wrong side.
 
-  The two are neighbours, so that no row of a sharded batch changes its device.
+  The two are neighbours so that no row of a sharded batch moves to another
+  device.
 
   Args:
-    batch: arrays [batch, ...]; an array without a `wrong_` twin is the same on
+    batch: arrays [batch, ...]. An array without a `wrong_` twin is used for
       both sides.
 
   Returns:
@@ -198,19 +205,20 @@ def pair(batch: Batch) -> dict[str, jax.Array]:
 
 
 def unpair(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Splits [2 * batch, ...], in the order of `pair`, into right and wrong."""
+  """Splits rows in the order of `pair`, [2 * batch, ...], into both sides."""
   rows = rows.reshape(-1, 2, *rows.shape[1:])
   return rows[:, 0], rows[:, 1]
 
 
 def weighted_targets(batch: Batch) -> list[jax.Array]:
-  """The targets and weights that the losses take, of the sides that differ.
+  """The targets and weights of a batch, as arguments of the losses.
 
   Args:
     batch: a training batch.
 
   Returns:
-    The arguments of `flipped_loss` after the logits, or of `likelihood_loss`.
+    `targets` and `weights`; if the wrong side has targets of its own, followed
+    by `wrong_targets` and `wrong_weights`. See `flipped_loss`.
   """
   return [
       batch[side + name]
@@ -221,7 +229,7 @@ def weighted_targets(batch: Batch) -> list[jax.Array]:
 
 
 def total_weights(batch: Batch) -> dict[str, jax.Array]:
-  """The sums of a whole batch's weights, for the losses of its parts."""
+  """The keyword arguments `*total_weight` for the losses of a batch's parts."""
   return {
       f'{side}total_weight': batch[name].astype(jnp.float32).sum()
       for side in ('', _WRONG)
@@ -230,17 +238,18 @@ def total_weights(batch: Batch) -> dict[str, jax.Array]:
 
 
 def network_batch(batch: Batch, unlikelihood_weight: float) -> Batch:
-  """What the network has to read for the loss of a batch.
+  """The rows that the network has to read for the loss of a batch.
 
   Args:
     batch: a training batch.
     unlikelihood_weight: lambda.
 
   Returns:
-    The batch itself if it has no wrong side, else both sides; see `pair`.
+    The rows of both sides, in the order of `pair`; the batch itself if it has
+    no wrong side.
 
   Raises:
-    UserError: the batch has no wrong side, and lambda is not 0.
+    UserError: lambda is not 0, but the batch has no wrong side.
   """
   if has_wrong_side(batch):
     return pair(batch)
@@ -261,18 +270,19 @@ def batch_loss(
     eps: float,
     **totals: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The loss of what `network_batch` gives, with or without a wrong side.
+  """The objective of one batch, with or without a wrong side.
 
   Args:
-    logits: float[rows, length, vocab], for as many rows as `targets` has, or
-      for twice as many in the order of `pair`.
-    *targets: see `weighted_targets`.
+    logits: float[rows, length, vocab], the network's output for the rows of
+      `network_batch`.
+    *targets: the batch's `weighted_targets`.
     unlikelihood_weight: lambda.
     eps: see `log_one_minus_probs`.
-    **totals: see `total_weights`; none if the batch is whole.
+    **totals: the `total_weights` of the whole batch, if this is a part of it.
 
   Returns:
-    The scalar loss and its parts; see `flipped_loss` and `likelihood_loss`.
+    The result of `flipped_loss` if there are twice as many rows as targets,
+    otherwise that of `likelihood_loss`.
   """
   if logits.shape[0] == targets[0].shape[0]:
     return likelihood_loss(logits, *targets, **totals)
@@ -286,7 +296,7 @@ def batch_loss(
 def sequence_scores(
     logits: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Log-probability of each whole target, the score that ranks options.
+  """Log-probability of each whole target: the score that ranks options.
 
   Args:
     logits: float[batch, length, vocab].

@@ -1,7 +1,8 @@
 """From scores to predictions and metrics, in plain NumPy.
 
-The prediction for an example is the option with the highest score. Ties go to
-the first option, and are counted. A uniform prior over options is implied.
+The prediction for an example is the option with the highest score. The first of
+equal scores wins, and such ties are counted. All options are taken to be
+equally likely a priori.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """Predictions for n examples.
+  """The predictions for n examples.
 
   Attributes:
-    example_id: int[n].
-    prediction: int[n], number of the option with the highest score.
-    gold: int[n], number of the right option.
-    num_options: int[n].
-    tied: bool[n], whether another option scores as high as the prediction.
+    example_id: int[n], the example's number.
+    prediction: int[n], the number of the option with the highest score.
+    gold: int[n], the number of the right option.
+    num_options: int[n], how many options the example has.
+    tied: bool[n], whether another option has the same score as the prediction.
   """
 
   example_id: np.ndarray
@@ -35,20 +36,21 @@ def rank(
     option_index: np.ndarray,
     is_correct: np.ndarray,
 ) -> Predictions:
-  """Groups candidates by example, in any order, and takes the best of each.
+  """Groups candidates by example and predicts the best option of each.
 
   Args:
-    scores: float[m], one per candidate.
-    example_id: int[m].
-    option_index: int[m], 0 to the example's number of options - 1.
-    is_correct: bool[m], true for one candidate of each example.
+    scores: float[m], the score of each candidate; candidates come in any order.
+    example_id: int[m], the example that each candidate belongs to.
+    option_index: int[m], the number of the option in its example, from 0.
+    is_correct: bool[m], whether it is the right option; true for exactly one
+      candidate of each example.
 
   Returns:
     The predictions, in ascending order of `example_id`.
 
   Raises:
-    ValueError: a score is not finite, or an example has not exactly one right
-      option, or its options are not numbered 0, 1, ...
+    ValueError: a score is not finite, an example does not have exactly one
+      right option, or its options are not numbered 0, 1, ...
   """
   scores = np.asarray(scores, np.float64)
   if not np.all(np.isfinite(scores)):
@@ -56,22 +58,23 @@ def rank(
     raise ValueError(f'example {bad}: a score is not finite')
   ids, row = np.unique(example_id, return_inverse=True)
   num_options = np.bincount(row, minlength=len(ids))
+  option_index = np.asarray(option_index)
+  missing = (option_index >= num_options[row]) | (option_index < 0)
+  if np.any(missing):
+    raise ValueError(f'example {ids[row[missing][0]]}: an option is missing')
+  # One row for each example, one column for each option.
   width = num_options.max(initial=0)
   table = np.full((len(ids), width), -np.inf)
   right = np.zeros((len(ids), width), bool)
   seen = np.zeros((len(ids), width), int)
-  option_index = np.asarray(option_index)
-  if np.any(option_index >= num_options[row]) or np.any(option_index < 0):
-    bad = ids[row[(option_index >= num_options[row]) | (option_index < 0)][0]]
-    raise ValueError(f'example {bad}: an option is missing')
   np.add.at(seen, (row, option_index), 1)
   table[row, option_index] = scores
   right[row, option_index] = is_correct
-  wrong_rows = np.any(seen > 1, axis=1) | (right.sum(axis=1) != 1)
-  if np.any(wrong_rows):
+  invalid = np.any(seen > 1, axis=1) | (right.sum(axis=1) != 1)
+  if np.any(invalid):
     raise ValueError(
-        f'example {ids[wrong_rows][0]}: an option appears twice, or not exactly'
-        ' one is right'
+        f'example {ids[invalid][0]}: an option appears twice, or not exactly one'
+        ' option is right'
     )
   best = table.max(axis=1, keepdims=True, initial=-np.inf)
   return Predictions(
@@ -84,19 +87,19 @@ def rank(
 
 
 def accuracy(prediction: np.ndarray, gold: np.ndarray) -> float:
-  """Share of examples, 0 to 1, whose prediction is the right option."""
+  """Share of examples, from 0 to 1, whose prediction is the right option."""
   _check(prediction, gold)
   return float(np.mean(np.asarray(prediction) == np.asarray(gold)))
 
 
 def macro_f1(prediction: np.ndarray, gold: np.ndarray) -> float:
-  """Mean F1, 0 to 1, over the classes that occur as gold, by option number.
+  """Mean F1, from 0 to 1, over the options that are right for some example.
 
-  A class that is never predicted has F1 0.
+  An option that is never predicted has an F1 of 0.
 
   Args:
-    prediction: int[n].
-    gold: int[n].
+    prediction: int[n], the number of the predicted option.
+    gold: int[n], the number of the right option.
 
   Returns:
     The mean of 2 TP / (2 TP + FP + FN).
@@ -111,7 +114,14 @@ def macro_f1(prediction: np.ndarray, gold: np.ndarray) -> float:
 
 
 def majority(gold: np.ndarray) -> np.ndarray:
-  """int[n]: always the class that is gold most often; the first of equals."""
+  """int[n]: for every example the option that is right most often.
+
+  Args:
+    gold: int[n], the number of the right option.
+
+  Returns:
+    The predictions. Of options that are right equally often, the first.
+  """
   gold = np.asarray(gold)
   return np.full_like(gold, np.bincount(gold).argmax())
 
@@ -133,6 +143,6 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def _check(prediction, gold):
   if len(prediction) != len(gold) or not len(gold):
     raise ValueError(
-        f'{len(prediction)} predictions for {len(gold)} examples; as many are'
-        ' needed, and at least one'
+        f'{len(prediction)} predictions for {len(gold)} examples; their numbers'
+        ' must be equal and not 0'
     )

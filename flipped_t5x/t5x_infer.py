@@ -16,9 +16,7 @@ for each example when all chunks of a shard are done:
 Shards are cut between rows, so that no example is in two of them.
 """
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import itertools
 import json
 import re

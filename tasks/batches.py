@@ -6,9 +6,7 @@ resumes reads nothing twice, and TensorFlow is not imported.
 """
 
 import collections
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json

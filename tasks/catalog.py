@@ -4,8 +4,7 @@ A dataset of one's own is one more row: in `catalog.csv`, or in a file of one's
 own with the same columns that `FLIPPED_T5X_CATALOG` names.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import difflib

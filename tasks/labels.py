@@ -18,8 +18,7 @@ the opposite in every second dataset.
              ||| Agree ||| Disagree
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import functools

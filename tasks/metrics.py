@@ -4,8 +4,7 @@ SeqIO gives a metric function the postprocessed targets and the scores of all
 candidates of a task, in one order; `ranking.py` does the rest.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flipped_t5x import ranking

@@ -1,7 +1,6 @@
 """Named mixtures: which datasets, proportional to size, each capped."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 

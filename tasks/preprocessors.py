@@ -5,8 +5,7 @@ Rendering, drawing and tokenizing are one Python call per row; see
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 
 from flipped_t5x.prompts import examples

@@ -17,9 +17,7 @@ names of their templates takes 0.9 s, and adding the tasks another 0.6 s.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import functools
 import itertools
 import os

@@ -1,7 +1,6 @@
 """The rows of a dataset as a SeqIO data source."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flipped_t5x import errors
 from flipped_t5x.tasks import catalog

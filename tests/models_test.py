@@ -226,7 +226,7 @@ def test_no_wrong_side(make_model, make_params, batch):
   params = make_params(demo_data.NETWORK, seed=4)
   network = network_lib.Transformer(demo_data.NETWORK)
   without = {k: v for k, v in batch.items() if not k.startswith('wrong_')}
-  with pytest.raises(ValueError, match='LAMBDA is 3.0: .* set LAMBDA = 0'):
+  with pytest.raises(ValueError, match='LAMBDA is 3.0, .* set LAMBDA = 0'):
     make_model(network).loss_fn(params, without, None)
   loss, metrics = make_model(network, unlikelihood_weight=0.0).loss_fn(
       params, without, None

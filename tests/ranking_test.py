@@ -102,8 +102,8 @@ def test_ties_go_to_the_first_option(scores, prediction, tied):
     (dict(option_index=(0, 1, 0, 1, -1)), 'example 9: an option is missing'),
     (dict(option_index=(0, 1, 0, 1, 1)), 'example 9: an option appears twice'),
     (dict(option_index=(1, 1, 0, 1, 2)), 'example 4: an option appears twice'),
-    (dict(is_correct=(0, 1, 0, 0, 0)), 'example 9: .* not exactly one is'),
-    (dict(is_correct=(1, 1, 1, 0, 0)), 'example 4: .* not exactly one is'),
+    (dict(is_correct=(0, 1, 0, 0, 0)), 'example 9: .* not exactly one'),
+    (dict(is_correct=(1, 1, 1, 0, 0)), 'example 4: .* not exactly one'),
 ))
 def test_errors_name_the_example(changes, message):
   with pytest.raises(ValueError, match=message):

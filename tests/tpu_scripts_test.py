@@ -635,8 +635,17 @@ def test_cache_on_dataflow(cloud):
       '--tasks=flipped_.*', '--output_cache_dir=gs://my-bucket/runs/caches',
       '--pipeline_options=--runner=DataflowRunner,--project=my-project,'
       '--region=us-central2,--temp_location=gs://my-bucket/runs/dataflow,'
-      f'--setup_file={cloud.checkout}/setup.py,--max_num_workers=20',
+      f'--setup_file={cloud.checkout}/setup.py,'
+      f'--requirements_file={cloud.checkout}/tpu_scripts/'
+      'dataflow_requirements.txt,--requirements_cache=skip,'
+      '--max_num_workers=20',
   ]
+
+
+def test_workers_of_dataflow_have_the_pinned_seqio():
+  requirements = (SCRIPTS / 'dataflow_requirements.txt').read_text().split('\n')
+  assert 'seqio==' in requirements[1]
+  assert requirements[1] in (ROOT / 'constraints.txt').read_text().split('\n')
 
 
 # babysit.sh.

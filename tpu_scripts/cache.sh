@@ -5,8 +5,13 @@
 #   tpu_scripts/cache.sh [--dry-run] TASKS [PIPELINE_OPTION ...]
 #
 # TASKS are names or regular expressions separated by commas, options are
-# Beam's, such as --max_num_workers=20. It uses .venv, or the virtual environment
-# in VIRTUAL_ENV, with the extra `cache`. No TPU is needed.
+# Beam's, such as --max_num_workers=20. No TPU is needed. It uses .venv, or the
+# virtual environment in VIRTUAL_ENV, with what Dataflow takes:
+#
+#   pip install -c constraints.txt -e '.[cache]' 'apache-beam[gcp]'
+#
+# Dataflow's workers fetch the rows themselves. They know the datasets of
+# tasks/catalog.csv, and not those of FLIPPED_T5X_CATALOG.
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 while (($#)); do
@@ -24,6 +29,8 @@ BIN=${VIRTUAL_ENV:-$CHECKOUT/.venv}/bin
 options=(
   --runner=DataflowRunner --project="$PROJECT" --region="${ZONE%-*}"
   --temp_location="gs://$BUCKET/dataflow" --setup_file="$CHECKOUT/setup.py"
+  --requirements_file="$CHECKOUT/tpu_scripts/dataflow_requirements.txt"
+  --requirements_cache=skip # Workers install it from PyPI.
   "$@"
 )
 run "$BIN/seqio_cache_tasks" --module_import=flipped_t5x.tasks \

@@ -1,10 +1,7 @@
-"""What `rank`, `guess` and `explain` share: one text or a JSONL file."""
+"""Arguments, input and output of the commands rank, guess and explain."""
 
 import argparse
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -21,86 +18,106 @@ from flipped_t5x.inference import queries
 from flipped_t5x.prompts import formats
 
 _STANDARD_INPUT = '-'
-_OF_ROWS = ('dataset', 'template', 'row')
+_ROW_KEYS = ('dataset', 'template', 'row')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """The model, a row of a dataset, a JSONL file, where the result goes."""
+  """Adds the arguments that all three commands have."""
+  _add_model_arguments(parser)
+  _add_query_arguments(parser)
+  _add_output_arguments(parser)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--checkpoint', required=True, metavar='DIR',
-      help='folder of a run, or DIR/checkpoints/STEP; a folder in the form of'
-      ' Hugging Face or T5X; or a name on the Hugging Face hub',
+      help='folder of a run, DIR/checkpoints/STEP, a folder in the format of'
+      ' Hugging Face or T5X, or a name on the Hugging Face hub',
   )
-  parser.add_argument('--revision', help='of a name on the hub')
+  parser.add_argument(
+      '--revision', metavar='REVISION',
+      help='commit, branch or tag of a name on the hub',
+  )
   parser.add_argument(
       '--vocabulary', metavar='FILE',
       help='a SentencePiece file, by default that of the checkpoint',
   )
   parser.add_argument(
       '--dtype', choices=model_lib.DTYPES,
-      help='of weights and activations, by default as the checkpoint says',
+      help='type of the weights and activations, by default that of the'
+      ' checkpoint',
   )
   parser.add_argument(
       '--format', choices=tuple(formats.FORMATS),
-      help='by default what the model was trained in',
+      help='text format, by default the one that the model was trained with',
   )
   for side in ('input', 'target'):
     parser.add_argument(
         f'--{side}_length', type=int, metavar='TOKENS',
-        help="by default the model's",
+        help=f"most tokens of the {side}s, by default the model's own length",
     )
+
+
+def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--input', metavar='TEXT', help='the text')
   parser.add_argument(
-      '--dataset', help='instead of a text: a dataset, such as super_glue/rte,'
+      '--dataset',
+      help='a dataset, such as super_glue/rte; with --template and --row,'
+      ' instead of a text',
   )
   parser.add_argument(
-      '--template', help='the name of a template of it, such as "can we infer",'
+      '--template', help='a template of the dataset, such as "can we infer"'
   )
   parser.add_argument(
-      '--row', metavar='JSON', help='and the fields that the template reads'
+      '--row', metavar='JSON',
+      help='the fields that the template reads, as a JSON object',
   )
   parser.add_argument(
       '--jsonl', metavar='FILE',
-      help='many rows: a JSON object a line with these names as its keys; -'
-      ' is standard input',
+      help='a file of many rows, one JSON object per line, with the names of'
+      ' these arguments as keys; - is standard input',
   )
   parser.add_argument(
       '--batch_size', type=int, default=model_lib.BATCH_SIZE,
-      help=f'of a JSONL file (default {model_lib.BATCH_SIZE})',
+      help=f'batch size for a JSONL file (default {model_lib.BATCH_SIZE})',
   )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--output_file', type=pathlib.Path, metavar='FILE',
-      help='where to write what would be printed, whole or not at all',
+      help='write the results to this file instead of printing them',
   )
   parser.add_argument(
       '--json', action='store_true',
-      help='print one JSON object; rows of a JSONL file are one a line always',
+      help='print JSON; the results of a JSONL file are always JSON lines',
   )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-  """An instruction and its options, for `rank` and `explain`."""
+  """Adds the arguments that `rank` and `explain` have: what is ranked."""
   parser.add_argument(
       '--instruction', metavar='TEXT',
-      help='{{input}} in it marks the place of the text; without it the text'
-      ' comes first',
+      help='the instruction; {{input}} in it marks the place of the text, which'
+      ' otherwise comes first',
   )
   parser.add_argument(
       '--options', metavar='LABELS', help='the labels, separated by commas'
   )
   parser.add_argument(
       '--option', action='append', metavar='LABEL',
-      help='a label; once more for each other: for labels with commas',
+      help='one label, which may have commas; repeat it for each label',
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """What is asked.
+  """The queries of a command.
 
   Attributes:
-    queries: see `inference/queries.py`.
-    places: where each is from, for messages; empty for one text.
+    queries: the queries, see `inference/queries.py`.
+    places: the file and line of each query, for messages; empty if the query is
+      in the command line.
   """
 
   queries: list[Mapping[str, Any]]
@@ -108,17 +125,17 @@ class Rows:
 
 
 def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
-  """The rows that the arguments ask about.
+  """Reads the queries from the command line or the JSONL file.
 
   Args:
-    arguments: of the command line.
+    arguments: the command's arguments.
     keys: `queries.RANK_KEYS` or `queries.GUESS_KEYS`.
 
   Returns:
-    The rows, their keys and types checked.
+    The queries, whose keys and types have been checked.
 
   Raises:
-    UserError: an argument or a line is wrong, or there is no line.
+    UserError: an argument or a line is wrong, or the file has no rows.
   """
   query = _from_flags(arguments, keys)
   if not arguments.jsonl:
@@ -146,8 +163,8 @@ def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
 def _from_flags(
     arguments: argparse.Namespace, keys: Sequence[str]
 ) -> dict[str, Any]:
-  """The query that is in the command line, empty if there is none."""
-  query = {k: getattr(arguments, k) for k in (*keys, *_OF_ROWS)}
+  """The query in the command line; empty if there is none."""
+  query = {k: getattr(arguments, k) for k in (*keys, *_ROW_KEYS)}
   if query.get('options') is not None:
     query['options'] = query['options'].split(',')
   if getattr(arguments, 'option', None):
@@ -192,20 +209,21 @@ def run(
     to_json: Callable[[Any], Any],
     to_text: Callable[[Any], str],
 ) -> list[Any]:
-  """Reads rows, loads the model, applies it, writes the results.
+  """Reads the queries, applies the model to them and writes the results.
 
   Args:
-    arguments: of the command line.
-    keys: see `read`.
-    apply: (model, rows, batch_size=..., progress=...) -> results.
-    to_json: result -> what its JSON holds.
-    to_text: result -> what people read.
+    arguments: the command's arguments.
+    keys: `queries.RANK_KEYS` or `queries.GUESS_KEYS`.
+    apply: a batch method of `model.Model`, called as `apply(model, queries,
+      batch_size=..., progress=...)`; gives a result for each query.
+    to_json: makes a result an object that can be written as JSON.
+    to_text: makes a result a text to read.
 
   Returns:
     The results.
 
   Raises:
-    UserError: see `read`, or a row that is wrong; the message names its line.
+    UserError: an argument or a row is wrong; the message names its line.
   """
   rows = read(arguments, keys)
   check_writable(arguments.output_file)
@@ -220,7 +238,7 @@ def run(
       },
   )
   try:
-    with _said_on_stderr():
+    with _warnings_as_messages():
       results = apply(
           model, rows.queries, batch_size=arguments.batch_size,
           progress=bool(rows.places),
@@ -237,25 +255,25 @@ def run(
 
 
 def check_writable(path: pathlib.Path | None) -> None:
-  """OSError for a file that could not be written; before a model is loaded."""
+  """Raises an OSError if the path is a folder or its folder does not exist."""
   if path is None:
     return
   if path.is_dir():
-    raise IsADirectoryError(f'{path} is a folder, and a file is to be written')
+    raise IsADirectoryError(f'{path} is a folder; give the name of a file')
   if not path.absolute().parent.is_dir():
-    raise FileNotFoundError(f'{path}: there is no folder {path.parent}')
+    raise FileNotFoundError(f'{path}: folder {path.parent} does not exist')
 
 
 def _write(text: str, path: pathlib.Path | None) -> None:
   if path is None:
-    print(text, end='', flush=True)  # A broken pipe is to be noticed here.
+    print(text, end='', flush=True)  # Raises BrokenPipeError here.
   else:
     files.write(path, text)
 
 
 @contextlib.contextmanager
-def _said_on_stderr() -> Iterator[None]:
-  """What was cut as a plain sentence, without the place in the code."""
+def _warnings_as_messages() -> Iterator[None]:
+  """Prints warnings about cut rows as messages, without a place in the code."""
   with warnings.catch_warnings():
     warnings.simplefilter('always', encoded_queries.Truncated)
     show = warnings.showwarning

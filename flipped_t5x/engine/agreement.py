@@ -1,8 +1,6 @@
 """What hosts exchange: facts, errors, when to stop, who reads which rows."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 from importlib import metadata
 import itertools

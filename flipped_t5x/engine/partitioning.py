@@ -9,9 +9,7 @@ runs (Rajbhandari et al. 2019, arXiv 1910.02054; Xu et al. 2021, arXiv
 2105.04663).
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 from typing import Any
 

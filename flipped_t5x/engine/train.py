@@ -1,8 +1,6 @@
 """The training loop of the embedded engine."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
 import pathlib

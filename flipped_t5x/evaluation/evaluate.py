@@ -6,8 +6,7 @@ see `chunks.py`. All numbers come from the files, never from memory, so that an
 evaluation that was stopped, and went on, has the same ones to the bit.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import pathlib
@@ -15,8 +14,7 @@ import platform
 import re
 import shutil
 import sys
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 from flipped_t5x import errors
 from flipped_t5x import files

@@ -7,8 +7,7 @@ A row is an example in a template; rows are in the order of the templates, then
 of `example_id`. The same scores are the same bytes: a file holds no times.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os

@@ -4,9 +4,7 @@ All draws come from an explicit seed: the same data give the same numbers.
 SciPy's statistics are imported where they are used, as that takes seconds.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flipped_t5x import errors

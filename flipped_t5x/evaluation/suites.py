@@ -3,10 +3,7 @@
 No average is over fewer tasks in silence: each group lists what it lacks.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import difflib
 from typing import Any

@@ -1,7 +1,6 @@
 """One task's results from the predictions of its templates."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flipped_t5x import ranking

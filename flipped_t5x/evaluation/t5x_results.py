@@ -6,9 +6,7 @@ TASK-metrics.jsonl with a line for each step, and TASK-STEP.jsonl with a line
 for each candidate. The macros of the run are beside them, in `config.gin`.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import re
 from typing import Any
 

@@ -1,7 +1,6 @@
 """The runs of `make experiment` for people: tables, a plot, `results.json`."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 

@@ -5,8 +5,7 @@ and sample standard deviation over seeds. All numbers come from the files of the
 evaluations.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 

@@ -9,12 +9,10 @@ the search ends, also follows `transformers`, so that the tokens are those of
 its `generate` with `early_stopping=False`.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-from typing import cast
-from typing import NamedTuple
+from typing import cast, NamedTuple
 
 from flipped_t5x import errors
 from flipped_t5x import network as network_lib

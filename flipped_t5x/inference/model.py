@@ -12,10 +12,7 @@ For many rows, a batch holds candidates of similar lengths, whichever rows they
 belong to. A score does not depend on what else is in the batch.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import os
 from typing import Any

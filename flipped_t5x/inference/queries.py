@@ -14,9 +14,7 @@ For a row of a dataset in one of its templates, both have the form
     {"dataset": NAME, "template": NAME, "row": {FIELD: VALUE}}
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import difflib
 import functools
 from typing import Any

@@ -6,11 +6,7 @@ and the decoder reads several targets of one input side by side in one row, kept
 apart by masks. The scores are the same, up to rounding.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import cast
 

@@ -6,9 +6,7 @@ everything else is measured on a seeded sample of the rows by `measurement.py`.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
 import random

@@ -6,8 +6,7 @@ longer of its two sides, and so is that of its targets. Lengths include EOS.
 """
 
 import collections
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 

@@ -1,9 +1,6 @@
 """Prints what `inspect_mixture.py` found: examples and tables."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flipped_t5x import terminal
 from flipped_t5x.inspection import inspect_mixture

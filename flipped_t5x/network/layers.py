@@ -2,8 +2,9 @@
 
 Layer norm without mean or bias, no bias vectors, no scaling of the attention
 logits (Raffel et al. 2020, arXiv 1910.10683), gated activations (Shazeer 2020,
-arXiv 2002.05202). Axes have T5X's logical names: within `axis_rules` and a mesh
-they say how weights and activations are sharded, elsewhere nothing.
+arXiv 2002.05202). Axes have T5X's logical names. Within `axis_rules` and a mesh
+they determine how weights and activations are sharded; otherwise they have no
+effect.
 """
 
 from typing import Any
@@ -121,10 +122,10 @@ def relative_position_buckets(length: int, bidirectional: bool) -> np.ndarray:
 class Attention(nn.Module):
   """Multi-head attention with dropout shared by all queries of a head.
 
-  Decoding one token at a time, keys and values of the tokens so far stand in
-  the collection 'cache', named as T5X names them. Attention to the encoder
-  keeps its keys and values in 'encoded' where the caller made that collection
-  mutable once; else they are computed anew for each token.
+  When decoding token by token, the collection 'cache' holds the keys and values
+  of the tokens so far, under T5X's names. Attention to the encoder keeps its
+  keys and values in the collection 'encoded' if the caller made it mutable
+  once; otherwise it computes them again for each token.
   """
 
   num_heads: int
@@ -146,10 +147,10 @@ class Attention(nn.Module):
     Args:
       queries: float[batch, q, embed].
       keys: float[batch, k, embed].
-      bias: float32[batch or 1, heads or 1, q, k], added to the logits; with the
-        cache 'cache', of all positions that it has room for.
-      deterministic: no dropout.
-      cache: collection of keys and values, 'cache' or 'encoded', or None.
+      bias: float32[batch or 1, heads or 1, q, k], added to the logits. With the
+        collection 'cache', q and k are the number of tokens it has room for.
+      deterministic: whether to leave out dropout.
+      cache: the collection of keys and values, 'cache' or 'encoded', or None.
 
     Returns:
       float[batch, q, embed].
@@ -195,12 +196,12 @@ class Attention(nn.Module):
   def _extend(
       self, k: jax.Array, v: jax.Array, bias: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Appends one token to the cache; the first call makes room instead.
+    """Appends one token to the cache; the first call allocates it instead.
 
     Args:
-      k: float[batch, heads, 1, head_dim]; in the first call as many positions
-        as there is to be room for.
-      v: the same.
+      k: float[batch, heads, 1, head_dim], the token's keys; in the first call
+        float[batch, heads, room, head_dim].
+      v: the token's values, in the shape of `k`.
       bias: float32[batch or 1, heads or 1, room, room].
 
     Returns:
@@ -227,7 +228,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """The feed-forward block; several activations gate one another."""
+  """The feed-forward block; with several activations, their product."""
 
   hidden_dim: int
   activations: tuple[str, ...]
@@ -273,5 +274,5 @@ class Embed(nn.Module):
 
 
 def mask_bias(mask: jax.Array) -> jax.Array:
-  """0 where `mask` is, else what softmax makes 0: float32 of its shape."""
+  """float32: 0 where `mask` is true, elsewhere so low that softmax gives 0."""
   return jnp.where(mask, 0.0, _MASKED).astype(jnp.float32)

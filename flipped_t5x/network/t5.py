@@ -1,11 +1,11 @@
 """T5 1.1 in Flax Linen, with the parameter names and axes of T5X.
 
-The function is that of T5X's own network. Three things are done otherwise: the
-embedding is gathered rather than multiplied with one-hot vectors, a stack
-computes its position biases once for all layers, and decoding keeps the keys
-and values of the encoder's output. Scanned, a stack is one layer's program over
-weights stacked along axis 1, under T5X's names of scanned layers
-(`encoder/encoder/...`), which compiles in a time that does not grow with depth.
+It computes the same function as T5X's own network, with three differences in
+how: the embedding is gathered instead of multiplied with one-hot vectors, a
+stack computes its position biases once for all layers, and decoding keeps the
+keys and values of the encoder's output. With scanned layers a stack is one
+layer's program over weights stacked along axis 1, under T5X's names of scanned
+layers (`encoder/encoder/...`); its compile time does not grow with depth.
 """
 
 import dataclasses
@@ -26,24 +26,26 @@ _REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-  """Sizes of a T5, named as T5X names them.
+  """The sizes of a T5, named as in T5X.
 
   Attributes:
-    vocab_size: rows of the embedding.
+    vocab_size: number of rows of the embedding.
     emb_dim: width of the residual stream.
-    num_heads: attention heads.
-    num_encoder_layers: encoder layers.
-    num_decoder_layers: decoder layers.
+    num_heads: number of attention heads.
+    num_encoder_layers: number of encoder layers.
+    num_decoder_layers: number of decoder layers.
     head_dim: width of one head.
     mlp_dim: width of the feed-forward layer.
     mlp_activations: `('gelu', 'linear')` for T5 1.1, `('relu',)` for T5 1.0.
     dropout_rate: dropout of embeddings, attention, feed-forward and residuals.
-    logits_via_embedding: tied embedding and output, as in T5 1.0.
-    dtype: of the activations; softmax and logits are float32.
-    scan_layers: weights of a stack's layers stacked, one program for all.
-    remat_policy: what the backward pass finds instead of computing it again:
-      'none' all, 'minimal' matrix products with weights, 'full' the layers'
-      inputs alone.
+    logits_via_embedding: whether the output layer shares the embedding's
+      weights, as in T5 1.0.
+    dtype: type of the activations; softmax and logits are float32.
+    scan_layers: whether the weights of a stack's layers are stacked, and one
+      program computes all layers.
+    remat_policy: which activations are kept for the backward pass, instead of
+      being computed again: 'none' keeps all, 'minimal' the matrix products with
+      weights, 'full' the inputs of the layers only.
   """
 
   vocab_size: int
@@ -141,12 +143,12 @@ class Encoder(nn.Module):
     for layer in _stack(EncoderLayer, cfg, cfg.num_encoder_layers, 'encoder'):
       x, _ = layer(x, bias, deterministic)
     x = layers.LayerNorm(cfg.dtype, name='encoder_norm')(x)
-    # Here alone T5X draws for each position.
+    # Only here does T5X draw dropout for each position separately.
     return nn.Dropout(cfg.dropout_rate)(x, deterministic)
 
 
 class Decoder(nn.Module):
-  """The decoder's stack, up to what the logits are a linear function of."""
+  """The decoder's stack, without the linear layer that gives the logits."""
 
   config: T5Config
 
@@ -191,7 +193,7 @@ class Transformer(nn.Module):
 
   @property
   def scan_layers(self) -> bool:
-    """T5X asks the module for it."""
+    """Read by T5X from the module."""
     return self.config.scan_layers
 
   def setup(self):
@@ -212,7 +214,8 @@ class Transformer(nn.Module):
       encoder_input_tokens: int32[batch, length].
       encoder_segment_ids: int32[batch, length], the example that each token of
         a packed row belongs to; None where rows are not packed.
-      enable_dropout: needs the 'dropout' generator.
+      enable_dropout: whether to use dropout, which needs the generator
+        'dropout'.
 
     Returns:
       float[batch, length, embed].
@@ -235,7 +238,7 @@ class Transformer(nn.Module):
       decode: bool = False,
       max_decode_length: int | None = None,
   ) -> jax.Array:
-    """What `logits` makes the logits of; arguments as for `decode`.
+    """The decoder's output before `logits`; see `decode` for the arguments.
 
     Returns:
       float[batch, length, embed].
@@ -278,26 +281,31 @@ class Transformer(nn.Module):
       decode: bool = False,
       max_decode_length: int | None = None,
   ) -> jax.Array:
-    """Logits of every target token: teacher forced, or of the next one.
+    """Logits of all target tokens at once, or of the next one.
 
-    Token by token as T5X does it: a call with `decode` on int32[batch, room]
-    and the collection 'cache' mutable makes the cache; each later call reads
-    the next int32[batch, 1] and needs `max_decode_length=room`. With 'encoded'
-    mutable in one of these, the keys and values of the encoder's output are
-    kept there, and need not be computed in those that follow.
+    Decoding token by token works as in T5X. A call with `decode`, tokens
+    int32[batch, room] and the mutable collection 'cache' allocates the cache.
+    Each later call reads the next tokens, int32[batch, 1], and needs
+    `max_decode_length=room`. If the collection 'encoded' is mutable in one of
+    these calls, it keeps the keys and values of the encoder's output, and later
+    calls do not compute them again.
 
     Args:
-      encoded: float[batch, source, embed], of `encode`.
-      encoder_input_tokens: int32[batch, source], for the mask alone.
-      decoder_input_tokens: int32[batch, length]: targets shifted right by one.
-      decoder_target_tokens: int32[batch, length], for the mask alone; with
-        `decode`, for nothing.
-      encoder_segment_ids: int32[batch, source] or None.
-      decoder_segment_ids: int32[batch, length] or None.
-      decoder_positions: for nothing: T5's positions are relative.
-      enable_dropout: needs the 'dropout' generator.
+      encoded: float[batch, source, embed], the result of `encode`.
+      encoder_input_tokens: int32[batch, source], used for the mask only.
+      decoder_input_tokens: int32[batch, length], the targets shifted right by
+        one.
+      decoder_target_tokens: int32[batch, length], used for the mask only, and
+        ignored with `decode`.
+      encoder_segment_ids: int32[batch, source], the example that each token of
+        a packed input belongs to; None where rows are not packed.
+      decoder_segment_ids: int32[batch, length], the example that each token of
+        a packed target belongs to; None where rows are not packed.
+      decoder_positions: ignored, since T5's positions are relative.
+      enable_dropout: whether to use dropout, which needs the generator
+        'dropout'.
       decode: whether to decode token by token.
-      max_decode_length: the cache's room.
+      max_decode_length: the number of tokens that the cache has room for.
 
     Returns:
       float32[batch, length, vocab].
@@ -322,10 +330,11 @@ class Transformer(nn.Module):
       enable_dropout: bool = True,
       with_logits: bool = True,
   ) -> jax.Array:
-    """`decode(encode(...))`; see both for shapes.
+    """Encodes and decodes; see `encode` and `decode` for the shapes.
 
-    T5X gives positions, too; T5's are relative, and packed rows keep their
-    examples apart by segment ids. Without `with_logits` it ends at `hidden`.
+    T5X passes positions too. They are ignored: T5's positions are relative, and
+    segment ids keep the examples of packed rows apart. With `with_logits=False`
+    the result is that of `hidden`.
     """
     del encoder_positions, decoder_positions
     encoded = self.encode(
@@ -343,16 +352,20 @@ def _stack(
     layer: type[nn.Module], config: T5Config, number: int,
     name: str | None = None,
 ) -> list[nn.Module]:
-  """A stack's layers, or the one that stands for all of them.
+  """The layers of a stack; a single scanned one with `scan_layers`.
 
   Args:
-    layer: takes x, arguments that all layers share, and returns (x, None).
-    config: sizes.
-    number: of layers.
-    name: the stack's, where modules are made inside a compact method; in a
-      `setup` they have the names of the attributes.
+    layer: a module that takes x and arguments shared by all layers, and returns
+      (x, None).
+    config: the network's sizes.
+    number: number of layers.
+    name: the name of the stack in a compact method; None in `setup`, where
+      modules are named after the attributes they are assigned to.
+
+  Returns:
+    The modules, to be called one after the other.
   """
-  # Arguments that the program depends on; `self` is not counted.
+  # Positions of the static arguments, `self` not counted.
   statics = {EncoderLayer: (2,), DecoderLayer: (4, 5)}[layer]
   arguments = {EncoderLayer: 2, DecoderLayer: 5}[layer]
   if config.remat_policy != 'none':
@@ -391,14 +404,14 @@ def _mlp(config: T5Config) -> layers.Mlp:
 
 
 def _residual_dropout(config: T5Config, deterministic: bool) -> nn.Dropout:
-  """Dropout that is shared along the length, as in T5X."""
+  """Dropout that is the same at all positions, as in T5X."""
   return nn.Dropout(
       config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic
   )
 
 
 def _pair_mask(queries, keys, query_segments, key_segments) -> jax.Array:
-  """bool[batch, 1, q, k]: both are tokens, and of the same packed example."""
+  """bool[batch, 1, q, k]: both are tokens of the same example."""
   mask = queries[:, None, :, None] & keys[:, None, None, :]
   if query_segments is not None:
     mask &= query_segments[:, None, :, None] == key_segments[:, None, None, :]

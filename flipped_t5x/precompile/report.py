@@ -1,7 +1,6 @@
 """What `flipped-t5x precompile` finds out about a step, as data and as text."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 

@@ -4,8 +4,7 @@ Only compiling a step tells whether it fits. Memory is estimated merely to skip
 what has no chance.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 from typing import Any
 

@@ -1,11 +1,8 @@
-"""Arrays for the embedded engine; knows nothing of where examples come from."""
+"""The arrays that a model reads, wherever the examples come from."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 from flipped_t5x import errors
 from flipped_t5x.prompts import tokenization
@@ -15,18 +12,23 @@ Batch = Mapping[str, np.ndarray]
 
 
 class Batches(Protocol):
-  """Endless training batches; Grain's iterators fit too.
+  """An endless iterator of training batches.
 
-  A batch has `encoder_input_tokens` int32[B, L], `decoder_input_tokens` and
-  `decoder_target_tokens` int32[B, T], `decoder_loss_weights` float32[B, T] and,
-  packed, `encoder_segment_ids`, `decoder_segment_ids` and their positions.
-  What is another on the wrong side appears twice, once with `wrong_` in front:
-  all of the encoder's arrays or, in DIRECT with unlikelihood, of the decoder's.
+  A batch has the arrays `encoder_input_tokens` int32[B, L],
+  `decoder_input_tokens` and `decoder_target_tokens` int32[B, T], and
+  `decoder_loss_weights` float32[B, T]. A packed batch also has
+  `encoder_segment_ids`, `decoder_segment_ids`, `encoder_positions` and
+  `decoder_positions`.
+
+  A batch with a wrong side also has all arrays of the encoder for the wrong
+  label, with `wrong_` before their names. In DIRECT with unlikelihood these are
+  the arrays of the decoder instead.
 
   Attributes:
-    batch_size: rows of a batch, on all hosts.
-    counts: dataset -> reason -> examples dropped, or cut, since it was opened.
-    origins: dataset -> JSON that says which data these are.
+    batch_size: number of rows in a batch, over all hosts.
+    counts: dataset -> reason -> number of examples that were dropped or cut
+      since the iterator was made.
+    origins: dataset -> a JSON object that identifies its data.
   """
 
   batch_size: int
@@ -37,13 +39,13 @@ class Batches(Protocol):
     ...
 
   def select(self, rows: Sequence[int]) -> int:
-    """With several hosts: makes these rows of each batch alone.
+    """Restricts each batch to some of its rows: those that a host needs.
 
     Args:
-      rows: numbers of rows, ascending.
+      rows: the numbers of the rows, in ascending order.
 
     Returns:
-      How many rows have to be made for them.
+      The number of rows that have to be made to get these.
     """
     ...
 
@@ -51,7 +53,11 @@ class Batches(Protocol):
     ...
 
   def set_state(self, *states: bytes) -> None:
-    """Goes to a position: what `get_state` gave, on each of several hosts."""
+    """Moves to a position.
+
+    Args:
+      *states: the results of `get_state`, one for each host.
+    """
     ...
 
 
@@ -60,14 +66,14 @@ class Candidates:
   """The options of all rows of a split in one template, ready to score.
 
   Attributes:
-    inputs: int32 tokens of each candidate's encoder side.
-    targets: int32 tokens of each candidate's decoder side.
-    example_id: int32[n], the row's number in its split.
-    option_index: int32[n], the option's number in its row.
+    inputs: encoder tokens of each candidate.
+    targets: decoder tokens of each candidate.
+    example_id: int32[n], the number of the row in its split.
+    option_index: int32[n], the number of the option in its row.
     is_correct: bool[n], whether it is the right option.
-    counts: reason -> rows dropped or candidates truncated.
-    origin: JSON that says which data these are.
-    options: text of each candidate's option; empty where nobody asked for it.
+    counts: reason -> number of rows dropped or candidates truncated.
+    origin: a JSON object that identifies the data.
+    options: the text of each candidate's option; empty if not requested.
   """
 
   inputs: Sequence[Sequence[int]]
@@ -86,7 +92,7 @@ class Candidates:
       counts: Mapping[str, int],
       origin: Mapping[str, Any],
   ) -> 'Candidates':
-    """From the mappings that `examples.ExpandOptions` gives."""
+    """Collects the candidates that `examples.ExpandOptions` makes."""
     return cls(
         [e['inputs'] for e in examples],
         [e['targets'] for e in examples],
@@ -105,28 +111,29 @@ def score_batches(
     batch_size: int,
     multiple: int = 16,
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-  """Batches of like lengths, so that little is spent on padding.
+  """Batches of candidates with similar lengths, so that there is little padding.
 
-  Every batch has `batch_size` rows, and the lengths of its longest candidate as
-  multiples of `multiple`: few shapes to compile. Only the last one is not full:
-  rows that fill it up are empty.
+  Every batch has `batch_size` rows, and the lengths of its longest input and
+  target rounded up to a multiple of `multiple`, so that few shapes have to be
+  compiled. The last batch is filled up with empty rows.
 
   Args:
     inputs: encoder tokens of each candidate.
     targets: decoder tokens of each candidate.
-    batch_size: rows a batch.
+    batch_size: number of rows in a batch.
     multiple: lengths are padded to a multiple of this.
 
   Yields:
-    int[n <= batch_size], the candidates in the batch's first n rows, and the
-    batch: the arrays of `Batches` but those of the wrong side.
+    The numbers of the candidates in the batch's first rows, int[n] with n <=
+    `batch_size`, and the batch: the arrays of `Batches` without a wrong side.
   """
   def pad_to(sequences):
     return np.array([-(-len(s) // multiple) * multiple for s in sequences])
 
   input_lengths, target_lengths = pad_to(inputs), pad_to(targets)
-  # By target, the longest first, and by input, up and down in turn: a batch
-  # that holds two lengths of targets has like inputs.
+  # Sorted by target length, the longest first, and then by input length, which
+  # ascends and descends in turn: the inputs of a batch with two target lengths
+  # are then similar.
   _, turn = np.unique(-target_lengths, return_inverse=True)
   order = np.lexsort((input_lengths * (-1) ** (turn + 1), turn))
   for start in range(0, len(order), batch_size):
@@ -156,7 +163,7 @@ _SIDES = {
 
 
 def check_averaging(averaging: str) -> None:
-  """UserError unless it is 'example' or 'token'."""
+  """Raises a UserError unless the averaging is one of `AVERAGINGS`."""
   if averaging not in AVERAGINGS:
     raise errors.UserError(
         f'averaging {averaging!r} is not one of {AVERAGINGS}'
@@ -164,11 +171,12 @@ def check_averaging(averaging: str) -> None:
 
 
 def training_batch(pairs: Batch, averaging: str) -> Batch:
-  """Padded or packed pairs as model arrays.
+  """Makes a training batch of padded or packed pairs.
 
   Args:
-    pairs: int32[B, L] `inputs`, int32[B, T] `targets`, perhaps `wrong_inputs`
-      or `wrong_targets` and, packed, their `*_segment_ids` and `*_positions`.
+    pairs: `inputs` int32[B, L], `targets` int32[B, T], possibly `wrong_inputs`
+      or `wrong_targets`, and, if packed, `*_segment_ids` and `*_positions` for
+      each of these.
     averaging: see `loss_weights`.
 
   Returns:
@@ -196,14 +204,15 @@ def training_batch(pairs: Batch, averaging: str) -> Batch:
 def loss_weights(
     targets: np.ndarray, segments: np.ndarray | None, averaging: str
 ) -> np.ndarray:
-  """Weight of each target token, 0 on padding.
+  """The weight of each target token; 0 on padding.
 
   Args:
     targets: int32[batch, length].
-    segments: int32[batch, length], the example of each token; None where a row
-      is one example.
-    averaging: 'example' gives each token of a target of n tokens 1/n, so that
-      every example weighs the same; 'token' gives 1.
+    segments: int32[batch, length], the number of each token's example in a
+      packed row; None if a row is one example.
+    averaging: 'example' gives each token of a target of n tokens the weight
+      1/n, so that all examples count equally; 'token' gives each token the
+      weight 1.
 
   Returns:
     float32[batch, length].
@@ -222,11 +231,12 @@ def loss_weights(
 def shift_right(
     targets: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
-  """The decoder's input for teacher forcing, each example starting with 0.
+  """The decoder's input for teacher forcing; each example begins with 0.
 
   Args:
     targets: int32[batch, length].
-    segments: int32[batch, length] or None, see `loss_weights`.
+    segments: int32[batch, length], the number of each token's example in a
+      packed row; None if a row is one example.
 
   Returns:
     int32[batch, length].

@@ -9,8 +9,7 @@ which only a few methods of strings and lists can be called.
 """
 
 import collections
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import re
 

@@ -8,8 +8,7 @@ compiled once, and draws its random choices from a seed for each row.
 """
 
 import collections
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import functools

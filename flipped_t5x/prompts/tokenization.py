@@ -5,8 +5,7 @@ an input is too long its *instance* is cut: the label is what ranking compares,
 and an input without it would make right and wrong the same.
 """
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import functools
 import io
 import itertools

@@ -1,7 +1,6 @@
 """The report of several runs, side by side."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flipped_t5x.evaluation import suites

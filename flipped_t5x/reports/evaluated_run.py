@@ -1,7 +1,6 @@
 """An evaluated run as reports need it: its results and its training log."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import re

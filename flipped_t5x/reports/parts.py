@@ -4,10 +4,7 @@ Markdown, HTML and the terminal show the same parts, and so the same numbers.
 All texts are plain: whoever shows them escapes them.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 
 from matplotlib import figure

@@ -4,8 +4,7 @@ Each colour has one meaning only. `COLOURS` has it for light and for dark pages;
 `reports/html.py` exchanges them.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 

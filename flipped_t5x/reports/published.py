@@ -5,8 +5,7 @@ shares, 0 to 1. Baselines (majority, random) come from the results: they depend
 on the rows that were evaluated.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import functools

@@ -1,7 +1,6 @@
 """Ours beside published numbers, with no more claimed than was measured."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import re
 from typing import Any
 

@@ -1,7 +1,6 @@
 """A run's results for people: a table, Markdown, an HTML page and plots."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 

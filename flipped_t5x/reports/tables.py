@@ -1,8 +1,6 @@
 """The tables of one run's report."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flipped_t5x.reports import evaluated_run

@@ -1,7 +1,6 @@
 """Converts models between Hugging Face, T5X and this project."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import os

@@ -9,8 +9,7 @@ Weights are read one at a time, and written one file at a time. Those of linear
 layers are [out, in] in these folders and [in, out] in T5X.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import pathlib

@@ -1,9 +1,6 @@
 """The README.md of an exported model."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import math
 import os
 from typing import Any

@@ -12,8 +12,7 @@ makes: `config.json` and `sentencepiece.model` beside T5X's checkpoint,
 format and lengths of the published FLIPPED models.
 """
 
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import os
 import pathlib

@@ -7,9 +7,7 @@ Names are those of T5X's network with its layers apart:
 all formats use these mappings, so that one tensor at a time can be in memory.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import hashlib

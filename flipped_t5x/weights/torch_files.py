@@ -7,15 +7,13 @@ each name. Files of PyTorch before 1.6, which are no zips, are refused.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import os
 import pathlib
 import pickle
 import struct
-from typing import Any
-from typing import BinaryIO
+from typing import Any, BinaryIO
 import zipfile
 
 from flipped_t5x import errors

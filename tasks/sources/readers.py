@@ -1,8 +1,6 @@
 """Files to rows: JSON lines, Parquet, Arrow, BIG-bench's JSON, Story Cloze."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import csv
 import gzip
 import json

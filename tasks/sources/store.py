@@ -5,11 +5,7 @@ once to `rows/NAME/SPLIT-KEY/` in the data folder and read from there: any row
 at any time, without a second pass over the source.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -19,8 +15,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 from flipped_t5x import errors
 from flipped_t5x import files as files_lib

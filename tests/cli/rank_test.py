@@ -157,8 +157,9 @@ def test_rank_lines(run, model, jsonl, tmp_path, monkeypatch, to_file):
     shown = output.read_text()
     assert {p.name for p in tmp_path.iterdir()} == {'rows.jsonl', 'out.jsonl'}
   else:
-    monkeypatch.setattr(sys, 'stdin', open(path))
-    shown = run('rank', '--jsonl', '-')
+    with open(path) as f:
+      monkeypatch.setattr(sys, 'stdin', f)
+      shown = run('rank', '--jsonl', '-')
   for line, want in zip(shown.splitlines(), expected, strict=True):
     got = json.loads(line)
     assert got['prediction'] == want['prediction']
@@ -198,7 +199,7 @@ def test_what_is_cut_is_said(tiny_run, jsonl, capsys):
     ('{"input": "x"', 'not JSON: '),
     ('["x"]', 'not a JSON object: ["x"]'),
     ({'input': 'x', 'mood': 'y'}, "unknown key 'mood'; nearest: ["),
-    ({'input': 'x'}, ' is missing: either input, '),
+    ({'input': 'x'}, ' is missing: give either input, '),
     (ROW | {'dataset': 'rotten_tomato'}, "no 'rotten_tomato'; nearest: ['rot"),
     (ROW | {'row': {'txt': 'x'}, 'template': 'Reviewer Enjoyment Yes No'},
      "'text' is undefined (fields: txt): the row lacks a field"),
@@ -216,7 +217,7 @@ def test_line_that_only_the_model_can_judge(fails, jsonl, tmp_path):
   output.write_text('of before')
   path = jsonl(TEXT, '', TEXT | {'options': ['☃', '☂']})
   error = fails('rank', '--jsonl', path, '--output_file', str(output))
-  assert f"{path} line 3: options '☃' and '☂' are the same tokens" in error
+  assert f"{path} line 3: options '☃' and '☂' have the same tokens" in error
   assert output.read_text() == 'of before'
 
 
@@ -234,15 +235,15 @@ def test_no_rows(fails, jsonl, command):
 
 
 @pytest.mark.parametrize('command, argv, message', (
-    ('rank', [], 'input is missing: either input, instruction, options, or'
-     ' dataset, template, row are needed; or --jsonl FILE'),
-    ('guess', [], 'input is missing: either input, output, or dataset,'),
+    ('rank', [], 'input is missing: give either input, instruction, options, or'
+     ' dataset, template, row; or --jsonl FILE'),
+    ('guess', [], 'input is missing: give either input, output, or dataset,'),
     ('rank', ['--jsonl', 'x', '--input', 'y'], '--jsonl and --input cannot'),
     ('guess', ['--jsonl', 'x', '--output', 'y'], '--jsonl and --output cannot'),
     ('rank', ['--jsonl', 'nosuch.jsonl'], 'nosuch.jsonl'),
     ('rank', ['--options', 'a,b', '--option', 'a'], '--options and --option'),
     ('rank', [*flags(ROW)[:4], '--row', '{text}'], '--row: not JSON'),
-    ('rank', [*flags(ROW)[:4], '--row', '3'], 'row must map fields'),
+    ('rank', [*flags(ROW)[:4], '--row', '3'], 'row must be a mapping'),
     ('rank', [*flags(ROW), '--input', 'x'], 'input and dataset cannot both'),
     ('rank', [*flags(TEXT), '--output_file', 'nosuch/x'], 'no folder nosuch'),
     ('rank', [*flags(TEXT), '--output_file', '.'], '. is a folder'),

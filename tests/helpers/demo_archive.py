@@ -1,7 +1,6 @@
 """Small stand-ins for packages on PyPI, and for pip."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import io
 import pathlib
 import subprocess

@@ -1,7 +1,6 @@
 """Folders of runs with results as `flipped-t5x eval` writes them."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib

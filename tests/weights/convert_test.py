@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -361,28 +362,27 @@ def test_no_room_on_disk(tiny_run, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['source']
 
 
+@pytest.fixture
+def small_files():
+  """No file can have more than 2,500 bytes, as if the disk were full."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2500, hard))
+  yield
+  resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_disk_that_becomes_full(tiny_run, tmp_path, kind):
-  """No file may have more bytes than some of them need."""
-  code = (
-      'import resource, sys; from flipped_t5x.cli import main;'
-      ' resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500));'
-      ' sys.exit(main.main(sys.argv[1:]))'
-  )
-  process = subprocess.run(
-      [sys.executable, '-c', code, 'convert', tiny_run, 'new/target', '--to',
-       kind], cwd=tmp_path, capture_output=True, text=True,
-  )
-  assert process.returncode == 1
-  error = process.stderr.strip().splitlines()[-1]
-  assert error.startswith(
-      f'flipped-t5x: {tmp_path}/new/target could not be written, and'
-      ' nothing of it is left: '
-  ), process.stderr
-  assert re.search(r'it needs 0[.]\d+ GB$', error)
+def test_a_disk_that_becomes_full(tiny_run, tmp_path, small_files, kind):
+  with pytest.raises(
+      OSError, match=f'^{tmp_path}/new/target could not be written, and nothing'
+      r' of it is left: .*; it needs 0[.]\d+ GB$'
+  ):
+    to(kind, tiny_run, tmp_path / 'new' / 'target')
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize('number', (signal.SIGINT, signal.SIGTERM))
 def test_interrupted(tiny_run, tmp_path, number):
   sparse(tmp_path / 'source', emb_dim=512, mlp_dim=8192, num_encoder_layers=20)
@@ -405,6 +405,8 @@ def test_interrupted(tiny_run, tmp_path, number):
   assert [p.name for p in tmp_path.iterdir()] == ['source']
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_memory(tiny_run, tmp_path):
   """In memory is a tensor or a file of 50 MB, not all 0.76 GB."""
   nbytes = sparse(
@@ -430,6 +432,7 @@ def test_memory(tiny_run, tmp_path):
   assert int(kilobytes) * 1024 < 650e6, kilobytes
 
 
+@pytest.mark.slow
 def test_check(models, tiny_run, tmp_path, monkeypatch):
   converted = convert.convert(
       models['t5x', True], tmp_path / 'same', to='native', scan_layers=False,

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 SIZES = {
     't5_1_1': {

@@ -170,6 +170,7 @@ def test_the_file_itself_comes_first(
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_ids_are_those_of_transformers(
     tmp_path, tiny_vocabulary_path, tiny_vocabulary, tiny_sentences
 ):
@@ -193,6 +194,7 @@ def test_ids_are_those_of_transformers(
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_where_transformers_has_other_ids(
     tmp_path, tiny_vocabulary_path, tiny_vocabulary
 ):

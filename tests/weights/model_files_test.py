@@ -234,6 +234,8 @@ def test_no_model(tiny_run, tmp_path):
       model_files.open(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_neither_tensorflow_nor_seqio_nor_pytorch(tiny_run, hf_folder):
   """None is imported, wherever a model comes from."""
   code = (

@@ -336,7 +336,9 @@ def test_large_arrays_lie_in_pieces(tmp_path):
   """Of at most 32 MiB: 17 rows of 1,000,000 are 8, 8 and 1."""
   values = np.zeros((17, 1_000_000), np.float32)
   values[:, 0] = np.arange(17)
-  path = t5x_checkpoints.write({'a': values}, 0, tmp_path)
+  path = t5x_checkpoints.write(
+      {'a': values}, 0, tmp_path, t5x_checkpoints.ZSTD
+  )
   assert {f.name for f in (path / 'target.a').iterdir()} == {
       '.zarray', '0.0', '1.0', '2.0'
   }
@@ -381,6 +383,7 @@ def first_loss(folder, params):
   return float(loss)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_checkpoint(
     data, tmp_path, make_params, capsys
 ):
@@ -406,6 +409,7 @@ def test_training_starts_from_a_checkpoint(
   assert logged(folder)[0] == loss and len(logged(folder)) == 2
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_run_or_its_conversion(data, tmp_path):
   """The first loss of a second run is that of what the first one saved."""
   first, converted = tmp_path / 'first', tmp_path / 'converted'
@@ -424,6 +428,7 @@ def test_training_starts_from_a_run_or_its_conversion(data, tmp_path):
     assert read(second)[1] == 1
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_converted_run(data, tmp_path):
   folders = tmp_path / 'run', tmp_path / 'converted'
   assert run(folders[0]) == 0
@@ -457,6 +462,7 @@ def test_training_needs_the_checkpoint_first(data, tmp_path, params, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_fresh_optimizer(make_params):
   """State from given weights is that of the same weights drawn."""
   model = network_lib.Transformer(demo_data.NETWORK)

@@ -338,6 +338,7 @@ def make_module(torch):
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_files_of_pytorch(tmp_path):
   import torch
 
@@ -362,6 +363,7 @@ def test_files_of_pytorch(tmp_path):
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_what_pytorch_refuses_too(tmp_path):
   import torch
 
