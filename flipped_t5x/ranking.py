@@ -73,8 +73,8 @@ def rank(
   invalid = np.any(seen > 1, axis=1) | (right.sum(axis=1) != 1)
   if np.any(invalid):
     raise ValueError(
-        f'example {ids[invalid][0]}: an option appears twice, or not exactly one'
-        ' option is right'
+        f'example {ids[invalid][0]}: an option appears twice, or not exactly'
+        ' one option is right'
     )
   best = table.max(axis=1, keepdims=True, initial=-np.inf)
   return Predictions(

@@ -111,7 +111,7 @@ def score_batches(
     batch_size: int,
     multiple: int = 16,
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-  """Batches of candidates with similar lengths, so that there is little padding.
+  """Batches of candidates of similar lengths, to have little padding.
 
   Every batch has `batch_size` rows, and the lengths of its longest input and
   target rounded up to a multiple of `multiple`, so that few shapes have to be
