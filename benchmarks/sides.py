@@ -162,13 +162,13 @@ def _serve(
   with contextlib.suppress(EOFError, BrokenPipeError):
     try:
       side = getattr(importlib.import_module(module), name)(**arguments)
-    except Exception:  # pylint: disable=broad-except
+    except Exception:
       connection.send((traceback.format_exc(), None))
       return
     while True:
       try:
         result = None, call()
-      except Exception:  # pylint: disable=broad-except
+      except Exception:
         result = traceback.format_exc(), None
       connection.send(result)
       method, args = connection.recv()

@@ -1,7 +1,8 @@
 """A prompt of lm-evaluation-harness, its literal text apart from the rest.
 
-A task's `doc_to_text` is Jinja as promptsource's templates are, and is split as
-they are, see `prompts/jinja_chunks.py`; the harness's own environment renders it.
+A task's `doc_to_text` is a Jinja template like those of promptsource, and is
+split in the same way, see `prompts/jinja_chunks.py`. The harness's own
+environment renders it.
 """
 
 from flipped_t5x import errors
@@ -124,7 +125,7 @@ class Prompt:
     pieces = jinja_chunks.CHUNK_MARK.split(prompt)
     parts = (int(p) if i % 2 else p for i, p in enumerate(pieces))
     rendered = templates.Rendered(
-        tuple(p for p in parts if p != ''),  # pylint: disable=g-explicit-bool-comparison
+        tuple(p for p in parts if p != ''),
         self.chunks,
         (option.removeprefix(self._delimiter).strip(),),
         gold=0,

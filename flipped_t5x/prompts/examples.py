@@ -1,8 +1,7 @@
-"""Rows to token features, without any framework: one Python call per row.
+"""Makes token features of rows, in plain Python, one call per row.
 
-`DrawPair` makes training examples and `ExpandOptions` candidates to score. Both
-engines call these two; `tasks/preprocessors.py` wraps them for SeqIO and
-`tasks/batches.py` for Grain.
+`DrawPair` makes training examples and `ExpandOptions` candidates to score.
+`tasks/preprocessors.py` wraps them for SeqIO and `tasks/batches.py` for Grain.
 """
 
 import collections
@@ -18,7 +17,7 @@ from flipped_t5x.prompts import tokenization
 
 TRUNCATED = 'truncated'
 SAME_TOKENS = 'right and wrong option are the same tokens'
-# In this order: a pair that several of them drop is counted for the first.
+# In this order; a pair that several of them reject counts for the first.
 _ENCODERS = {
     'inputs': tokenization.encode_inputs,
     'wrong_inputs': tokenization.encode_inputs,
@@ -35,10 +34,11 @@ class DrawPair:
     task: the task's name, for messages and for the feature `task`.
     templates: the templates to draw from, uniformly.
     vocabulary: the vocabulary.
-    lengths: of `inputs`, `targets` and their `wrong_` twins, the most tokens
-      with EOS counted in; a feature that is not there is not cut.
-    format: name of the text format, see `prompts/formats.py`.
-    counts: reason -> rows dropped so far, and `truncated` -> pairs cut.
+    lengths: the most tokens, including EOS, of `inputs`, `targets` and their
+      `wrong_` twins; features without a length are not cut.
+    format: the name of the text format, see `prompts/formats.py`.
+    counts: reason -> number of rows dropped so far; `truncated` -> number of
+      pairs cut.
     unlikelihood: whether lambda is not 0, see `formats.wrong_side`.
   """
 
@@ -53,19 +53,19 @@ class DrawPair:
   unlikelihood: bool = False
 
   def __call__(self, row: bytes | str, seed: int) -> dict[str, Any] | None:
-    """One training pair, or None if the row had to be dropped.
+    """Makes one training pair.
 
     Args:
       row: field name -> value, as JSON.
-      seed: the same seed gives the same pair; no draw depends on another row.
+      seed: the seed of all draws for this row.
 
     Returns:
-      Tokens `inputs`, `targets` and what `formats.wrong_side` says; text
-      `task`, `template`, `options`; and `option_index`, the right option's
-      number.
+      The tokens `inputs`, `targets` and the feature of `formats.wrong_side`;
+      the texts `task`, `template` and `options`; and `option_index`, the number
+      of the right option. None if the row is dropped.
 
     Raises:
-      ValueError: the row does not fit the template, which the message names.
+      ValueError: the row does not fit the template; the message names it.
     """
     rng = random.Random(seed)
     names = list(self.templates)
@@ -81,7 +81,8 @@ class DrawPair:
     side = formats.wrong_side(self.format, self.unlikelihood)
     if side:
       wrong = rng.randrange(len(rendered.options) - 1)
-      wrong += wrong >= rendered.gold
+      if wrong >= rendered.gold:
+        wrong += 1
       texts[side] = make_text(rendered, rendered.options[wrong])
     pair, truncated = {}, False
     try:
@@ -95,7 +96,7 @@ class DrawPair:
       self.counts[e.reason] += 1
       return None
     if side and pair[side] == pair[side.removeprefix('wrong_')]:
-      self.counts[SAME_TOKENS] += 1  # Such as stars that a vocabulary lacks.
+      self.counts[SAME_TOKENS] += 1  # For example, stars that are all <unk>.
       return None
     self.counts[TRUNCATED] += truncated
     return {
@@ -109,15 +110,17 @@ class DrawPair:
 
 @dataclasses.dataclass(frozen=True)
 class ExpandOptions:
-  """Makes one candidate of each option of a row, in one template.
+  """Makes a candidate of each option of a row, in one template.
 
   Attributes:
     task: the task's name, for messages and for the feature `task`.
     template: the template.
     vocabulary: the vocabulary.
-    lengths: of `inputs` and `targets`, see `DrawPair`.
-    format: name of the text format, see `prompts/formats.py`.
-    counts: reason -> rows dropped so far, and `truncated` -> candidates cut.
+    lengths: the most tokens, including EOS, of `inputs` and `targets`; features
+      without a length are not cut.
+    format: the name of the text format, see `prompts/formats.py`.
+    counts: reason -> number of rows dropped so far; `truncated` -> number of
+      candidates cut.
   """
 
   task: str
@@ -130,19 +133,20 @@ class ExpandOptions:
   )
 
   def __call__(self, row: bytes | str, index: int) -> list[dict[str, Any]]:
-    """All candidates of a row in the options' order; none if it is dropped.
+    """Makes the candidates of a row, in the order of its options.
 
     Args:
       row: field name -> value, as JSON.
-      index: the row's number in its split; also the seed of its `choice`s.
+      index: the number of the row in its split, which is also the seed of the
+        template's random choices.
 
     Returns:
-      For each option tokens `inputs` and `targets`; `example_id` (`index`),
-      `option_index`, `is_correct` and `num_options`; text `option`, `task` and
-      `template`.
+      For each option the tokens `inputs` and `targets`; `example_id` (which is
+      `index`), `option_index`, `is_correct` and `num_options`; and the texts
+      `option`, `task` and `template`. Empty if the row is dropped.
 
     Raises:
-      ValueError: see `DrawPair`.
+      ValueError: the row does not fit the template; the message names it.
     """
     try:
       rendered = self.template.render(json.loads(row), seed=index)
@@ -162,7 +166,7 @@ class ExpandOptions:
         )
       except tokenization.TooLong as e:
         self.counts[e.reason] += 1
-        return []  # Without one of its options a row cannot be judged.
+        return []  # A row counts only with all of its options.
       self.counts[TRUNCATED] += cut_inputs or cut_targets
       candidates.append({
           'inputs': inputs,

@@ -44,10 +44,11 @@ Format = Callable[[templates.Rendered, str], Text]
 
 
 def flipped(rendered: templates.Rendered, option: str) -> Text:
-  """The instruction's chunks from the instance, with sentinels for the chunks.
+  """FLIPPED: the instruction from the instance and the label.
 
-  The target lists the chunks of every branch, and is therefore the same for
-  every row and option of a template; see arXiv 2210.02969, section 3.
+  Sentinels mark the places of the instruction's chunks. The target lists the
+  chunks of every branch, so that it is the same for every row and option of a
+  template; see arXiv 2210.02969, section 3.
 
   Args:
     rendered: a row in a template.
@@ -70,7 +71,7 @@ def flipped(rendered: templates.Rendered, option: str) -> Text:
 
 
 def flipped_plain(rendered: templates.Rendered, option: str) -> Text:
-  """As `flipped` without sentinels: the model card's free generation."""
+  """FLIPPED without sentinels, as in the model card's free generation."""
   return Text(
       _pieces('input:', *(p for p in rendered.parts if isinstance(p, str))),
       f'output: {option}',
@@ -79,12 +80,12 @@ def flipped_plain(rendered: templates.Rendered, option: str) -> Text:
 
 
 def direct(rendered: templates.Rendered, option: str) -> Text:
-  """The label from the prompt, as T0 is trained."""
+  """DIRECT: the label from the prompt, as T0 is trained."""
   return Text((rendered.prompt,), '', option)
 
 
 def channel(rendered: templates.Rendered, option: str) -> Text:
-  """The prompt from the label (Min et al. 2022, arXiv 2108.04106)."""
+  """CHANNEL: the prompt from the label (Min et al. 2022, arXiv 2108.04106)."""
   return Text((), option, rendered.prompt)
 
 
@@ -93,22 +94,22 @@ FORMATS: dict[str, Format] = {
 }
 
 
-# The formats whose decoder writes the label: no input is a wrong one, but a
-# target can be.
+# The formats whose decoder writes the label. Their wrong side has wrong targets
+# instead of wrong inputs.
 WRITES_LABEL = frozenset((direct.__name__,))
 
 
 def wrong_side(name: str, unlikelihood: bool) -> str | None:
-  """Which token feature of a training pair a wrong label changes.
+  """The token feature that a wrong label adds to a training pair.
 
   Args:
-    name: a format.
+    name: the name of a format.
     unlikelihood: whether lambda is not 0.
 
   Returns:
-    `wrong_inputs`, which are there without unlikelihood too: P(wrong) is
-    watched. Where the decoder writes the label `wrong_targets`, which nothing
-    but unlikelihood needs, else None.
+    `wrong_inputs`, even without unlikelihood, since training logs P(wrong). If
+    the decoder writes the label, `wrong_targets` with unlikelihood and None
+    without.
   """
   if name not in WRITES_LABEL:
     return 'wrong_inputs'
@@ -116,10 +117,10 @@ def wrong_side(name: str, unlikelihood: bool) -> str | None:
 
 
 def get(name: str) -> Format:
-  """The format of that name; UserError lists the names there are."""
+  """The format with a name; a UserError lists the names if it is unknown."""
   if name not in FORMATS:
     raise errors.UserError(
-        f'unknown format {name!r}; there are {sorted(FORMATS)}'
+        f'unknown format {name!r}; choose one of {sorted(FORMATS)}'
     )
   return FORMATS[name]
 
@@ -127,7 +128,7 @@ def get(name: str) -> Format:
 def _sentinel(k: int) -> str:
   if k >= MAX_CHUNKS:
     raise errors.UserError(
-        f'chunk {k}: a template may have {MAX_CHUNKS} chunks'
+        f'chunk {k}: a template may have at most {MAX_CHUNKS} chunks'
     )
   return f'<extra_id_{k}>'
 

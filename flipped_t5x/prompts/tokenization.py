@@ -1,8 +1,8 @@
-"""The vocabulary, and the one place that decides about EOS and truncation.
+"""The vocabulary, EOS and truncation.
 
-A sequence ends with EOS on both sides, inside the length that it is given. When
-an input is too long its *instance* is cut: the label is what ranking compares,
-and an input without it would make right and wrong the same.
+Inputs and targets end with EOS, which counts towards their length. When an
+input is too long its *instance* is cut and never the label: without it, the
+inputs of the right and the wrong label would be the same.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,10 +28,10 @@ _ModelProto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 
 
 class TooLong(errors.UserError):
-  """A text leaves nothing of what it should say in the length that it has.
+  """A text whose essential part does not fit its length.
 
   Attributes:
-    reason: short, to count by.
+    reason: a short reason, under which such texts are counted.
   """
 
   def __init__(self, reason: str, message: str):
@@ -40,7 +40,7 @@ class TooLong(errors.UserError):
 
 
 class Vocabulary(Protocol):
-  """What the project needs of a vocabulary; SeqIO's have it too."""
+  """The interface of a vocabulary; SeqIO's vocabularies have it too."""
 
   vocab_size: int
 
@@ -55,7 +55,7 @@ class SentencePiece:
   """A SentencePiece vocabulary with T5's sentinels, without TensorFlow.
 
   Gives the ids of `seqio.SentencePieceVocabulary(path, extra_ids=100)`: the
-  sentinels follow the model's own pieces, `<extra_id_0>` being the last.
+  sentinels follow the model's own pieces, and `<extra_id_0>` is the last.
   """
 
   def __init__(self, path: str | os.PathLike[str]):
@@ -99,8 +99,8 @@ def train_vocabulary(
 
   Args:
     texts: training text, one document each.
-    vocab_size: number of ids with the 100 sentinels counted in.
-    path: the file to write, whole or not at all.
+    vocab_size: number of ids, including the 100 sentinels.
+    path: the file to write.
   """
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
@@ -128,7 +128,7 @@ def encode_inputs(
   Args:
     vocabulary: the vocabulary.
     text: instance and label.
-    length: the most tokens, EOS counted in; None for no limit.
+    length: the most tokens, including EOS; None for no limit.
 
   Returns:
     The tokens with EOS, and whether the instance was cut.
@@ -136,7 +136,7 @@ def encode_inputs(
   Raises:
     TooLong: the label leaves no room for the instance.
   """
-  # No SentencePiece token crosses a space: the pieces' tokens are the text's.
+  # No SentencePiece token crosses a space, so the pieces can be encoded apart.
   pieces = [list(vocabulary.encode(piece)) for piece in text.instance]
   label = vocabulary.encode(text.label)
   tokens = sum(map(len, pieces))
@@ -150,7 +150,7 @@ def encode_inputs(
   truncated = excess > 0
   first_sentinel = vocabulary.vocab_size - EXTRA_IDS
   while excess > 0:
-    # A sentinel goes only when nothing else of the instance is left.
+    # Sentinels are cut last.
     longest = max(
         pieces, key=lambda p: (len(p) > 0 and p[0] < first_sentinel, len(p))
     )
@@ -163,11 +163,20 @@ def encode_inputs(
 def encode_targets(
     vocabulary: Vocabulary, text: formats.Text, length: int | None = None
 ) -> tuple[list[int], bool]:
-  """Tokens of the decoder's side; arguments as for `encode_inputs`.
+  """Tokens of the decoder's side.
+
+  Args:
+    vocabulary: the vocabulary.
+    text: the text, whose targets are encoded.
+    length: the most tokens, including EOS; None for no limit.
+
+  Returns:
+    The tokens with EOS, and whether the targets were cut.
 
   Raises:
-    TooLong: cut to EOS and a sentinel, or empty from the start. A target of
-      sentinels alone is whole: some templates insert all of their words.
+    TooLong: the target is empty, or nothing but sentinels is left after it was
+      cut. A target that had only sentinels is kept: some templates insert all
+      of their words.
   """
   tokens = vocabulary.encode(text.targets)
   room = len(tokens) if length is None else max(length - 1, 0)

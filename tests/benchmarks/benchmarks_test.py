@@ -14,7 +14,7 @@ from flipped_t5x.weights import tensors
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 OBJECTIVE = {
     'unlikelihood_weight': 3.0, 'eps': 0.01, 'learning_rate': 1e-3,
     'max_gradient_norm': 0.5,

@@ -264,6 +264,8 @@ def test_no_model(fails, tmp_path, capsys):
   assert str(tmp_path) in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_reader_that_has_gone(tiny_run, jsonl):
   """As of `flipped-t5x rank ... | true`: no stack of calls, no other noise."""
   reader, writer = os.pipe()

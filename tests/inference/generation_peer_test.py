@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 MAX_LENGTH = 12
 # No decoder here is deeper than its encoder: of such a one `transformers` makes

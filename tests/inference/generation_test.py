@@ -332,7 +332,7 @@ def test_bad_input(wrong, message, params):
 @pytest.fixture
 def predict(inputs):
   """(network, T5X's decoding function, beams) -> what T5X predicts."""
-  from flipped_t5x import models  # pylint: disable=g-import-not-at-top
+  from flipped_t5x import models
 
   def call(network, params, decode_fn, num_beams):
     model = models.FlippedModel(
@@ -355,8 +355,8 @@ def predict(inputs):
 @pytest.mark.t5x
 @pytest.mark.parametrize('num_beams', (1, 3))
 def test_t5x_decodes_with_our_cache(num_beams, make_params, inputs, predict):
-  from t5x import decoding  # pylint: disable=g-import-not-at-top
-  from t5x.examples.t5 import network  # pylint: disable=g-import-not-at-top
+  from t5x import decoding
+  from t5x.examples.t5 import network
 
   params = make_params(DEEP, seed=5)
   decode_fn = decoding.beam_search if num_beams > 1 else functools.partial(

@@ -507,6 +507,8 @@ print(seconds, *(name for name in heavy if name in sys.modules))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_import_is_quick_and_load_leaves_tensorflow_out(tiny_run):
   shown = subprocess.run(
       [sys.executable, '-c', _SCRIPT, str(tiny_run)], check=True, text=True,

@@ -107,6 +107,7 @@ def test_passes_by_hand(score):
     assert (found.encoder_passes, len(found.log_probs)) == (passes, len(pairs))
 
 
+@pytest.mark.slow
 def test_shapes_by_hand(score):
   a, b = [5, 1], [6, 7, 1]
   x, y, long = [9, 1], [10, 11, 1], [9] * 70 + [1]
@@ -118,6 +119,7 @@ def test_shapes_by_hand(score):
   ]
 
 
+@pytest.mark.slow
 def test_nothing_shared_is_plain_scoring(
     score, candidates, tiny_network, tiny_params
 ):
@@ -168,6 +170,7 @@ def test_other_targets_of_a_row_do_not_matter(score, candidates):
     np.testing.assert_allclose(found, alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_scanned_layers(score, candidates, tiny_network, make_params):
   network = dataclasses.replace(
       tiny_network, scan_layers=True, num_decoder_layers=2
