@@ -452,6 +452,7 @@ def test_check(models, tiny_run, tmp_path, monkeypatch):
   assert not (tmp_path / 'no').exists()
 
 
+@pytest.mark.slow
 def test_check_finds_what_differs(tiny_run, tmp_path, monkeypatch):
   """Here the source changes while it is converted."""
   run = tmp_path / 'run'
