@@ -1,14 +1,15 @@
-"""lm-evaluation-harness: its multiple-choice tasks, ranked by instruction.
+"""A model of lm-evaluation-harness that ranks options by the instruction.
 
-The harness asks for the log-likelihood of each option and takes the best. Here
-the answer is log P(instruction | instance, option) instead: the instruction is
-the literal text of the task's prompt, the instance is what the prompt inserts.
-Importing this module registers the model; the harness looks for none itself, so
+For multiple-choice tasks the harness asks for the log-likelihood of each option
+and takes the best. This model answers with log P(instruction | instance,
+option) instead: the instruction is the literal text of the task's prompt, and
+the instance is what the prompt inserts. Importing this module registers the
+model:
 
   python -m flipped_t5x.lm_eval_model --model flipped_t5x \\
     --model_args pretrained=output/demo --tasks cb --batch_size 64
 
-is the harness's own command with the model registered. See docs/lm_eval.md.
+runs the harness's own command with the model registered. See docs/lm_eval.md.
 """
 
 import collections
@@ -48,7 +49,7 @@ _logger = logging.getLogger('lm_eval.flipped_t5x')  # Its handler prints it.
 
 @registry.register_model('flipped_t5x')
 class FlippedT5X(model_lib.LM):
-  """A model of this project as the harness sees it."""
+  """A model of this project, as a model of the harness."""
 
   def __init__(
       self,
@@ -62,12 +63,14 @@ class FlippedT5X(model_lib.LM):
     """Loads the model.
 
     Args:
-      pretrained: what `inference.load` takes: a folder or a name on the hub.
-      instruction: see `lm_eval_prompt.Prompt`; for every task of the run.
-      batch_size: options a forward pass; `auto` is 256.
+      pretrained: a folder or a name on the hub, see `inference.model.load`.
+      instruction: the instruction for every task of the run, see
+        `lm_eval_prompt.Prompt`.
+      batch_size: number of options in a forward pass; `auto` is 256.
       max_batch_size: the most that `auto` may be.
-      device: not used, JAX chooses; the harness always says `cuda:0`.
-      **load_args: `inference.load`'s other arguments.
+      device: ignored, since JAX chooses the device; the harness always passes
+        `cuda:0`.
+      **load_args: the other arguments of `inference.model.load`.
     """
     super().__init__()
     del device

@@ -1,4 +1,4 @@
-"""A template's literal text as numbered chunks, by Jinja's own parser.
+"""Splits a template's literal text into numbered chunks, with Jinja's parser.
 
 Every run of literal text left of `|||` is one *chunk*, numbered in the order of
 the source. The syntax tree is changed so that it prints the chunk's number, in
@@ -21,7 +21,7 @@ from jinja2 import sandbox
 
 SEPARATOR = '|||'
 
-# Unicode keeps U+FDD0 to U+FDEF for use inside programs: no text holds them.
+# Unicode reserves U+FDD0 to U+FDEF for use inside programs; no text has them.
 _OPEN, _CLOSE, _PIPES = '\ufdd0', '\ufdd1', '\ufdd2'
 TARGET_MARK = f'{_OPEN}target{_CLOSE}'
 CHUNK_MARK = re.compile(f'{_OPEN}([0-9]+){_CLOSE}')
@@ -48,7 +48,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
     return isinstance(obj, (str, list, tuple)) and attr in _SAFE_METHODS
 
   def wrap_str_format(self, value):
-    return None  # Or `format` would pass without asking `is_safe_attribute`.
+    return None  # Otherwise `format` would bypass `is_safe_attribute`.
 
 
 @functools.cache
@@ -125,7 +125,7 @@ def split(tree: nodes.Template) -> tuple[str, ...]:
 
 
 def _split_body(body: Sequence[nodes.Node], chunks: list[str]) -> bool:
-  """Marks the chunks of a list of statements; True once `|||` was passed."""
+  """Marks the chunks of statements; returns whether `|||` is in them."""
   in_target = False
   for node in body:
     if in_target:
@@ -177,7 +177,7 @@ def drop_answer(body: list[nodes.Node]) -> bool:
 
 
 def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
-  """Marks the chunks of one Output node; True once `|||` was passed."""
+  """Marks the chunks of an Output node; returns whether `|||` is in it."""
   children: list[nodes.Expr] = []
   in_target = False
   for node in _merge_data(output.nodes):
@@ -198,7 +198,7 @@ def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
 
 
 def _merge_data(children: Sequence[nodes.Expr]) -> list[nodes.Expr]:
-  """Joins neighbouring literals, which a comment between them separates."""
+  """Joins neighbouring literals that a comment separates."""
   merged: list[nodes.Expr] = []
   for node in children:
     last = merged[-1] if merged else None

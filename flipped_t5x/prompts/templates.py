@@ -24,11 +24,11 @@ import jinja2
 from jinja2 import meta
 import yaml
 
-# What third-party Jinja can raise on a row that it was not written for.
+# What a template can raise on a row that it was not written for.
 _RENDER_ERRORS = (
     jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError,
 )
-# What the context of a template has beside the row's fields.
+# The names in a template's context that are not fields of the row.
 _CONTEXT = ('answer_choices', '_gold')
 
 
@@ -41,10 +41,10 @@ class Rendered:
   """One row in one template.
 
   Attributes:
-    parts: the prompt in order; an int is the number of a chunk, a str is text
+    parts: the prompt in order: an int is the number of a chunk, a str is text
       that the template inserted.
-    chunks: the literal text of every chunk of the template, the branches that
-      this row did not take included.
+    chunks: the literal text of every chunk of the template, including those of
+      branches that this row did not take.
     options: the answer options, distinct, in the template's order.
     gold: index of the right answer in `options`.
   """
@@ -123,7 +123,7 @@ class Template:
 
   @property
   def eligible(self) -> bool:
-    """Whether the published recipe uses it: judged by accuracy."""
+    """Whether the published recipe uses it: its metrics include accuracy."""
     return 'Accuracy' in self.metrics
 
   def cut_to(self, max_field_chars: int | None) -> 'Template':
@@ -146,8 +146,9 @@ class Template:
       The parts of the prompt, the options and the right one.
 
     Raises:
-      Dropped: the row has no label, under two distinct options, or an answer
-        that is not among them (wiqa has such), or the template does not apply.
+      Dropped: the row has no label, fewer than two distinct options or an
+        answer that is not an option (as in wiqa), or the template does not
+        apply to it.
       UserError: the row lacks a field that the template reads, or its label is
         out of range.
     """
@@ -172,15 +173,15 @@ class Template:
     """Renders one row whose answer is not known; it needs no label.
 
     Args:
-      row: as for `render`.
-      seed: as for `render`.
+      row: field name -> value, as the dataset's features define them.
+      seed: seed of every random `choice` in the template.
 
     Returns:
-      The parts of the prompt and the options; `gold` is 0 and means nothing.
+      The parts of the prompt and the options; `gold` is 0 and has no meaning.
 
     Raises:
-      Dropped: the row has under two distinct options, or the template does not
-        apply.
+      Dropped: the row has fewer than two distinct options, or the template does
+        not apply to it.
       UserError: the row lacks a field that the prompt reads.
     """
     options = self._render_options(row, seed)
@@ -296,7 +297,8 @@ def load(
     max_field_chars: see `Template`.
 
   Returns:
-    Template name -> template, for those with answer choices and accuracy.
+    Template name -> template, for the templates with answer choices and the
+    metric accuracy.
 
   Raises:
     UserError: promptsource has no such dataset.
@@ -319,14 +321,17 @@ def load_file(
   """The eligible templates of one YAML file in promptsource's form.
 
   Args:
-    path: the file; `dataset:` and, where there is one, `subset:` name it.
+    path: the file. Its keys `dataset` and (optional) `subset` are the dataset's
+      name.
     max_field_chars: see `Template`.
 
   Returns:
-    Template name -> template, for those with answer choices and accuracy.
+    Template name -> template, for the templates with answer choices and the
+    metric accuracy.
 
   Raises:
-    UserError: the file is not promptsource's form, or a template is unusable.
+    UserError: the file does not have promptsource's form, or a template is
+      wrong.
   """
   try:
     content = yaml.load(path.read_bytes(), _Loader)

@@ -119,7 +119,7 @@ def test_wrong_side_is_where_the_label_stands(name, without, with_unlikelihood):
 
 
 def test_unknown_format():
-  with pytest.raises(ValueError, match="'fliped'; there are .*'flipped'"):
+  with pytest.raises(ValueError, match="'fliped'; choose one of .*'flipped'"):
     formats.get('fliped')
 
 
