@@ -5,8 +5,8 @@
 #   tpu_scripts/cache.sh [--dry-run] TASKS [PIPELINE_OPTION ...]
 #
 # TASKS are names or regular expressions separated by commas, options are
-# Beam's, such as --max_num_workers=20. No TPU is needed. It uses .venv, or the
-# virtual environment in VIRTUAL_ENV, with what Dataflow takes:
+# Beam's, such as --max_num_workers=20. No TPU is needed. The virtual environment,
+# .venv or the one in VIRTUAL_ENV, needs Beam with its client for Dataflow:
 #
 #   pip install -c constraints.txt -e '.[cache]' 'apache-beam[gcp]'
 #
