@@ -98,7 +98,7 @@ def test_gin_files_build(size, method, data, tmp_path):
 @pytest.fixture
 def make_model():
   """network -> FlippedModel in float32, with settings of the tests."""
-  from flipped_t5x import models  # pylint: disable=g-import-not-at-top
+  from flipped_t5x import models
 
   def make(network, **kwargs):
     return models.FlippedModel(
@@ -111,7 +111,7 @@ def make_model():
 
 @pytest.fixture
 def t5x_network():
-  from t5x.examples.t5 import network  # pylint: disable=g-import-not-at-top
+  from t5x.examples.t5 import network
 
   sizes = dict(vars(demo_data.NETWORK))
   del sizes['scan_layers'], sizes['remat_policy']  # Its other network has them.

@@ -41,7 +41,7 @@ def train(
     seed: int,
     input_length: int,
     target_length: int,
-    format: str = 'flipped',  # pylint: disable=redefined-builtin
+    format: str = 'flipped',
     checkpoint_period: int = 500,
     keep: int | None = 2,
     log_period: int = 20,

@@ -209,7 +209,9 @@ def test_training_batch_of_packed_pairs():
       'wrong_encoder_input_tokens': pairs['wrong_inputs'],
       'decoder_input_tokens': arrays_lib.shift_right(TARGETS, segments),
       'decoder_target_tokens': TARGETS,
-      'decoder_loss_weights': arrays_lib.loss_weights(TARGETS, segments, 'token'),
+      'decoder_loss_weights': arrays_lib.loss_weights(
+          TARGETS, segments, 'token'
+      ),
   }
   batch = arrays_lib.training_batch(pairs, 'token')
   assert batch.keys() == expected.keys()

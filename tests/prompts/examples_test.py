@@ -1,4 +1,4 @@
-"""Draws and candidates of prompts/examples.py, with templates written out here."""
+"""Tests of prompts/examples.py, with templates written out here."""
 
 import collections
 import dataclasses

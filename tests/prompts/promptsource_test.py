@@ -1,4 +1,4 @@
-"""Promptsource's templates in prompts/templates.py: as plain Jinja renders them."""
+"""Promptsource's templates: rendered as plain Jinja renders them."""
 
 import collections
 import functools
@@ -153,7 +153,8 @@ def test_real_rows_as_plain_jinja(dataset):
     rows += [json.loads(x) for x in lines[:: len(lines) // 13 + 1]]
   assert len(rows) <= 40
   for template in templates.load(dataset).values():
-    assert any([check(template, r, i) for i, r in enumerate(rows)]), template
+    checked = [check(template, r, i) for i, r in enumerate(rows)]
+    assert any(checked), template
 
 
 # Files in promptsource's form.

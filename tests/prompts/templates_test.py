@@ -1,4 +1,4 @@
-"""Written-out cases for prompts/templates.py: what it must do, and what it refuses.
+"""Tests of prompts/templates.py: what it must do, and what it refuses.
 
 `promptsource_test.py` reads files, and compares with plain Jinja.
 """
@@ -211,6 +211,6 @@ def test_sandbox(expression):
   row = {'x': 'X', 'l': [], 'd': {}}
   assert make('{{x.lower()}} ||| no').render(row).parts[0] == 'x'
   with pytest.raises(ValueError, match='^my/set "my name": '):
-    make('{{%s}} ||| no' % expression).render(row)
+    make(f'{{{{{expression}}}}} ||| no').render(row)
   with pytest.raises(ValueError, match='^my/set "my name": '):
-    make('a ||| b', 'b ||| {{%s}} ||| {{x}}' % expression).render(row)
+    make('a ||| b', f'b ||| {{{{{expression}}}}} ||| {{{{x}}}}').render(row)

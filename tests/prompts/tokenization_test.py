@@ -1,4 +1,4 @@
-"""Tests of prompts/tokenization.py: ids as SeqIO's, what is cut, and what is never cut."""
+"""Tests of prompts/tokenization.py: ids are SeqIO's; what is and is not cut."""
 
 import random
 
@@ -62,7 +62,8 @@ def test_ids_are_those_of_seqio(
 
 
 def test_ids_are_those_of_t5(tiny_vocabulary):
-  assert (tokenization.PAD_ID, tokenization.EOS_ID, tokenization.UNK_ID) == (0, 1, 2)
+  ids = tokenization.PAD_ID, tokenization.EOS_ID, tokenization.UNK_ID
+  assert ids == (0, 1, 2)
   assert tiny_vocabulary.decode([1]) == ''
   assert tiny_vocabulary.encode('☃')[-1] == 2
   for k in (0, 1, 50, 99):
@@ -140,7 +141,9 @@ def test_cut_inputs_keep_label_sentinels_and_eos(tiny_vocabulary, seed):
   whole, _ = tokenization.encode_inputs(tiny_vocabulary, text)
   sentinels = [199, 198, 197, 196]
   for length in range(len(label) + 5, len(whole) + 3):
-    tokens, truncated = tokenization.encode_inputs(tiny_vocabulary, text, length)
+    tokens, truncated = tokenization.encode_inputs(
+        tiny_vocabulary, text, length
+    )
     assert truncated == (length < len(whole))
     assert len(tokens) == min(length, len(whole))
     assert tokens[-len(label) :] == label
