@@ -1,10 +1,11 @@
 """Rank the options of held-out examples in every template.
 
 CHECKPOINT is a run, one of its checkpoints, a checkpoint of T5X, a Hugging Face
-folder or a name on the hub. The results are written into its folder: to
-results.json for the run's own mixture, else to results_SUITE.json or
-results_MIXTURE.json. The scores of every example go into the folder of the same
-name, as Parquet. Run the same command again to resume.
+folder or a name on the Hugging Face hub. The results are written into its
+folder: to results.json for the mixture that the run was trained on, and
+otherwise to results_SUITE.json or results_MIXTURE.json. The scores of every
+example are written as Parquet into a folder of the same name. If the evaluation
+was interrupted, the same command resumes it.
 
 Example:
   flipped-t5x eval output/demo
@@ -19,6 +20,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x.evaluation import evaluate
@@ -36,79 +38,77 @@ _T5X_CHECKPOINT = re.compile(r'checkpoint_\d+')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       'checkpoint_', nargs='?', metavar='CHECKPOINT',
-      help='folder of a run, or DIR/checkpoints/STEP; a folder in the form of'
-      ' Hugging Face or T5X; or a name on the Hugging Face hub',
+      help='the folder of a run, or DIR/checkpoints/STEP; a folder of Hugging'
+      ' Face or T5X; or a name on the Hugging Face hub',
   )
-  parser.add_argument('--checkpoint', metavar='DIR', help='the same')
-  parser.add_argument('--revision', help='of a name on the hub')
+  parser.add_argument(
+      '--checkpoint', metavar='DIR', help='the same as CHECKPOINT'
+  )
+  parser.add_argument(
+      '--revision', help='the revision of a model on the Hugging Face hub'
+  )
   what = parser.add_mutually_exclusive_group()
   what.add_argument(
       '--suite', choices=tuple(suites.SUITES),
-      help='tasks of the paper, with its averages; what no source has is named'
-      ' and left out. seen: held-out rows of what the run was trained on',
+      help='tasks of the paper, with its averages; datasets that no source has'
+      ' are named and left out. seen: held-out rows of the mixture that the run'
+      ' was trained on',
   )
   what.add_argument(
       '--mixture',
-      help='a mixture, or datasets separated by commas; by default what the run'
-      ' was trained on',
+      help='a mixture, or datasets separated by commas; by default the mixture'
+      ' that the run was trained on',
   )
   parser.add_argument(
       '--method', choices=tuple(formats.FORMATS),
-      help='by default what the checkpoint was trained with; where it does not'
-      ' say, as one from Hugging Face, flipped',
+      help='by default the method that the checkpoint was trained with, or'
+      ' flipped if it records none, such as one from Hugging Face',
   )
   parser.add_argument(
       '--output', type=pathlib.Path, metavar='FILE',
-      help='where to write the results, instead of into the folder of the'
-      ' checkpoint: a .json',
+      help='a .json file for the results, instead of one in the folder of the'
+      ' checkpoint',
   )
   parser.add_argument(
       '--vocabulary', metavar='FILE',
-      help='a SentencePiece file, by default that of the checkpoint',
+      help='a SentencePiece file; by default that of the checkpoint',
   )
   parser.add_argument(
       '--dtype', choices=model_lib.DTYPES,
-      help='of weights and activations, by default as the checkpoint says',
+      help='the type of weights and activations; by default that of the'
+      ' checkpoint',
   )
   parser.add_argument(
-      '--split', help='by default the one that the catalog says'
+      '--split', help='the split to evaluate; by default that of the catalog'
   )
   parser.add_argument(
-      '--limit', type=int, help='a seeded sample of LIMIT rows of each dataset'
+      '--limit', type=int,
+      help='evaluate a seeded sample of LIMIT rows of each dataset',
   )
   parser.add_argument(
       '--skip_missing', action='store_true',
-      help='leave out, and name, the datasets of a mixture that no source has;'
-      ' of a suite they always are',
+      help='name and leave out the datasets of a mixture that no source has, as'
+      ' is always done for a suite',
   )
-  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument(
+      '--batch_size', type=int, default=64,
+      help='rows of a forward pass; by default %(default)s',
+  )
   for side in ('input', 'target'):
     parser.add_argument(
         f'--{side}_length', type=int, metavar='TOKENS',
-        help="by default the model's",
+        help=f'the most tokens of the {side}s; by default as in the checkpoint',
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-  given = [arguments.checkpoint_, arguments.checkpoint]
-  if given.count(None) != 1:
-    raise errors.UserError(
-        'one checkpoint is needed: flipped-t5x eval CHECKPOINT'
-    )
-  checkpoint = next(filter(None, given))
-  for name in ('limit', 'batch_size'):
-    value = getattr(arguments, name)
-    if value is not None and value < 1:
-      raise errors.UserError(f'--{name} is {value}; at least 1 is needed')
+  checkpoint = _checkpoint(arguments)
   folder = _folder(checkpoint, arguments.output)
   source = model_files.resolve(checkpoint, arguments.revision)
   files = model_files.open(source, vocabulary=arguments.vocabulary)
   method = _method(files, checkpoint, arguments.method)
   suite, mixture = _what(files, checkpoint, arguments, method)
-  name = '' if suite == 'seen' else f'_{suite or mixture}'
-  path = arguments.output or (
-      folder / f'results{re.sub(r"[^A-Za-z0-9_.,-]+", "_", name)}.json'
-  )
+  path = arguments.output or folder / _file_name(suite, mixture)
   # Before the weights are read, which may take minutes.
   datasets, missing = _datasets(
       mixture, arguments.split, arguments.skip_missing or bool(arguments.suite)
@@ -137,12 +137,40 @@ def run(arguments: argparse.Namespace) -> None:
       },
       batch_size=arguments.batch_size,
   )
-  done = results['tasks'].values()
-  passes = sum(task['encoder_passes'] for task in done)
-  candidates = sum(task['candidates'] for task in done)
-  noun = 'task' if len(done) == 1 else 'tasks'
+  _print_summary(path, results['tasks'])
+
+
+def _checkpoint(arguments: argparse.Namespace) -> str:
+  """The checkpoint; UserError unless there is one and the numbers are valid."""
+  given = [arguments.checkpoint_, arguments.checkpoint]
+  if given.count(None) != 1:
+    raise errors.UserError(
+        'one checkpoint is needed: flipped-t5x eval CHECKPOINT'
+    )
+  for name in ('limit', 'batch_size'):
+    value = getattr(arguments, name)
+    if value is not None and value < 1:
+      raise errors.UserError(f'--{name} is {value}; at least 1 is needed')
+  return next(filter(None, given))
+
+
+def _file_name(suite: str | None, mixture: str) -> str:
+  """The name of the results, see the module."""
+  if suite == 'seen':
+    return 'results.json'
+  name = re.sub(r'[^A-Za-z0-9_.,-]+', '_', suite or mixture)
+  return f'results_{name}.json'
+
+
+def _print_summary(
+    path: pathlib.Path, tasks: Mapping[str, Mapping[str, Any]]
+) -> None:
+  """Prints which files were written, and how many encoder passes it took."""
+  passes = sum(task['encoder_passes'] for task in tasks.values())
+  candidates = sum(task['candidates'] for task in tasks.values())
+  noun = 'task' if len(tasks) == 1 else 'tasks'
   print(
-      f'{path} written, and the scores of every example of {len(done)} {noun}'
+      f'{path} written, and the scores of every example of {len(tasks)} {noun}'
       f' in {path.with_suffix("")}\n'
       f'{passes:,} encoder passes instead of {candidates:,}'
   )
@@ -151,15 +179,14 @@ def run(arguments: argparse.Namespace) -> None:
 def _method(
     files: model_files.ModelFiles, checkpoint: str, asked: str | None
 ) -> str:
-  """The text format; UserError if the checkpoint is of another one."""
-  # Only what this project wrote says so.
-  says = bool(files.settings) or files.kind == model_files.NATIVE
+  """The text format; UserError if the checkpoint was trained with another."""
   if asked is None or asked == files.format:
     return files.format
-  if says:
+  # Only checkpoints that this project wrote record their format.
+  if files.settings or files.kind == model_files.NATIVE:
     raise errors.UserError(
-        f'{checkpoint} was trained with the method {files.format}, not'
-        f' {asked}: its scores in the other form would mean nothing'
+        f'{checkpoint} was trained with the method {files.format}, not {asked},'
+        ' in which its scores would be meaningless; leave out --method'
     )
   return asked
 
@@ -170,7 +197,7 @@ def _what(
     arguments: argparse.Namespace,
     method: str,
 ) -> tuple[str | None, str]:
-  """The suite and the mixture; UserError for one of another method."""
+  """The suite and the mixture; UserError if they are of another method."""
   own = files.settings.get('MIXTURE')
   suite = suites.get(arguments.suite) if arguments.suite else None
   if suite is not None and suite.mixture:
@@ -180,7 +207,7 @@ def _what(
   asked = arguments.mixture or own
   if not asked:
     raise errors.UserError(
-        f'{checkpoint} does not say what it was trained on: --suite or'
+        f'{checkpoint} does not record what it was trained on: give --suite or'
         ' --mixture'
     )
   if asked == own:
@@ -191,20 +218,22 @@ def _what(
       formats.flipped.__name__, formats.flipped_plain.__name__
   ):
     raise errors.UserError(
-        f'--mixture {asked} is of the method {form}, and {checkpoint} of'
-        f' {method}'
+        f'--mixture {asked} is of the method {form}, but {checkpoint} of'
+        f' {method}, whose mixtures are named {method}_NAME'
     )
   return None, asked
 
 
 def _folder(checkpoint: str, output: pathlib.Path | None) -> pathlib.Path:
-  """Where the results go; an error if they could not be written there."""
+  """The folder of the results; an error if they cannot be written there."""
   if output is not None:
     if output.suffix != '.json':
       raise errors.UserError(f'--output {output}: the name must end in .json')
     folder = output.expanduser().absolute().parent
     if not folder.is_dir():
-      raise FileNotFoundError(f'--output {output}: there is no folder {folder}')
+      raise FileNotFoundError(
+          f'--output {output}: the folder {folder} does not exist'
+      )
   else:
     folder = pathlib.Path(checkpoint).expanduser()
     if folder.parent.name == 'checkpoints':
@@ -213,12 +242,12 @@ def _folder(checkpoint: str, output: pathlib.Path | None) -> pathlib.Path:
       folder = folder.parent
     if not folder.is_dir():
       raise FileNotFoundError(
-          f'{checkpoint}: there is no such folder here; of a model elsewhere'
-          ' --output FILE says where the results go'
+          f'{checkpoint} is not a local folder: give --output FILE for the'
+          ' results'
       )
   if not os.access(folder, os.W_OK):
     raise PermissionError(
-        f'{folder} cannot be written: --output FILE says where the results go'
+        f'{folder} is not writable: give --output FILE for the results'
     )
   return folder
 
@@ -226,7 +255,20 @@ def _folder(checkpoint: str, output: pathlib.Path | None) -> pathlib.Path:
 def _datasets(
     mixture: str, split: str | None, skip_missing: bool
 ) -> tuple[Sequence[str], Mapping[str, str]]:
-  """The datasets that there are, and why others are not: these are named."""
+  """Finds the datasets of a mixture.
+
+  Args:
+    mixture: a mixture, or datasets separated by commas.
+    split: the split of each; None for that of the catalog.
+    skip_missing: whether to leave out, and print, those that no source has.
+
+  Returns:
+    The datasets that were found; and dataset -> why it was not.
+
+  Raises:
+    FileNotFoundError: no source has one of them, or any of them if
+      `skip_missing`.
+  """
   found, missing = [], {}
   for name in mixtures.mixture(mixture).datasets:
     data = catalog.dataset(name)

@@ -1,10 +1,10 @@
-"""Evaluation in chunks of rows that are written one by one.
+"""The finished part of an evaluation: chunks of scored examples on disk.
 
     FOLDER/fingerprint.json  what the scores depend on
     FOLDER/00000.parquet     the scored examples of the first chunk, ...
 
-An evaluation that was stopped goes on after the last chunk, if it is the same
-evaluation; the chunks of another one are discarded.
+An evaluation with the same fingerprint skips these chunks. If its fingerprint
+differs, they are discarded.
 """
 
 from collections.abc import Mapping
@@ -26,15 +26,18 @@ class Chunks:
   """The chunks of one task.
 
   Attributes:
-    done: numbers of the chunks that are there.
+    done: the numbers of the chunks that are written.
   """
 
   def __init__(self, folder: pathlib.Path, fingerprint: Mapping[str, Any]):
-    """Opens or makes the folder.
+    """Opens or creates the folder.
 
     Args:
-      folder: for this task alone.
-      fingerprint: JSON of all that the scores depend on.
+      folder: a folder for this task alone.
+      fingerprint: JSON of everything that the scores depend on.
+
+    Raises:
+      UserError: the fingerprint in the folder is damaged.
     """
     self._folder = folder
     path = folder / _FINGERPRINT
@@ -56,8 +59,8 @@ class Chunks:
     for part in folder.glob('*.parquet'):
       try:
         scored_examples.read_about(part)
-      except ValueError as e:  # Of a machine that went down.
-        print(f'{e}; this chunk is computed again', file=sys.stderr)
+      except ValueError as e:  # The machine may have crashed.
+        print(f'{e}; this chunk is scored again', file=sys.stderr)
         part.unlink()
       else:
         self.done.add(int(part.stem))
@@ -68,15 +71,15 @@ class Chunks:
     """Writes a chunk, whole or not at all.
 
     Args:
-      number: of the chunk.
+      number: the number of the chunk.
       rows: its scored examples.
-      about: JSON that goes with them.
+      about: JSON to store with them.
     """
     scored_examples.write(rows, self._path(number), about)
     self.done.add(number)
 
   def read(self) -> tuple[list[pa.Table], list[dict[str, Any]]]:
-    """All chunks that are there in order: rows, and what goes with them."""
+    """The scored examples of each chunk, in order, and their `about`."""
     paths = [self._path(number) for number in sorted(self.done)]
     tables = [
         scored_examples.read_table(path).replace_schema_metadata()
@@ -92,8 +95,6 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    return json.loads(path.read_text())
-  except ValueError as e:
-    raise errors.UserError(
-        f'{path} is damaged: {e}; delete {path.parent} to begin anew'
-    ) from e
+    return files.read_json(path)
+  except errors.UserError as e:
+    raise errors.UserError(f'{e}; delete {path.parent} to start again') from e

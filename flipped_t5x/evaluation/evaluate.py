@@ -1,9 +1,10 @@
 """Ranks the options of every held-out example in every template.
 
-A task is evaluated in chunks of rows, each in all templates, since what the
-templates share is encoded once. Chunks are on disk as soon as they are done:
-see `chunks.py`. All numbers come from the files, never from memory, so that an
-evaluation that was stopped, and went on, has the same ones to the bit.
+A task is evaluated in chunks of rows. A chunk has its rows in all templates, as
+text that templates share is encoded only once. It is written as soon as it is
+scored, see `chunks.py`. All results are computed from these files, never from
+memory, so they are the same to the bit whether or not the evaluation was
+interrupted and resumed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,22 +32,28 @@ import jax
 import numpy as np
 import pyarrow
 
-# The scores do not depend on it, but in their last bits.
+# Scores depend on it in their last bits only.
 CHUNK_ROWS = 256
 _PROGRESS = '.progress'
 
 
 class Task(Protocol):
-  """Rows in templates, such as `tasks.batches.CandidateSource`.
+  """The rows and templates of a task.
+
+  `tasks.batches.CandidateSource` is one for the datasets of the catalog; any
+  object with these attributes can be evaluated.
 
   Attributes:
-    cluster: which kind of task it is.
-    metric: 'accuracy' or 'macro-F1'.
-    numbers: numbers of the rows to evaluate.
-    templates: names of the templates, in order.
-    texts: JSON of what the candidates depend on, beside the rows.
-    label_words: template -> its label words, where they are not its own.
-    origin: JSON that says which rows these are.
+    cluster: the kind of task, such as 'sentiment'; suites average over it.
+    metric: what the task is judged by, 'accuracy' or 'macro-F1'.
+    numbers: the numbers of the rows to evaluate, ascending.
+    templates: name -> template, in the order of the results. Only the names are
+      used here.
+    texts: template -> JSON of what its candidates depend on, beside the rows.
+      An unfinished evaluation is resumed only if these are the same.
+    label_words: template -> its label words, for templates whose own label
+      words were replaced; see `tasks/labels.py`.
+    origin: JSON that identifies the rows, with a `split`.
   """
 
   cluster: str
@@ -58,7 +65,12 @@ class Task(Protocol):
   origin: Mapping[str, Any]
 
   def read(self, template: str, numbers: Sequence[int]) -> arrays.Candidates:
-    """The candidates of some rows, with the texts of their options."""
+    """Reads the candidates of some rows, with the texts of their options.
+
+    Args:
+      template: a key of `templates`.
+      numbers: some of `self.numbers`.
+    """
     ...
 
 
@@ -73,50 +85,45 @@ def evaluate(
     about: Mapping[str, Any] | None = None,
     batch_size: int = 64,
 ) -> dict[str, Any]:
-  """Evaluates all templates of some tasks, or goes on with that.
+  """Evaluates all templates of some tasks, or resumes such an evaluation.
 
   Args:
     model: the model.
     tasks: task -> its rows and templates.
-    path: the results to write, a `.json`; the scores of single examples go into
-      the folder of the same name without that, and into `.progress` there until
-      all is done.
+    path: the file of results to write, a `.json`. The scores of single examples
+      are written into the folder of the same name without `.json`, and until
+      everything is done into `.progress` in that folder.
     checkpoint: what the model was loaded from.
-    suite: the suite that these tasks are, see `evaluation/suites.py`.
-    missing: task of the suite -> why it is not there.
-    about: `mixture`, `limit`, `split`, as far as there are such.
-    batch_size: rows of a forward pass.
+    suite: the suite that these tasks belong to, see `evaluation/suites.py`.
+    missing: task of the suite -> why it cannot be evaluated.
+    about: the `mixture`, `limit` and `split` that were asked for, for the
+      results.
+    batch_size: the number of rows in a forward pass.
 
   Returns:
-    The content of the results: for each task examples, options, accuracy and
-    macro-F1 with mean, median and standard deviation over templates, intervals,
-    each template, baselines, ties, drops and where its data are from; groups of
-    tasks; what is missing; and every setting.
+    The content of the results, see docs/evaluation.md.
 
   Raises:
-    UserError: nothing to evaluate, or data or weights are damaged.
-    KeyboardInterrupt: with a message; the chunks that are done are there.
+    UserError: no row fits any template, or data or weights are damaged.
+    KeyboardInterrupt: the evaluation was interrupted; the message says how to
+      resume it.
   """
+  about = about or {}
   sha256 = tensors.digest(model.params)
-  shared = _fingerprint(model, sha256, batch_size, about or {})
-  folder = path.with_suffix('')
-  files_of = _file_names(tasks)
+  progress = path.with_suffix('') / _PROGRESS
+  names = _file_names(tasks)
+  shared = _fingerprint(model, sha256, batch_size, about)
   chunks = {
-      name: chunks_lib.Chunks(
-          folder / _PROGRESS / files_of[name], {**shared, **_identity(task)}
+      task: chunks_lib.Chunks(
+          progress / names[task], {**shared, **_identity(source)}
       )
-      for name, task in tasks.items()
+      for task, source in tasks.items()
   }
   try:
     _score_all(model, tasks, chunks, batch_size)
-    # Moved to their place when all is done: the files are of one evaluation.
     finished = {
-        name: _finish(
-            task, chunks[name],
-            folder / _PROGRESS / f'{files_of[name]}.parquet',
-            f'{folder.name}/{files_of[name]}.parquet',
-        )
-        for name, task in tasks.items()
+        task: _finish(source, chunks[task], progress / f'{names[task]}.parquet')
+        for task, source in tasks.items()
     }
   except KeyboardInterrupt as e:
     raise KeyboardInterrupt(
@@ -124,17 +131,16 @@ def evaluate(
         f' {CHUNK_ROWS} rows of a task to score again'
     ) from e
   found, missing = _without_unfit(finished, missing or {})
-  for task in found.values():
-    file = path.parent / task['scores']['file']
-    (folder / _PROGRESS / file.name).replace(file)
-  results = {
+  # Only now, so that the files in place are always those of one evaluation.
+  for results in found.values():
+    file = path.parent / results['scores']['file']
+    (progress / file.name).replace(file)
+  content = {
       'suite': suite,
-      **(about or {}),
+      **about,
       'tasks': found,
       'missing': missing,
-      'groups': (
-          suites.groups(suites.get(suite), found, missing) if suite else []
-      ),
+      'groups': _groups(suite, found, missing),
       'checkpoint': {
           'path': checkpoint, 'step': model.step, 'sha256': sha256
       },
@@ -142,9 +148,9 @@ def evaluate(
       **_config(model),
       'versions': versions(),
   }
-  files.write_json(path, results)
-  shutil.rmtree(folder / _PROGRESS)
-  return results
+  files.write_json(path, content)
+  shutil.rmtree(progress)
+  return content
 
 
 def _score_all(
@@ -153,7 +159,7 @@ def _score_all(
     chunks: Mapping[str, chunks_lib.Chunks],
     batch_size: int,
 ) -> None:
-  """Makes the chunks of all tasks that do not exist yet."""
+  """Writes the chunks of all tasks that are not written yet."""
   total = sum(len(t.numbers) * len(t.templates) for t in tasks.values())
   with prompt_bar.PromptBar(total) as bar:
     for name, task in tasks.items():
@@ -163,14 +169,14 @@ def _score_all(
 def _without_unfit(
     finished: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
-  """The tasks that have results, and why others are missing.
+  """Separates the tasks with results from those whose rows fit no template.
 
   Args:
     finished: task -> its results, see `_finish`.
-    missing: task -> why it is not among them.
+    missing: task -> why it could not be evaluated.
 
   Returns:
-    The results, and `missing` with the tasks whose rows fit no template.
+    The tasks that have results; and `missing` together with the others.
 
   Raises:
     UserError: no task has results.
@@ -192,7 +198,19 @@ def _without_unfit(
   return found, missing
 
 
+def _groups(
+    suite: str | None,
+    tasks: Mapping[str, Mapping[str, Any]],
+    missing: Mapping[str, str],
+) -> list[dict[str, Any]]:
+  """The groups and averages of a suite; none without a suite."""
+  if suite is None:
+    return []
+  return suites.groups(suites.get(suite), tasks, missing)
+
+
 def _config(model: model_lib.Model) -> dict[str, Any]:
+  """The model's configuration as JSON."""
   config = dataclasses.asdict(model.config)
   return {**config, 'settings': dict(model.config.settings)}
 
@@ -201,7 +219,7 @@ def _fingerprint(
     model: model_lib.Model, sha256: str, batch_size: int,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """What the scores of all tasks depend on, in their last bit."""
+  """What the scores of all tasks depend on, down to their last bits."""
   return {
       'checkpoint': sha256,
       **_config(model),
@@ -220,6 +238,7 @@ def _fingerprint(
 
 
 def _identity(task: Task) -> dict[str, Any]:
+  """What the scores of one task depend on."""
   return {
       'data': dict(task.origin),
       'rows': files.sha256(repr(list(task.numbers)).encode()),
@@ -229,7 +248,7 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _file_names(tasks: Sequence[str]) -> dict[str, str]:
-  """Task -> its file's name; no two are the same, whatever the case."""
+  """Task -> a file name; no two names differ in upper and lower case only."""
   found = {}
   for task in tasks:
     name = stem = re.sub(r'[^\w.-]+', '_', task)
@@ -249,7 +268,7 @@ def _score(
     batch_size: int,
     bar: prompt_bar.PromptBar,
 ) -> None:
-  """Makes the chunks of a task that are not there yet."""
+  """Writes the chunks of a task that are not written yet."""
   bar.name(name)
   for number, start in enumerate(range(0, len(task.numbers), CHUNK_ROWS)):
     rows = task.numbers[start : start + CHUNK_ROWS]
@@ -279,7 +298,14 @@ def _table(
     found: Mapping[str, arrays.Candidates],
     log_probs: Sequence[np.ndarray],
 ) -> pyarrow.Table:
-  """The scored examples; the templates' candidates follow each other."""
+  """The scored examples of one chunk.
+
+  Args:
+    name: the task's name, for errors.
+    found: template -> its candidates.
+    log_probs: for each candidate of each template, in this order, float32
+      [tokens].
+  """
   scores = iter([values.sum(dtype=np.float64) for values in log_probs])
   try:
     tables = [
@@ -294,23 +320,22 @@ def _table(
 
 
 def _finish(
-    task: Task, chunks: chunks_lib.Chunks, path: pathlib.Path, file: str
+    task: Task, chunks: chunks_lib.Chunks, path: pathlib.Path
 ) -> dict[str, Any]:
-  """One task's results; without `templates` if no row fits any of them.
+  """Computes the results of a task whose chunks are all written.
 
   Args:
     task: the task.
-    chunks: all of its chunks.
-    path: the file to write.
-    file: what the results are to call it.
+    chunks: its chunks.
+    path: the file to write the scored examples to, in the folder `.progress`;
+      it is named in the results as it will be after it has been moved up.
+
+  Returns:
+    The results, see docs/evaluation.md; without `templates` and all numbers if
+    no row fits any template.
   """
   tables, about = chunks.read()
-  counts = {name: {} for name in task.templates}
-  for chunk in about:
-    for name, of_chunk in chunk['counts'].items():
-      for reason, n in of_chunk.items():
-        counts[name][reason] = counts[name].get(reason, 0) + n
-  counts = {name: dict(sorted(c.items())) for name, c in counts.items()}
+  counts = _total_counts(task, about)
   rows = scored_examples.join(tables, list(task.templates))
   found, results = {}, {}
   if rows.num_rows:
@@ -319,10 +344,11 @@ def _finish(
     results = summary.summarize(
         {name: examples.ranked for name, examples in found.items()}, counts,
         {name: examples.scores for name, examples in found.items()},
-    ) | {'scores': {
-        'file': file,
+    )
+    results['scores'] = {
+        'file': f'{path.parent.parent.name}/{path.name}',
         'sha256': files.sha256(path.read_bytes()),
-    }}
+    }
     for name in found.keys() & task.label_words.keys():
       results['templates'][name]['label_words'] = list(task.label_words[name])
   return {
@@ -330,8 +356,9 @@ def _finish(
       'metric': task.metric,
       **results,
       'unfit': {
-          name: 'no row fits it'
-          + ''.join(f', {n} {reason}' for reason, n in reasons.items())
+          name: ', '.join([
+              'no row fits it', *(f'{n} {why}' for why, n in reasons.items())
+          ])
           for name, reasons in counts.items() if name not in found
       },
       'candidates': sum(chunk['candidates'] for chunk in about),
@@ -340,8 +367,20 @@ def _finish(
   }
 
 
+def _total_counts(
+    task: Task, about: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, int]]:
+  """Template -> reason -> the number of rows or candidates, of all chunks."""
+  totals = {name: {} for name in task.templates}
+  for chunk in about:
+    for name, counts in chunk['counts'].items():
+      for reason, number in counts.items():
+        totals[name][reason] = totals[name].get(reason, 0) + number
+  return {name: dict(sorted(total.items())) for name, total in totals.items()}
+
+
 def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that compute."""
+  """The versions of Python and of the packages that scores depend on."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'sentencepiece')
   return {
       'python': platform.python_version(),

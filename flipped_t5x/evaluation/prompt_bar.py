@@ -1,4 +1,4 @@
-"""A progress bar of rows in templates, over all tasks, with the time left."""
+"""A progress bar over the prompts of all tasks, with the time left."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from flipped_t5x import terminal
 
 
 class PromptBar:
-  """Counts prompts: a row in a template each."""
+  """Counts prompts; each is a row in a template."""
 
   def __init__(self, total: int):
     """Shows a bar of `total` prompts on standard error."""
@@ -22,23 +22,24 @@ class PromptBar:
     self._bar.close()
 
   def name(self, task: str) -> None:
-    """Says what is evaluated now."""
+    """Shows the name of the task that is being evaluated."""
     self._bar.set_postfix_str(task)
 
   def skip(self, prompts: int) -> None:
-    """These were done before: they say nothing of the speed."""
+    """Counts prompts that were scored earlier, leaving the speed as it is."""
     self._bar.initial += prompts
     self._bar.update(prompts)
 
   def counter(self, prompts: int, candidates: int) -> Callable[[int], None]:
-    """For the next prompts, done as their candidates are.
+    """Counts the next prompts in proportion to their candidates.
 
     Args:
-      prompts: how many.
-      candidates: their options; where there are none they are done now.
+      prompts: the number of prompts.
+      candidates: the number of their candidates. If there are none, the prompts
+        count as done at once.
 
     Returns:
-      What to call with a number of candidates that are done.
+      A function to call with the number of further candidates that are scored.
     """
     done, shown = 0, 0
 

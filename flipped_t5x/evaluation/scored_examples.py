@@ -3,8 +3,8 @@
     template: string, example_id: int32, options: list<string>,
     scores: list<float32>, prediction: int32, gold: int32, tied: bool
 
-A row is an example in a template; rows are in the order of the templates, then
-of `example_id`. The same scores are the same bytes: a file holds no times.
+A row is an example in a template; rows are ordered by template, then by
+`example_id`. The same scores give the same bytes, as no time is stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,9 @@ class Examples:
   """The examples of one template.
 
   Attributes:
-    ranked: which options were predicted, and which are right.
-    scores: for each example float32[options], in the options' order.
-    options: for each example its options.
+    ranked: the options that were predicted, and those that are right.
+    scores: float32[options] of each example, in the order of its options.
+    options: the texts of each example's options.
   """
 
   ranked: ranking.Predictions
@@ -53,7 +53,7 @@ class Examples:
 def table(
     template: str, candidates: arrays.Candidates, scores: np.ndarray
 ) -> pa.Table:
-  """The rows of one template.
+  """Ranks the candidates of one template and makes its rows.
 
   Args:
     template: the template's name.
@@ -61,7 +61,7 @@ def table(
     scores: float32[n], one for each candidate.
 
   Returns:
-    A table of `SCHEMA`, by `example_id`.
+    A table of `SCHEMA`, ordered by `example_id`.
 
   Raises:
     UserError: see `ranking.rank`; the message begins with the template.
@@ -121,10 +121,10 @@ def write(
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Examples]:
-  """Template -> its examples, as `write` wrote them.
+  """Reads a file that `write` wrote: template -> its examples.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: the file does not exist.
     UserError: it is damaged, or not a file of scored examples.
   """
   rows = read_table(path)
@@ -138,21 +138,21 @@ def read(path: str | os.PathLike[str]) -> dict[str, Examples]:
 
 
 def read_table(path: str | os.PathLike[str]) -> pa.Table:
-  """All rows of a file as a table of `SCHEMA`; errors as of `read`."""
+  """Reads all rows as a table of `SCHEMA`; raises what `read` does."""
   try:
     rows = pq.read_table(path)
   except pa.ArrowInvalid as e:
     raise errors.UserError(f'{path} is damaged: {e}') from e
   if not rows.schema.equals(SCHEMA):
     raise errors.UserError(
-        f'{path} is no file of scored examples: its columns are'
+        f'{path} is not a file of scored examples: its columns are'
         f' {", ".join(f"{f.name}: {f.type}" for f in rows.schema)}'
     )
   return rows
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """The `about` that `write` was given; errors as of `read`."""
+  """Reads the `about` that `write` was given; raises what `read` does."""
   try:
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata[_ABOUT])

@@ -1,7 +1,8 @@
 """How sure a metric is: intervals, tests, calibration.
 
-All draws come from an explicit seed: the same data give the same numbers.
-SciPy's statistics are imported where they are used, as that takes seconds.
+All draws come from an explicit seed, so the same data give the same numbers.
+SciPy's statistics are imported where they are used, as their import takes
+seconds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,19 +23,18 @@ def bootstrap_interval(
     resamples: int = _RESAMPLES,
     seed: int = 42,
 ) -> tuple[float, float]:
-  """95 % interval of a metric's mean over templates, for other such rows.
+  """The 95 % interval of a metric's mean over templates, over rows.
 
-  The percentile bootstrap (Efron 1979; Efron and Tibshirani 1993, chapter 13):
-  as many rows as there are, drawn with replacement, again and again. A row is
-  drawn for all of its templates at once: they ask about the same text, and
-  their errors go together. The templates stay: the interval says nothing of
-  other wordings, `ranking.spread` does.
+  This is the percentile bootstrap (Efron 1979; Efron and Tibshirani 1993,
+  chapter 13): each resample has as many rows as the data, drawn with
+  replacement. A row is drawn for all of its templates at once, because their
+  errors on the same text are correlated. Templates are not resampled: the
+  interval is about other rows, and `ranking.spread` about other templates.
 
-  Each resample gets the metric as `ranking` defines it, on its own rows:
-  macro-F1 is over the classes that are gold *in the resample*, for that is what
-  it would have been on such data. A rare class that was not drawn is left out,
-  instead of counting as F1 0. A template none of whose rows was drawn is left
-  out of that resample's mean.
+  The metric of a resample is computed from its own rows as `ranking` defines
+  it. Macro-F1 is over the classes that are gold *in the resample*: a rare class
+  that was not drawn is left out, and does not count as an F1 of 0. A template
+  is left out of a resample's mean if none of its rows was drawn.
 
   Args:
     ranked: the predictions of each template; templates may have different
@@ -47,7 +47,8 @@ def bootstrap_interval(
     The 2.5 % and the 97.5 % quantile of the means over templates, 0 to 1.
 
   Raises:
-    UserError: another metric; no template, one without rows, or a row twice.
+    UserError: the metric is unknown; there is no template, or one without
+      rows; or a row appears twice.
   """
   if metric not in ('accuracy', 'macro_f1'):
     raise errors.UserError(f"metric {metric!r} is not 'accuracy' or 'macro_f1'")
@@ -68,7 +69,15 @@ def bootstrap_interval(
 
 
 def _joint_rows(ids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
-  """Numbers the rows of all templates; returns those of each, and how many."""
+  """Numbers the rows of all templates.
+
+  Args:
+    ids: int[n] of each template, the `example_id` of its rows.
+
+  Returns:
+    int[n] of each template, the numbers of its rows from 0; and how many
+    different rows all templates have together.
+  """
   if not ids or not all(map(len, ids)):
     raise errors.UserError('no template, or one without examples')
   for one in ids:
@@ -80,10 +89,10 @@ def _joint_rows(ids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
 
 
 def _indicators(ranked, rows, num_rows, metric) -> list[np.ndarray]:
-  """What is counted, float32[rows, columns] for each template.
+  """The 0s and 1s that are counted, float32[rows, columns] of each template.
 
-  The columns of accuracy are right, present; those of macro-F1 hit, predicted
-  and gold for each class that is gold in the template.
+  The columns for accuracy are: right, present. Those for macro-F1 are: hits,
+  predicted and gold, each for every class that is gold in the template.
   """
   found = []
   for r, at in zip(ranked, rows, strict=True):
@@ -104,7 +113,7 @@ def _indicators(ranked, rows, num_rows, metric) -> list[np.ndarray]:
 def _multiplicities(
     num_rows: int, resamples: int, seed: int
 ) -> Iterator[np.ndarray]:
-  """How often each row is drawn, float32[block, rows], block after block."""
+  """Yields how often each row is drawn, float32[resamples, rows], in blocks."""
   rng = np.random.default_rng(seed)
   block = max(1, _CELLS // num_rows)
   for start in range(0, resamples, block):
@@ -116,8 +125,8 @@ def _multiplicities(
 
 
 def _of_counts(counts: np.ndarray, metric: str) -> np.ndarray:
-  """The metric of each resample, float[block]; NaN where it has no row."""
-  with np.errstate(invalid='ignore'):  # 0 / 0 is that NaN.
+  """The metric of each resample, float[resamples]; NaN for one without rows."""
+  with np.errstate(invalid='ignore'):  # 0 / 0 is NaN.
     if metric == 'accuracy':
       return counts[:, 0] / counts[:, 1]
     hits, predicted, gold = np.split(counts, 3, axis=1)
@@ -126,14 +135,14 @@ def _of_counts(counts: np.ndarray, metric: str) -> np.ndarray:
 
 
 def confusion(ranked: ranking.Predictions) -> list[list[int]]:
-  """How often which option was predicted for which gold option.
+  """Counts how often each option was predicted for each gold option.
 
   Args:
     ranked: the predictions of one template.
 
   Returns:
-    Rows gold, columns prediction, by option number; as many of each as the
-    example with most options has.
+    Counts, with a row for each gold option and a column for each predicted
+    option. There are as many of both as the largest number of options.
   """
   size = int(np.max(ranked.num_options, initial=0))
   cell = np.asarray(ranked.gold) * size + np.asarray(ranked.prediction)
@@ -144,33 +153,36 @@ def confusion(ranked: ranking.Predictions) -> list[list[int]]:
 def calibration(
     scores: Sequence[np.ndarray], gold: Sequence[int], num_bins: int = 10
 ) -> dict[str, Any]:
-  """Whether the ranking is right as often as it is confident.
+  """Compares how often rankings are right with how confident they are.
 
-  The confidence is the softmax probability of the best option: its share of
-  the probability under a uniform prior over options. Bins and the expected
-  calibration error (ECE) are those of Guo et al. 2017 (arXiv 1706.04599): bin m
-  of M holds confidences in ((m - 1) / M, m / M].
+  The confidence is the softmax probability of the best option, i.e. its share
+  of the probability under a uniform prior over options. The bins and the
+  expected calibration error (ECE) are those of Guo et al. 2017 (arXiv
+  1706.04599): bin m of M has the confidences in ((m - 1) / M, m / M].
 
   Args:
-    scores: for each example float[options], log-probabilities.
-    gold: for each example the number of the right option.
-    num_bins: how many bins of equal width.
+    scores: float[options] of each example, log-probabilities.
+    gold: the number of the right option of each example.
+    num_bins: the number of bins, which have the same width.
 
   Returns:
-    `bins`, each with `count`, mean `confidence` and `accuracy` (None where the
-    bin is empty), and `ece`, the mean gap |accuracy - confidence| over bins,
+    `bins`, each with its `count`, mean `confidence` and `accuracy` (None if the
+    bin is empty); and `ece`, the mean of |accuracy - confidence| over bins,
     weighted by count.
 
   Raises:
-    UserError: no example, more scores than golds, or an example of no option.
+    UserError: there is no example, an example has no option, or `scores` and
+      `gold` have different lengths.
   """
   if len(scores) != len(gold) or not len(gold):
     raise errors.UserError(
-        f'scores of {len(scores)} examples for {len(gold)} golds'
+        f'scores of {len(scores)} examples, but gold options of {len(gold)}'
     )
   lengths = np.array([len(s) for s in scores])
   if not lengths.all():
-    raise errors.UserError(f'number {int(np.argmin(lengths))} has no option')
+    raise errors.UserError(
+        f'example number {int(np.argmin(lengths))} has no option'
+    )
   table = np.full((len(scores), lengths.max()), -np.inf)
   table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(scores)
   best = table.max(axis=1, keepdims=True)
@@ -199,28 +211,33 @@ def paired_test(
     seed: int = 42,
     permutations: int = 10_000,
 ) -> dict[str, float]:
-  """Whether two runs on the same rows differ in accuracy by more than chance.
+  """Tests whether two runs on the same rows differ in accuracy.
 
-  A row's value is its mean correctness over templates. (Where templates have
-  different rows, a template's share is what it has in the mean over templates,
-  so that `difference` is the one between the runs' tables.)
+  The value of a row is its mean correctness over templates. Where templates
+  have different rows, they are weighted so that the mean over rows is the mean
+  accuracy over templates, as in the results.
+
+  p is that of a sign-flip test, see `_sign_flip_test`. It is exact where few
+  rows differ, and otherwise from `permutations` random choices of signs. The
+  interval is that of a percentile bootstrap over rows with 1,000 resamples.
 
   Args:
     a: template -> `ranking.Predictions`, or (example_id int[n], correct
       bool[n]).
     b: the other run, in the same form.
-    seed: the seed of the draws.
-    permutations: how many draws of signs, see `_sign_flip_test`.
+    seed: the seed of all draws.
+    permutations: the largest number of choices of signs to try.
 
   Returns:
-    `difference`: accuracy of a minus that of b; `low` and `high`, its 95 %
-    bootstrap interval over rows; `p` of the sign-flip test.
+    `difference`, the accuracy of `a` minus that of `b`; `low` and `high`, its
+    95 % interval; and `p`.
 
   Raises:
-    UserError: the runs have other templates or rows; the message says which.
+    UserError: the runs have different templates or rows; the message says
+      which.
   """
   row, b_row = _row_values(a, b), _row_values(b, a)
-  # Rounded, so that equal differences are grouped in spite of their sums.
+  # Rounded, so that differences that are equal but for rounding are grouped.
   difference = np.round(row - b_row, 12)
   values, counts = np.unique(difference, return_counts=True)
   drawn = _after_signs(difference, seed, permutations).multinomial(
@@ -238,11 +255,11 @@ def paired_test(
 def _after_signs(
     difference: np.ndarray, seed: int, permutations: int
 ) -> np.random.Generator:
-  """The generator of the bootstrap's draws.
+  """The generator for the draws of the bootstrap.
 
-  Earlier versions drew signs from it first, a binomial for each size of a
-  difference. The same draws are skipped here, so that intervals are still those
-  that were published.
+  Earlier versions used the generator for signs first, with a binomial for each
+  size of a difference. The same numbers are drawn and discarded here, so that
+  the intervals of published results can be reproduced.
   """
   rng = np.random.default_rng(seed)
   _, counts = np.unique(np.abs(difference), return_counts=True)
@@ -257,24 +274,24 @@ def _sign_flip_test(
   """The two-sided p of the sign-flip test (Fisher 1935).
 
   If two runs were equally good, each row's difference would be as likely to
-  have the other sign: p is the share of all choices of signs whose sum is at
-  least as far from 0. Where there are more choices than `permutations`, so many
-  are drawn, and one is added to both counts, which keeps p above 0 (Phipson and
-  Smyth 2010).
+  have the other sign. p is the share of choices of signs whose sum is at least
+  as far from 0 as the sum that was found. If there are at most `permutations`
+  choices, all are tried. Otherwise `permutations` random choices are, and 1 is
+  added to both counts, so that p is never 0 (Phipson and Smyth 2010).
 
   Args:
-    difference: float[rows].
-    seed: the seed of the draws.
-    permutations: the most choices of signs to try.
+    difference: float[rows], the difference between the runs.
+    seed: the seed of the random choices.
+    permutations: the largest number of choices to try.
   """
   from scipy import stats
 
-  difference = difference[difference != 0]  # They have no sign.
+  difference = difference[difference != 0]  # 0 has no sign.
   if len(difference) < 2:
     return 1.0
   return float(stats.permutation_test(
       (difference,),
-      # Rounded, as sums of the same terms in another order count as equal.
+      # Rounded, so that sums that are equal but for rounding count as equal.
       lambda signed, axis: np.abs(signed.sum(axis=axis)).round(6),
       permutation_type='samples', alternative='greater',
       n_resamples=permutations, batch=max(1, _CELLS // len(difference)),
@@ -283,7 +300,7 @@ def _sign_flip_test(
 
 
 def _row_values(run, other) -> np.ndarray:
-  """float[rows] whose mean is the mean accuracy over templates."""
+  """The value of each row, float[rows]; see `paired_test`."""
   for one, another, which in ((run, other, 'second'), (other, run, 'first')):
     for template in one.keys() - another.keys():
       raise errors.UserError(f'template {template!r} is not in the {which} run')
@@ -305,8 +322,8 @@ def _check_same_rows(template, first, second) -> None:
   if len(single):
     where = 'first' if single[0] in ids else 'second'
     raise errors.UserError(
-        f'template {template!r}: {len(single)} rows are in one of the runs'
-        f' only, such as example {single[0]}, in the {where}'
+        f'template {template!r}: {len(single)} rows are in only one of the'
+        f' runs, such as example {single[0]}, in the {where}'
     )
   if not all(isinstance(x, ranking.Predictions) for x in (first, second)):
     return
@@ -316,7 +333,7 @@ def _check_same_rows(template, first, second) -> None:
     bad = np.sort(ids)[gold != other_gold][0]
     raise errors.UserError(
         f'template {template!r}: example {bad} has another gold option in the'
-        ' other run: they are not of the same data'
+        ' second run: the runs were evaluated on different data'
     )
 
 
@@ -328,14 +345,15 @@ def _id_and_correct(examples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-  """Adjusts the p of several tests (Holm 1979), in their order.
+  """Adjusts the p of several tests for their number (Holm 1979).
 
   Args:
     p_values: the p of each test.
 
   Returns:
-    Adjusted p: those below 0.05 hold together, with a chance of 5 % at most
-    that any of them is wrong.
+    The adjusted p of each test, in the same order. If tests with an adjusted p
+    below 0.05 are called significant, the probability that any of them is a
+    false positive is below 5 %.
   """
   p = np.asarray(p_values, np.float64)
   order = np.argsort(p, kind='stable')
@@ -346,32 +364,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
-  """Mean and spread of one number over runs that differ in their seed only.
+  """The mean and spread of a number over runs with different seeds.
 
-  The interval is Student's t, which assumes that runs scatter normally. With 3
-  seeds it is the mean ± 2.48 standard deviations (4.303 / sqrt(3)): wide, as
-  three runs say little; a normal or bootstrap interval would be too narrow.
+  The interval is that of Student's t, which assumes a normal distribution over
+  seeds. With 3 seeds it is the mean ± 2.48 (4.303 / sqrt(3)) standard
+  deviations. Normal and bootstrap intervals would be too narrow for so few
+  runs.
 
   Args:
     values: one value for each seed.
 
   Returns:
-    `mean`; `std`, the sample standard deviation (over n - 1), and `low` and
-    `high`, the 95 % interval of the mean: None with one seed.
+    `mean`; `std`, the sample standard deviation (divided by n - 1); and `low`
+    and `high`, the 95 % interval of the mean. All but the mean are None for one
+    seed.
 
   Raises:
-    UserError: no value.
+    UserError: there is no value.
   """
   from scipy import stats
 
   n = len(values)
   if not n:
-    raise errors.UserError('0 seeds: at least one is needed')
+    raise errors.UserError('0 seeds; at least one is needed')
   mean = float(np.mean(values))
   if n == 1:
     return {'mean': mean, 'std': None, 'low': None, 'high': None}
   std = float(np.std(values, ddof=1))
-  # To three digits, as in tables of t and in the published results.
+  # Three decimals, as in tables of t and in the published results.
   quantile = round(float(stats.t.ppf(_TAILS[1], n - 1)), 3)
   half = quantile * std / n**0.5
   return {'mean': mean, 'std': std, 'low': mean - half, 'high': mean + half}

@@ -1,6 +1,6 @@
 """The paper's evaluation suites: their tasks, groups and averages.
 
-No average is over fewer tasks in silence: each group lists what it lacks.
+A group whose tasks are not all evaluated lists those that are missing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,11 +22,11 @@ class Suite:
   """Tasks that are evaluated together and averaged.
 
   Attributes:
-    name: as in `--suite NAME`, in `results_NAME.json`, and as the benchmark in
-      `published_results.csv`.
-    mixture: key of the mixture that holds the tasks, without its format; None
-      for the run's own.
-    title: for people.
+    name: the name in `--suite NAME` and `results_NAME.json`, and the benchmark
+      in `published_results.csv`.
+    mixture: the mixture of the tasks, without its format; None for the mixture
+      that the run was trained on.
+    title: the title in reports.
   """
 
   name: str
@@ -48,7 +48,7 @@ SUITES = {
 
 
 def get(name: str) -> Suite:
-  """A suite by name; UserError gives the nearest."""
+  """A suite by name; UserError names the nearest one."""
   if name not in SUITES:
     near = difflib.get_close_matches(name, SUITES, 1, 0) or list(SUITES)
     raise errors.UserError(
@@ -60,32 +60,32 @@ def get(name: str) -> Suite:
 def groups(
     suite: Suite, tasks: _Tasks, missing: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-  """What the paper's tables show beyond single tasks.
+  """Averages the results of a suite as the paper's tables do.
 
-  - nlp and seen: a group for each cluster (natural language inference, ...).
-    The paper's 14 tasks count anli's three rounds as three, as T0's tables do.
-    Their average is given, and so is the average over 12, with anli as one.
-  - bigbench: each of the 14 tasks is a group. Subtasks are pooled both ways:
-    `accuracy` is their mean, each weighing the same; `accuracy_pooled` that
-    over all of their examples.
-  - label_generalization: each of the five tasks is a group, with `original`,
-    the task's metric with its own label words; `others`: `mean`, `std`, `min`,
-    `max` and `number` over the sets of other words; and `drop`, original minus
-    mean of the others. `accuracy`, `macro_f1` and `metric` are over all sets.
-    The average has the means of all these.
+  - nlp and seen: each cluster, such as natural language inference, is a group.
+    In the paper's 14 tasks, as in T0's tables, the three rounds of anli count
+    as three. A further average is over 12 tasks, with anli as one.
+  - bigbench: each of the 14 tasks is a group. `accuracy` is the mean over its
+    subtasks; `accuracy_pooled` is over all of their examples together.
+  - label_generalization: each of the five tasks is a group. `original` is the
+    task's metric with its own label words; `others` has `mean`, `std`, `min`,
+    `max` and `number` over the other sets of words; `drop` is `original` minus
+    the mean of the others. `accuracy`, `macro_f1` and `metric` are over all
+    sets. The average has the means of all these numbers.
 
   Args:
     suite: one of `SUITES`.
-    tasks: task -> its results, see `evaluation/evaluate.py`.
-    missing: names of tasks that could not be evaluated; what the catalog has of
-      the suite's mixture and `tasks` lacks is missing, too.
+    tasks: task -> its results, see docs/evaluation.md.
+    missing: the names of tasks that could not be evaluated. Tasks that the
+      catalog has for the suite are missing, too, if they are not in `tasks`.
 
   Returns:
-    For each group, the average over all last: `name`; `tasks`, those that its
-    numbers are over, and `missing`, as the catalog names them; `accuracy`,
-    `macro_f1`, `metric` (each task's own of the two) and the baselines
-    `random_accuracy`, `majority_accuracy`, `majority_macro_f1`. A number is
-    None if no task has it.
+    The groups, and last the average over all tasks. Each has its `name`; the
+    `tasks` that its numbers are over, and those that are `missing`, by their
+    names in the catalog; `accuracy`, `macro_f1`, and `metric`, which is one of
+    these two for each task; and the baselines `random_accuracy`,
+    `majority_accuracy` and `majority_macro_f1`. A number is None if no task has
+    it.
 
   Raises:
     UserError: a task's metric is neither accuracy nor macro-F1.
@@ -115,8 +115,8 @@ def groups(
 
 
 def _members(suite, tasks, missing) -> tuple[list[str], dict[str, list[str]]]:
-  """All tasks of a suite, and those of each cluster; the catalog's order."""
-  from flipped_t5x.tasks import catalog  # Not at import: it opens a file.
+  """All tasks of a suite, and by cluster, in the order of the catalog."""
+  from flipped_t5x.tasks import catalog  # It opens a file.
 
   facts = catalog.catalog()
   ours = [n for n, d in facts.items() if suite.mixture and
@@ -132,15 +132,18 @@ def _members(suite, tasks, missing) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def metric_of(name: str, task: Mapping[str, Any]) -> str:
-  """What a task is judged by: 'accuracy' or 'macro_f1', a key of its results.
+  """The metric that a task is judged by.
 
   Args:
     name: the task's name.
-    task: its results; where they do not say, the catalog does, and of a task
-      that it lacks accuracy is taken.
+    task: the task's results. Older ones have no `metric`; it is taken from the
+      catalog, and is accuracy for a task that the catalog does not have.
+
+  Returns:
+    'accuracy' or 'macro_f1', a key of the task's results.
 
   Raises:
-    UserError: the results say something else.
+    UserError: the results name another metric.
   """
   from flipped_t5x.tasks import catalog
 
@@ -150,7 +153,7 @@ def metric_of(name: str, task: Mapping[str, Any]) -> str:
     metric = known.metric if known else 'accuracy'
   if metric not in _METRICS:
     raise errors.UserError(
-        f'{name}: metric {metric!r} is none of {", ".join(_METRICS)}'
+        f'{name}: metric {metric!r} is not one of {", ".join(_METRICS)}'
     )
   return _METRICS[metric]
 
@@ -158,7 +161,7 @@ def metric_of(name: str, task: Mapping[str, Any]) -> str:
 def _group(
     name: str, members: Sequence[str], tasks: _Tasks
 ) -> dict[str, Any]:
-  """The means over some tasks, each weighing the same."""
+  """The means over some tasks, each with the same weight."""
   evaluated = [n for n in members if n in tasks]
 
   def mean(value: Callable[[str], float | None]) -> float | None:
@@ -178,7 +181,7 @@ def _group(
 def _average(
     groups_: Sequence[Mapping[str, Any]], note: str = ''
 ) -> dict[str, Any]:
-  """The mean over groups, each weighing the same."""
+  """The mean over groups, each with the same weight."""
 
   def mean(values):
     if all(isinstance(v, Mapping) for v in values):
@@ -207,7 +210,7 @@ def _pooled(names: Sequence[str], tasks: _Tasks) -> float | None:
 
 
 def _label_words(task: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-  """The task's own label words against other words, in the task's metric."""
+  """Compares a task's own label words with other words, in its metric."""
   own, others = [], []
   for template in task['templates'].values() if task else ():
     scores = others if 'label_words' in template else own

@@ -13,16 +13,17 @@ def summarize(
     counts: Mapping[str, Mapping[str, int]],
     scores: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> dict[str, Any]:
-  """One task's results from those of its templates.
+  """Summarizes the predictions of one task's templates.
 
   Args:
     ranked: template -> predictions.
-    counts: template -> reason -> rows dropped, or candidates truncated.
-    scores: template -> float[options] of each example, where they are known;
-      without them there is no `calibration`.
+    counts: template -> reason -> the number of rows that were dropped, or of
+      candidates that were truncated.
+    scores: template -> float[options] of each example. Without scores there is
+      no `calibration`.
 
   Returns:
-    JSON, see `evaluate.evaluate`.
+    The task's results that depend on predictions, see docs/evaluation.md.
   """
   templates = {
       name: _template(predictions, counts[name])

@@ -1,9 +1,10 @@
-"""T5X's runs: their files as results like those of `evaluation/evaluate.py`.
+"""Reads the files of T5X's runs as results like those of `evaluate.py`.
 
-`t5x.infer` leaves those of `t5x_infer.py` in its folder. `t5x.eval`, and
-`t5x.train` where it evaluates, leave SeqIO's in `inference_eval` below theirs:
-TASK-metrics.jsonl with a line for each step, and TASK-STEP.jsonl with a line
-for each candidate. The macros of the run are beside them, in `config.gin`.
+`t5x.infer` writes the files of `t5x_infer.py` into its folder. `t5x.eval`, and
+`t5x.train` where it evaluates, write those of SeqIO into the subfolder
+`inference_eval`: TASK-metrics.jsonl with a line for each step, and
+TASK-STEP.jsonl with a line for each candidate. The run's macros are in
+`config.gin` in the same folder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ _Examples = list[dict[str, Any]]  # See `t5x_infer.py`.
 
 
 def found_in(folder: epath.Path) -> bool:
-  """Whether T5X has written something to a folder that `read` is for."""
+  """Whether a folder has files of T5X that `read` can read."""
   if not folder.is_dir():
     return False
   names = [path.name for path in folder.iterdir()]
@@ -39,21 +40,21 @@ def found_in(folder: epath.Path) -> bool:
 
 
 def read(folder: epath.Path) -> dict[str, Any]:
-  """The content of a `results.json`.
-
-  What T5X does not write is left out: the network but for its macros, versions,
-  and (None) how many rows were dropped or truncated.
+  """Reads a folder of T5X.
 
   Args:
     folder: INFER_OUTPUT_DIR, EVAL_OUTPUT_DIR, or the MODEL_DIR of a training
-      that evaluates; of the last two, the newest step that all tasks have.
+      that evaluates. In the last two, the newest step that all tasks have is
+      read.
 
   Returns:
-    See `evaluation/evaluate.py`; tasks and templates are in alphabetical order.
+    The content of a `results.json`, without what T5X does not write; see
+    "Results of T5X" in docs/evaluation.md. Tasks and templates are in
+    alphabetical order.
 
   Raises:
-    UserError: a file is missing, unfinished or damaged, which the message
-      names; or files are of different checkpoints or formats.
+    UserError: a file is missing, unfinished or damaged, and the message names
+      it; or the files are of different checkpoints or formats.
   """
   ranked, step = _predictions(folder)
   config = folder / 'config.gin'
@@ -83,7 +84,7 @@ def read(folder: epath.Path) -> dict[str, Any]:
 def _predictions(
     folder: epath.Path,
 ) -> tuple[dict[str, dict[str, ranking.Predictions]], int]:
-  """Task -> template -> predictions, and their step; errors as of `read`."""
+  """Reads task -> template -> predictions, and their step."""
   names = sorted(path.name for path in folder.iterdir())
   if any(_SHARD.fullmatch(n.removesuffix(_DONE)) for n in names) or any(
       _UNFINISHED.fullmatch(n) for n in names
@@ -100,7 +101,7 @@ def _predictions(
     if template in ranked.setdefault(task, {}):
       raise errors.UserError(
           f'{folder}: {task} "{template}" appears twice, the second time as'
-          f' {name}: let each format have a folder of its own'
+          f' {name}: evaluate each format into a folder of its own'
       )
     ranked[task][template] = _ranked(folder, name, examples)
   return ranked, step
@@ -123,8 +124,8 @@ def _inferred(
   for task, numbers in shards.items():
     if len(numbers) > 1:
       raise errors.UserError(
-          f'{folder}: {task} is there in {" and in ".join(sorted(numbers))}'
-          ' shards: delete those of one'
+          f'{folder}: {task} has files of {" and of ".join(sorted(numbers))}'
+          ' shards; delete the older ones'
       )
     number, = numbers
     examples = []
@@ -151,9 +152,9 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
   step = max((s for s, p in steps.items() if p.keys() >= tasks), default=None)
   if step is None or not tasks:
     raise errors.UserError(
-        f'{folder}: there is no step of which TASK-STEP.jsonl of every task is'
-        f' there (tasks: {sorted(tasks)}, steps: {sorted(steps)}); they are'
-        " SeqIO's JSONLogger's, with write_n_results = None"
+        f'{folder}: no step has a TASK-STEP.jsonl of every task (tasks:'
+        f' {sorted(tasks)}, steps: {sorted(steps)}); SeqIO writes them if its'
+        ' JSONLogger has write_n_results = None'
     )
   for task in sorted(tasks):
     path = steps[step][task]
@@ -185,13 +186,20 @@ def _the_same(
     name: str,
     examples: _Examples,
 ) -> int:
-  """The step of all examples so far; UserError if weights are not the same.
+  """Checks that all examples so far are of the same weights.
 
   Args:
     folder: the folder of the run, for the error.
-    weights: (checkpoint, step) -> the first task that has it; is added to.
+    weights: (checkpoint, step) -> the first task that has it. Those of
+      `examples` are added.
     name: SeqIO's name of the task.
     examples: its examples.
+
+  Returns:
+    The step.
+
+  Raises:
+    UserError: the weights differ.
   """
   for e in examples:
     weights.setdefault((e.get('checkpoint'), e['step']), name)
@@ -205,6 +213,7 @@ def _the_same(
 def _ranked(
     folder: epath.Path, name: str, examples: Sequence[Mapping[str, Any]]
 ) -> ranking.Predictions:
+  """The examples of one template by `example_id`; UserError for one twice."""
   ids, counts = np.unique(
       [e['example_id'] for e in examples], return_counts=True
   )

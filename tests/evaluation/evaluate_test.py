@@ -1,10 +1,9 @@
-"""Evaluation: interrupted and gone on with, gaps, mistakes, and the files."""
+"""Evaluation: its files, interruptions, gaps and damage."""
 
 import dataclasses
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -13,18 +12,16 @@ import demo_data
 from flipped_t5x import files
 from flipped_t5x import ranking
 from flipped_t5x.cli import main
-from flipped_t5x.engine import checkpoints
 from flipped_t5x.evaluation import evaluate
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import batches
-from flipped_t5x.weights import hf_checkpoints
-from flipped_t5x.weights import run_config
 from flipped_t5x.weights import tensors
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny_run
 import xla_flags
 
 NAME = 'results_tiny.json'
@@ -34,9 +31,9 @@ _SCRIPT = """
 import os, pathlib, signal, sys
 import pytest
 import demo_data
-from flipped_t5x import scored_examples
 from flipped_t5x.cli import main
-from flipped_t5x.engine import evaluate
+from flipped_t5x.evaluation import evaluate
+from flipped_t5x.evaluation import scored_examples
 
 demo_data.install(pathlib.Path(sys.argv[1]), pytest.MonkeyPatch())
 evaluate.CHUNK_ROWS = 5
@@ -68,19 +65,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(folder, make_params):
-  """A run that says of itself what a trained one does."""
-  path = folder / 'run'
-  settings = {'MIXTURE': demo_data.MIXTURE, 'MAX_FIELD_CHARS': None}
-  checkpoints.prepare(
-      path,
-      run_config.RunConfig(demo_data.NETWORK, 'flipped', 32, 16, settings),
-      demo_data.vocabulary(),
-  )
-  saver = checkpoints.Checkpoints(path)
-  params = make_params(demo_data.NETWORK, 3)
-  saver.save(7, {'params': params, 'step': np.int32(7)}, b'')
-  saver.close()
-  return path
+  return tiny_run.write(folder / 'run', make_params(demo_data.NETWORK, 3))
 
 
 @pytest.fixture(scope='module')
@@ -147,25 +132,25 @@ def test_numbers_are_those_of_the_plain_way(whole, model, tasks):
   results, folder = whole
   for name, task in tasks.items():
     examples = scored_examples.read(folder / f'results_tiny/{name}.parquet')
-    for template, of in examples.items():
+    for template, stored in examples.items():
       found = batches.open_candidates(
           name, model.vocabulary.path, 32, 16
       ).read(template)
       scores = model.score(found.inputs, found.targets, batch_size=16)
       np.testing.assert_allclose(
-          np.concatenate(of.scores), scores, atol=1e-5, rtol=1e-6
+          np.concatenate(stored.scores), scores, atol=1e-5, rtol=1e-6
       )
       ranked = ranking.rank(
           scores, found.example_id, found.option_index, found.is_correct
       )
       for field in dataclasses.fields(ranking.Predictions):
         np.testing.assert_array_equal(
-            getattr(of.ranked, field.name), getattr(ranked, field.name)
+            getattr(stored.ranked, field.name), getattr(ranked, field.name)
         )
       shown = results['tasks'][name]['templates'][template]
       assert shown['accuracy'] == np.mean(ranked.prediction == ranked.gold)
       assert np.sum(shown['confusion']) == len(task.numbers)
-      assert found.options == [o for texts in of.options for o in texts]
+      assert found.options == [o for texts in stored.options for o in texts]
 
 
 def test_settings_and_digest(whole, model, run):
@@ -180,9 +165,9 @@ def test_settings_and_digest(whole, model, run):
   assert results['settings']['MIXTURE'] == demo_data.MIXTURE
   for task in results['tasks'].values():
     for metric in ('accuracy', 'macro_f1'):
-      of = task[metric]
-      assert set(of) == {'mean', 'median', 'std', 'low', 'high'}
-      assert of['low'] <= of['mean'] <= of['high']
+      values = task[metric]
+      assert set(values) == {'mean', 'median', 'std', 'low', 'high'}
+      assert values['low'] <= values['mean'] <= values['high']
     bins = task['calibration']['bins']
     prompts = sum(t['examples'] for t in task['templates'].values())
     assert sum(b['count'] for b in bins) == prompts
@@ -200,7 +185,7 @@ class Stop(Exception):
     (6, 5),  # In the files of whole tasks.
     (7, 5),
 ))
-def test_goes_on_where_it_was(
+def test_resumes_where_it_was(
     at, done, model, tasks, whole, tmp_path, monkeypatch
 ):
   write, writes = scored_examples.pq.write_table, []
@@ -266,12 +251,12 @@ def test_other_settings_are_not_mixed(
       evaluated(other, tasks, tmp_path / NAME)
   assert 'discarded' not in capsys.readouterr().err
   evaluated(model, tasks, tmp_path / NAME)
-  said = capsys.readouterr().err
-  assert said.count('differs in checkpoint from this evaluation') == 2
+  printed = capsys.readouterr().err
+  assert printed.count('differs in checkpoint is discarded') == 2
   assert contents(tmp_path) == contents(whole[1])
 
 
-def test_damaged_part_is_made_anew(
+def test_damaged_chunk_is_scored_again(
     model, tasks, whole, tmp_path, monkeypatch, capsys
 ):
   def stop(*args, **kwargs):
@@ -288,6 +273,8 @@ def test_damaged_part_is_made_anew(
   assert contents(tmp_path) == contents(whole[1])
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_killed(folder, run, tmp_path, capsys):
   arguments = [
       'eval', str(run), '--batch_size', '16', '--output', str(tmp_path / NAME)
@@ -307,9 +294,9 @@ def test_killed(folder, run, tmp_path, capsys):
       capture_output=True, text=True, check=False,
   )
   assert killed.returncode == -signal.SIGKILL, killed.stderr
-  there = contents(tmp_path)
-  assert NAME not in there
-  assert len([n for n in there if n.endswith('.parquet')]) == 3
+  written = contents(tmp_path)
+  assert NAME not in written
+  assert len([n for n in written if n.endswith('.parquet')]) == 3
   capsys.readouterr()
   assert main.main(arguments) == 0
   assert contents(tmp_path) == expected
@@ -374,8 +361,8 @@ def test_shared_texts_are_encoded_once(model, tasks, whole, tmp_path):
   )
   found = results['tasks']['tiny_mood']
   assert (found['candidates'], found['encoder_passes']) == (80, 60)
-  for name, of in whole[0]['tasks']['tiny_mood']['templates'].items():
-    assert found['templates'][name] == of
+  for name, values in whole[0]['tasks']['tiny_mood']['templates'].items():
+    assert found['templates'][name] == values
 
 
 def test_weights_that_are_damaged(model, tasks, tmp_path):
@@ -393,127 +380,6 @@ def test_weights_that_are_damaged(model, tasks, tmp_path):
 def test_names_of_files():
   names = evaluate._file_names(['a/b', 'a_b', 'A b', 'ARC-1.1'])
   assert list(names.values()) == ['a_b', 'a_b-2', 'A_b-3', 'ARC-1.1']
-
-
-def fails(capsys, *argv):
-  """The one line on stderr of a command that must fail by itself."""
-  assert main.main(list(map(str, argv))) == 1
-  line, = capsys.readouterr().err.strip().splitlines()
-  return line
-
-
-def test_missing_tasks_of_a_suite(folder, run, capsys):
-  path = demo_data.local_file(folder, 'super_glue/cb', 'validation')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(''.join(
-      json.dumps({
-          'premise': f'The film of test {i} is warm.', 'label': i % 3,
-          'hypothesis': 'The film is good.', 'idx': i,
-      }) + '\n' for i in range(3)
-  ))
-  assert main.main(
-      ['eval', str(run), '--suite', 'nlp', '--input_length', '64']
-  ) == 0
-  captured = capsys.readouterr()
-  results = json.loads((run / 'results_nlp.json').read_text())
-  assert (results['suite'], results['mixture']) == ('nlp', 'flipped_nlp_eval')
-  assert list(results['tasks']) == ['super_glue/cb']
-  task = results['tasks']['super_glue/cb']
-  assert (task['metric'], task['cluster']) == (
-      'macro-F1', 'natural language inference'
-  )
-  assert task['scores']['file'] == 'results_nlp/super_glue_cb.parquet'
-  assert task['encoder_passes'] < task['candidates']
-  assert (
-      f'{task["encoder_passes"]:,} encoder passes instead of'
-      f' {task["candidates"]:,}'
-  ) in captured.out
-  missing = results['missing']
-  assert 'super_glue/rte' in missing and 'super_glue/cb' not in missing
-  for name, why in missing.items():
-    assert re.fullmatch(f"{name}: no source has the split '[a-z]+'", why)
-    assert f'left out: {name}: no source has' in captured.err
-  last = results['groups'][-1]
-  assert 'super_glue/rte' in last['missing']
-  assert last['tasks'] == ['super_glue/cb']
-
-
-def test_suite_of_which_nothing_is_there(run, capsys):
-  assert main.main(['eval', str(run), '--suite', 'bigbench']) == 1
-  assert 'bigbench/winowhy: no source has' in capsys.readouterr().err
-  assert not (run / 'results_bigbench.json').exists()
-
-
-def test_suite_seen_is_the_runs_own_mixture(run, capsys):
-  for argv in (['--suite', 'seen'], ['--mixture', demo_data.MIXTURE], []):
-    assert main.main(['eval', str(run), '--limit', '5', *argv]) == 0
-    results = (run / 'results.json').read_text()
-    assert json.loads(results)['suite'] == 'seen'
-    assert json.loads(results)['mixture'] == demo_data.MIXTURE
-    (run / 'results.json').unlink()
-  assert len(json.loads(results)['groups']) > 1
-
-
-def test_wrong_method(run, capsys):
-  error = fails(capsys, 'eval', run, '--method', 'channel')
-  assert 'trained with the method flipped, not channel' in error
-  error = fails(capsys, 'eval', run, '--mixture', 'direct_nlp_eval')
-  assert 'direct_nlp_eval is of the method direct' in error
-  assert f'{run} of flipped' in error
-
-
-def test_model_that_records_no_method(model, tmp_path, capsys):
-  (tmp_path / 'hf').mkdir()
-  hf_checkpoints.write(
-      tmp_path / 'hf', demo_data.NETWORK, tensors.from_arrays(model.params),
-      demo_data.vocabulary(),
-  )
-  argv = ['eval', str(tmp_path / 'hf'), '--limit', '5']
-  error = fails(capsys, *argv)
-  assert 'does not say what it was trained on: --suite or --mixture' in error
-  assert main.main(
-      [*argv, '--method', 'channel', '--mixture', 'tiny_mood']
-  ) == 0
-  results = json.loads((tmp_path / 'hf/results_tiny_mood.json').read_text())
-  assert (results['format'], results['suite']) == ('channel', None)
-  # The encoder reads the label words: as many as there are of 3 templates.
-  assert results['tasks']['tiny_mood']['encoder_passes'] == 6
-  assert results['tasks']['tiny_mood']['candidates'] == 30
-
-
-@pytest.mark.parametrize('argv, message', (
-    (['owner/name', '--suite', 'nlp'], 'owner/name: .*--output FILE'),
-    (['run', '--output', 'none/x.json'], 'none/x.json: there is no folder'),
-    (['run', '--output', 'results'], 'must end in .json'),
-    (['run', '--checkpoint', 'run'], 'one checkpoint is needed'),
-    ([], 'one checkpoint is needed: flipped-t5x eval CHECKPOINT'),
-    (['run', '--limit', '0'], '--limit is 0; at least 1'),
-    (['run', '--batch_size', '0'], '--batch_size is 0; at least 1'),
-    (['run', '--mixture', 'flipped_nlp_evl'], "nearest: .*'flipped_nlp_eval'"),
-))
-def test_wrong_flags(argv, message, run, capsys, monkeypatch):
-  monkeypatch.chdir(run.parent)
-  assert re.search(message, fails(capsys, 'eval', *argv))
-
-
-@pytest.mark.parametrize('argv, message', (
-    (['--suite', 'nlp', '--mixture', 'x'], 'not allowed with argument --suite'),
-    (['--suite', 'nlpp'], "invalid choice: 'nlpp'"),
-    (['--method', 'flip'], "invalid choice: 'flip'"),
-))
-def test_flags_that_argparse_refuses(argv, message, capsys):
-  with pytest.raises(SystemExit):
-    main.main(['eval', 'run', *argv])
-  assert message in capsys.readouterr().err
-
-
-def test_checkpoint_of_a_run_writes_into_the_run(run, tmp_path):
-  step = run / 'checkpoints' / '7'
-  argv = ['eval', '--checkpoint', str(step), '--limit', '5', '--mixture']
-  assert main.main([*argv, 'tiny_mood']) == 0
-  results = json.loads((run / 'results_tiny_mood.json').read_text())
-  assert results['checkpoint']['path'] == str(step)
-  assert (run / 'results_tiny_mood/tiny_mood.parquet').is_file()
 
 
 def test_candidates_in_pieces_are_those_of_the_whole(model):

@@ -115,7 +115,7 @@ def test_damaged_files(rows, tmp_path):
     with pytest.raises(ValueError, match=f'{path} is damaged'):
       read(path)
   pq.write_table(pa.table({'a': [1]}), path)
-  with pytest.raises(ValueError, match='no file of scored examples.*a: int64'):
+  with pytest.raises(ValueError, match='not a file of .*a: int64'):
     scored_examples.read(path)
   with pytest.raises(FileNotFoundError):
     scored_examples.read(tmp_path / 'none.parquet')

@@ -211,9 +211,9 @@ def test_calibration_of_what_is_calibrated():
 
 
 @pytest.mark.parametrize('scores, gold, message', (
-    ([], [], '0 examples for 0 golds'),
-    ([np.zeros(2)], [0, 1], '1 examples for 2 golds'),
-    ([np.zeros(2), np.zeros(0)], [0, 1], 'number 1 has no option'),
+    ([], [], '0 examples, but gold options of 0'),
+    ([np.zeros(2)], [0, 1], '1 examples, but gold options of 2'),
+    ([np.zeros(2), np.zeros(0)], [0, 1], 'example number 1 has no option'),
 ))
 def test_calibration_errors(scores, gold, message):
   with pytest.raises(ValueError, match=message):
@@ -362,7 +362,7 @@ def test_paired_with_itself():
     ),
     (
         {'x': with_correct([1, 0]), 'y': with_correct([1, 0], [0, 3])},
-        "template 'y': 2 rows are in one of the runs only, such as example 1,"
+        "template 'y': 2 rows are in only one of the runs, such as example 1,"
         ' in the first',
     ),
     (

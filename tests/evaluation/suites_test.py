@@ -118,7 +118,7 @@ def test_results_say_cluster_and_metric():
   assert (last['name'], last['missing']) == ('average of 2', ['imdb'])
   assert suites.groups(suites.get('seen'), {}) == []
   bad = {'piqa': result(0.4, metric='F1')}
-  with pytest.raises(ValueError, match="piqa: metric 'F1' is none of accuracy"):
+  with pytest.raises(ValueError, match="piqa: metric 'F1' is not one of"):
     groups('seen', bad)
 
 
@@ -234,7 +234,7 @@ def test_label_words_are_in_the_results(tmp_path):
   task = mock.Mock(
       templates=source.templates, label_words=source.label_words, origin={}
   )
-  results = evaluate._finish(task, chunks, tmp_path / 'x.parquet', 'x.parquet')
+  results = evaluate._finish(task, chunks, tmp_path / 'x.parquet')
   templates = results['templates']
   assert templates.keys() == {own, two}
   assert templates[two]['label_words'] == ['agree', 'disagree', 'unsure']

@@ -232,7 +232,7 @@ def empty(path):
     (lambda p: (p.parent / f'tmp-{KIND}-00000-of-00003').mkdir(),
      f'tmp-{KIND}-00000-of-00003: t5x.infer has not finished'),
     (lambda p: p.rename(str(p).replace('of-00003', 'of-00002')),
-     f'{KIND} is there in 00002 and in 00003 shards'),
+     f'{KIND} has files of 00002 and of 00003 shards'),
     (lambda p: change(p, step=10), 'different checkpoints: .*20.*, .*10'),
     (lambda p: change(p, checkpoint='c'), 'different checkpoints'),
     (lambda p: change(p, example_id=0), f'{KIND}: example 0 appears twice'),
@@ -271,7 +271,7 @@ def cut_example(path):
     (lambda p: p.write_text(p.read_text().replace('"option"', '"other"')),
      "a candidate has no 'option'"),
     (lambda p: [f.unlink() for f in p.parent.glob(f'{KIND}-0*')],
-     f'no step of which TASK-STEP.jsonl of every .*{KIND}.*write_n_results'),
+     f'no step has a TASK-STEP.jsonl of every .*{KIND}.*write_n_results'),
     (lambda p: [f.unlink() for f in p.parent.glob('*.jsonl')], 'no step'),
 ))
 def test_a_folder_of_eval_that_is_not_whole(damage, message, copies):
