@@ -1,4 +1,4 @@
-"""The runs of `make experiment` for people: tables, a plot, `results.json`."""
+"""The report of `make experiment`: tables, a plot and `results.json`."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -33,13 +33,13 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   """Writes `tables.md`, `results.json` and `accuracy.png` into a folder.
 
   Args:
-    output: the folder, with METHOD/SEED/results_*_experiment_all.json.
-    methods: names of methods, in the order of the tables.
+    output: the folder, which has METHOD/SEED/results_*_experiment_all.json.
+    methods: the names of the methods, in the order of the tables.
 
   Raises:
     FileNotFoundError: no run has been evaluated.
-    UserError: runs were evaluated on other rows or templates, or trained for
-      other numbers of steps or examples.
+    UserError: runs were evaluated on different rows or templates, or trained
+      with different settings.
   """
   paths = results.find(output, methods)
   runs = {
@@ -60,10 +60,10 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
 
 
 def tables(summary: Mapping[str, Any]) -> str:
-  """The tables, as Markdown.
+  """The tables as Markdown.
 
   Args:
-    summary: what `results.summarize` gives, and `tests`.
+    summary: the return value of `results.summarize`, with `tests` added.
   """
   methods, settings = summary['methods'], summary['settings']
   compared = [m for m in methods if m in _PLOTTED]
@@ -95,7 +95,12 @@ def tables(summary: Mapping[str, Any]) -> str:
 def _of_columns(
     summary: Mapping[str, Any], titles: Mapping[str, str]
 ) -> list[str]:
-  """Methods, with titles, by columns, and the baselines."""
+  """A table of methods by columns, with the baselines.
+
+  Args:
+    summary: see `tables`.
+    titles: method -> its title in the table.
+  """
   rows = [
       [title, *(_cell(summary['methods'][m]['columns'][c]) for c in COLUMNS)]
       for m, title in titles.items()
@@ -108,7 +113,7 @@ def _of_columns(
 
 
 def _of_words(methods, compared: Sequence[str], key: str) -> list[str]:
-  """Sets of words by methods."""
+  """A table of sets of words by methods; `key` is 'words' or 'named'."""
   rows = []
   for column in results.OF_WORDS:
     found = [methods[m][key][column] for m in compared]
@@ -153,7 +158,7 @@ def _table(
 
 
 def plot_columns(summary: Mapping[str, Any]) -> figure.Figure:
-  """Accuracy by column and method: mean, every seed, the two baselines."""
+  """Accuracy by column and method: the mean, each seed, and the baselines."""
   plot = figure.Figure(figsize=(9, 4), dpi=150, layout='constrained')
   axes = plot.add_subplot()
   axes.spines[['top', 'right']].set_visible(False)
@@ -172,7 +177,7 @@ def plot_columns(summary: Mapping[str, Any]) -> figure.Figure:
     for i, column in enumerate(COLUMNS):
       axes.plot(
           [i - 0.45, i + 0.45], [summary['baselines'][name][column]] * 2, style,
-          color='#555555', label=name if not i else None,
+          color='#555555', label=name if i == 0 else None,
       )
   axes.set_xticks(range(len(COLUMNS)), COLUMNS)
   axes.set(ylim=(0, 1), ylabel='accuracy')

@@ -1,8 +1,8 @@
-"""What the runs of `make experiment` say together: means, spreads, tests.
+"""The results of `make experiment`: means, spreads and tests over its runs.
 
-Accuracy throughout. A column is a task, the mean over its templates; then mean
-and sample standard deviation over seeds. All numbers come from the files of the
-evaluations.
+All numbers are accuracies from the files of the evaluations. A column is a
+task. Its accuracy is the mean over its templates, and then over seeds, with the
+sample standard deviation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from flipped_t5x import ranking
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import statistics
 
-# The last three differ in their label words alone.
+# Column -> task. The last three differ only in their label words.
 COLUMNS = {
     'held-out rows': 'vader_kind',
     'held-out templates': 'vader_kind_reworded',
@@ -22,7 +22,7 @@ COLUMNS = {
     'held-out words': 'vader_kind_new',
     'invented words': 'vader_kind_invented',
 }
-# Those whose templates are one set of label words each.
+# Columns in which each template has its own set of label words.
 OF_WORDS = ('known words', 'held-out words', 'invented words')
 TESTED = ('held-out rows', 'held-out templates', 'held-out words')
 _NAMED = ' (named)'
@@ -35,7 +35,7 @@ Runs = Mapping[str, Mapping[int, Results]]  # method -> seed -> results
 def find(
     output: pathlib.Path, methods: Sequence[str]
 ) -> dict[str, dict[int, pathlib.Path]]:
-  """method -> seed -> file of results, of the runs that are complete."""
+  """Finds the results of evaluated runs: method -> seed -> file."""
   found = {}
   for method in methods:
     seeds = {
@@ -46,12 +46,14 @@ def find(
     if seeds:
       found[method] = dict(sorted(seeds.items()))
   if not found:
-    raise FileNotFoundError(f'{output}: no run is complete; make experiment')
+    raise FileNotFoundError(
+        f'{output}: no run is complete; run make experiment first'
+    )
   return found
 
 
 def check_alike(runs: Runs) -> None:
-  """UserError unless all runs had the same training and the same questions."""
+  """Raises UserError unless all runs had the same training and evaluation."""
   first, expected = None, None
   for method, seeds in runs.items():
     for seed, results in seeds.items():
@@ -76,18 +78,15 @@ def check_alike(runs: Runs) -> None:
 
 
 def summarize(runs: Runs) -> dict[str, Any]:
-  """What the tables say, as JSON.
+  """Summarizes the runs as JSON.
 
   Args:
     runs: method -> seed -> results.
 
   Returns:
-    `methods`: for each `runs` (seed -> column -> accuracy), `columns`, `words`
-    and `named` (see below), each value as `statistics.over_seeds` has it;
-    `baselines`: majority and random of each column; `settings`.
-
-    `words` is column -> set of words -> mean over the wordings that do not name
-    the words; `named` is the same for those that do.
+    `methods`: the summary of each, see `_method`; `baselines`: 'majority' and
+    'random' -> column -> accuracy; `settings`: those that all runs share;
+    `network` and `versions`: those of the first run.
   """
   any_run = next(iter(next(iter(runs.values())).values()))
   methods = {method: _method(seeds) for method, seeds in runs.items()}
@@ -108,7 +107,18 @@ def summarize(runs: Runs) -> dict[str, Any]:
 
 
 def _method(seeds: Mapping[int, Results]) -> dict[str, Any]:
-  """What is said of one method, see `summarize`."""
+  """Summarizes the runs of one method.
+
+  Args:
+    seeds: seed -> results.
+
+  Returns:
+    `runs`: seed -> column -> accuracy; `columns`: column -> accuracy over
+    seeds; `checkpoints`: seed -> SHA-256 of the weights; `words`: column -> set
+    of words -> accuracy over seeds, in the template that does not name the
+    words; `named`: likewise, in the template that names them. Accuracies over
+    seeds are return values of `statistics.over_seeds`.
+  """
   runs = {
       str(seed): {
           column: results['tasks'][task]['accuracy']['mean']
@@ -143,7 +153,12 @@ def _over_seeds(values) -> dict[str, float | None]:
 def _of_words(
     runs: Sequence[Mapping[str, Any]], named: bool
 ) -> dict[str, dict[str, float | None]]:
-  """Set of words -> accuracy over seeds, of one task."""
+  """Set of words -> accuracy over seeds.
+
+  Args:
+    runs: the results of one task, of each seed.
+    named: whether to take the templates that name the words.
+  """
   return {
       name.removesuffix(_NAMED): _over_seeds(
           run['templates'][name]['accuracy'] for run in runs
@@ -155,11 +170,11 @@ def _of_words(
 def predictions(
     path: pathlib.Path, results: Results
 ) -> dict[str, dict[str, ranking.Predictions]]:
-  """column -> template -> predictions, of those that are tested.
+  """Reads the predictions that are tested: column -> template -> predictions.
 
   Args:
-    path: the file of the results; the scored examples are in a folder beside
-      it.
+    path: the file of results. It names the files of scored examples, which are
+      in a folder beside it.
     results: its content.
   """
   return {
@@ -176,14 +191,15 @@ def predictions(
 def paired_tests(
     examples: Mapping[tuple[str, int], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-  """FLIPPED against the other methods on the same rows, seed by seed.
+  """Tests FLIPPED against each other method with the same seed.
 
   Args:
     examples: (method, seed) -> column -> template -> predictions.
 
   Returns:
-    For each pair `column`, `method`, `seed`, what `statistics.paired_test`
-    gives, and `holm`, p adjusted for all of these tests.
+    For each test `column`, `method`, `seed`, the return value of
+    `statistics.paired_test`, and `holm`, which is p adjusted for the number of
+    these tests.
   """
   tests = []
   for column in TESTED:

@@ -1,9 +1,8 @@
-"""Trains and evaluates the small models of `make experiment`, then compares.
+"""Trains, evaluates and compares the small models of `make experiment`.
 
-Every method, lambda and seed is a run of its own, in OUTPUT/METHOD/SEED. A run
-that is complete is skipped, and one that was stopped is resumed. What a run is,
-is in `gin/experiment/`; what it is compared by, in `experiment/report.py`; what
-it is for, in `docs/experiment.md`.
+Every method, lambda and seed has its own run in OUTPUT/METHOD/SEED. Complete
+runs are skipped, and interrupted runs are resumed. The settings of the runs are
+in gin/experiment/; docs/experiment.md describes the experiment.
 
 Example:
   python -m flipped_t5x.experiment --seeds 0 --methods flipped direct
@@ -23,7 +22,7 @@ from flipped_t5x import gin_config
 from flipped_t5x.cli import main as cli
 from flipped_t5x.experiment import report
 
-MIXTURE = 'experiment_all'  # With the format before it.
+MIXTURE = 'experiment_all'  # Its name is FORMAT_experiment_all.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Method:
   """What the runs of one method have in common.
 
   Attributes:
-    gin: name of the file in `gin/experiment`.
-    overrides: macro -> value, over those of the file.
+    gin: the name of the file in gin/experiment, without its ending.
+    overrides: macro -> value, overriding those in the file.
   """
 
   gin: str
@@ -54,13 +53,13 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-  """One model.
+  """The training and evaluation of one model.
 
   Attributes:
-    method: a name in `METHODS`.
-    seed: the seed of its weights and of all draws.
-    folder: where it is trained and evaluated.
-    overrides: macro -> value, over those of the method.
+    method: a key of `METHODS`.
+    seed: the seed of the weights and of all draws.
+    folder: the folder of the run.
+    overrides: macro -> value, overriding those of the method.
   """
 
   method: str
@@ -82,19 +81,19 @@ class TrainingRun:
     ]
 
   def settings(self) -> dict[str, Any]:
-    """All macros, as the run will have them."""
+    """All macros of the run, as its results will have them."""
     rest, overrides = cli.split_overrides(self.arguments)
     macros = gin_config.parse([rest[0].removeprefix('--gin_file=')], overrides)
-    return json.loads(json.dumps(macros))  # As results have them.
+    return json.loads(json.dumps(macros))
 
   def complete(self, settings: Mapping[str, Any]) -> bool:
-    """Whether it is trained and evaluated.
+    """Whether the run is trained and evaluated.
 
     Args:
-      settings: what `settings()` gave.
+      settings: the return value of `settings()`.
 
     Raises:
-      UserError: the folder has results of other settings.
+      UserError: the folder has results with other settings.
     """
     path = self.results(settings)
     if not path.is_file():
@@ -107,17 +106,17 @@ class TrainingRun:
     ]
     if differences:
       raise errors.UserError(
-          f'{path} is of other settings ({"; ".join(differences)}): remove'
+          f'{path} has other settings ({"; ".join(differences)}): remove'
           f' {self.folder}, or choose another --output'
       )
     return results['step'] == settings['TRAIN_STEPS']
 
   def results(self, settings: Mapping[str, Any]) -> pathlib.Path:
-    """The file that the evaluation writes."""
+    """The file of results that the evaluation writes."""
     return self.folder / f'results_{settings["FORMAT"]}_{MIXTURE}.json'
 
   def do(self) -> int:
-    """Trains and evaluates, as far as it is not done; a shell's status."""
+    """Trains and evaluates unless that is done; returns the exit status."""
     settings = self.settings()
     if self.complete(settings):
       print(f'{self.folder}: complete')
@@ -135,14 +134,22 @@ def runs(
     seeds: Sequence[int],
     overrides: Mapping[str, Any] | None = None,
 ) -> list[TrainingRun]:
-  """The runs, seed by seed: all methods with the first seed come first.
+  """Lists the runs: all methods with the first seed, then with the next.
+
+  Args:
+    output: the folder of all runs.
+    methods: keys of `METHODS`.
+    seeds: the seeds.
+    overrides: macro -> value, overriding those of all methods.
 
   Raises:
-    UserError: an unknown method; the message lists those there are.
+    UserError: a method is unknown; the message lists the known ones.
   """
   for method in methods:
     if method not in METHODS:
-      raise errors.UserError(f'no method {method!r}; there are {list(METHODS)}')
+      raise errors.UserError(
+          f'unknown method {method!r}; known are {", ".join(METHODS)}'
+      )
   return [
       TrainingRun(
           method, seed, output / method / str(seed), dict(overrides or {})
@@ -152,7 +159,7 @@ def runs(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Does what is asked for, then writes the tables; see the module."""
+  """The command, see the module; returns the exit status."""
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -162,15 +169,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument(
       '--methods', nargs='+', default=list(METHODS), choices=tuple(METHODS),
-      metavar='METHOD', help=f'some of {", ".join(METHODS)}',
+      metavar='METHOD',
+      help=f'methods to run, by default all: {", ".join(METHODS)}',
   )
   parser.add_argument(
       '--tables_only', action='store_true',
-      help='make the tables of what is there',
+      help='only write the tables, from the runs that are complete',
   )
   given, overrides = cli.split_overrides(sys.argv[1:] if argv is None else argv)
   if overrides:
-    parser.error('runs are as gin/experiment says: no --gin. flags')
+    parser.error('--gin. flags are not allowed; edit gin/experiment instead')
   arguments = parser.parse_args(given)
   try:
     if not arguments.tables_only:
@@ -178,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = run.do()
         if status:
           return status
-    # Of all that is there, not only of what was asked for.
+    # From all complete runs, not only the methods that were asked for.
     report.write(arguments.output, tuple(METHODS))
   except (errors.UserError, OSError) as e:
     print(f'experiment: {e}', file=sys.stderr)

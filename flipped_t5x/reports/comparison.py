@@ -1,5 +1,7 @@
-"""Several evaluated runs beside each other: whether they may be compared, what
-differs between them, and whether that is more than chance.
+"""Compares evaluated runs with the first of them.
+
+Runs are compared only if they ranked the same rows. The settings that differ
+are listed, and differences in accuracy are tested for significance.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +26,16 @@ Run = evaluated_run.EvaluatedRun
 
 @dataclasses.dataclass(frozen=True)
 class Test:
-  """A run against the first one, on a task.
+  """The test of a run against the first one, on one task.
 
   Attributes:
-    run: the run's number, from 1.
+    run: the run's number; the first run has the number 0.
     task: the task.
-    difference: accuracy of the run minus that of the first.
-    low, high: its 95 % interval.
-    p: of the paired test.
-    adjusted: p by Holm's method, over all tests of the report.
+    difference: the accuracy of the run minus that of the first run.
+    low: the lower end of the 95 % interval of `difference`.
+    high: the upper end of that interval.
+    p: the p of the paired test.
+    adjusted: p adjusted by Holm's method for all tests of the report.
   """
 
   run: int
@@ -49,7 +52,7 @@ class Test:
 
 
 def check(runs: Sequence[Run]) -> None:
-  """UserError unless all runs ranked the same rows.
+  """Raises UserError unless all runs ranked the same rows.
 
   The message names what differs, both values, both files, and what to do.
   """
@@ -74,21 +77,29 @@ def _differ(name, a, first, b, run, hint) -> errors.UserError:
 
 
 def _identity(run: Run, other: Run) -> Iterator[tuple[str, Any, str]]:
-  """(what, its value, what to do if it differs), in an order of its own."""
+  """Yields what must be the same in both runs.
+
+  Args:
+    run: the run whose values are yielded.
+    other: the run that it is compared with.
+
+  Yields:
+    A name, its value, and what to do if the values of the runs differ.
+  """
   results = run.results
   again = 'evaluate both with the same --'
   suite = results.get('suite') or _UNKNOWN
   yield 'suite', suite, f'{again}suite'
   mixture = results.get('mixture')
   yield (
-      'mixture (but for its format)',
+      'mixture (without its format)',
       _without_format(mixture, results.get('format')) if mixture else _UNKNOWN,
       f'{again}mixture',
   )
   yield 'limit', results.get('limit', _UNKNOWN), f'{again}limit'
   yield (
       'MAX_FIELD_CHARS', results['settings'].get('MAX_FIELD_CHARS'),
-      'a text that was cut is another text: compare runs of the same value',
+      'texts were cut to different lengths: compare runs with the same value',
   )
   for name, task in results['tasks'].items():
     other_task = other.results['tasks'].get(name)
@@ -108,14 +119,14 @@ def _identity(run: Run, other: Run) -> Iterator[tuple[str, Any, str]]:
 
 
 def _without_format(mixture: str, form: str | None) -> str:
-  """`train` of `flipped_train`: its twin is of the same tasks."""
+  """`train` for `flipped_train`: its twin `direct_train` has the same tasks."""
   return ','.join(
       name.removeprefix(f'{form}_') for name in mixture.split(',')
   )
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-  """Setting -> its value in each run, of those that are not all the same."""
+  """Setting -> its value in each run, for settings that differ."""
   flat = [_flat(run.results) for run in runs]
   names = dict.fromkeys(name for settings in flat for name in settings)
   found = {name: [s.get(name) for s in flat] for name in names}
@@ -140,7 +151,7 @@ def _flat(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def untested(runs: Sequence[Run]) -> dict[str, str]:
-  """Task -> why there is no test of it: what has no file for each example."""
+  """Task -> why it cannot be tested: a run has no scores of its examples."""
   found = {}
   for name in runs[0].results['tasks']:
     for run in runs:
@@ -148,17 +159,18 @@ def untested(runs: Sequence[Run]) -> dict[str, str]:
       if task is None:
         continue
       if _FILE not in task:
-        found[name] = f'{run.path} names no file of its examples'
+        found[name] = f'{run.path} names no file with the scores of examples'
       elif not _examples_path(run, name).is_file():
-        found[name] = f'{_examples_path(run, name)} is not there'
+        found[name] = f'{_examples_path(run, name)} does not exist'
   return found
 
 
 def tests(runs: Sequence[Run]) -> list[Test]:
-  """Each run against the first, on each task that both have examples of.
+  """Tests each run against the first, on each task that can be tested.
 
   Raises:
-    UserError: other rows, or a file that is not of its results; names both.
+    UserError: the runs ranked different rows, or a file of scores does not
+      belong to its results; the message names both files.
   """
   without = untested(runs)
   found = []
@@ -180,18 +192,18 @@ def tests(runs: Sequence[Run]) -> list[Test]:
 
 
 def examples(run: Run, task: str) -> dict[str, ranking.Predictions]:
-  """What a run predicted, by template.
+  """Reads what a run predicted, by template.
 
   Raises:
-    UserError: the file is not the one that the results were written with, or
-      it is damaged.
+    UserError: the file of scores is damaged, or is not the one that was written
+      together with the results.
   """
   path = _examples_path(run, task)
   digest = files.sha256(path.read_bytes())
   if digest != run.results['tasks'][task][_FILE]['sha256']:
     raise errors.UserError(
-        f'{path} is not the file that {run.path} was written with (SHA-256):'
-        ' evaluate the run again'
+        f'{path} is not the file that was written together with {run.path}'
+        ' (their SHA-256 differ): evaluate the run again'
     )
   found = scored_examples.read(str(path))
   return {template: values.ranked for template, values in found.items()}
@@ -202,7 +214,7 @@ def _examples_path(run: Run, task: str) -> epath.Path:
 
 
 def _check_rows(task, first, a, run, b) -> None:
-  """UserError unless both ranked the same rows with the same gold options."""
+  """Raises UserError unless rows and gold options of a task are the same."""
   for template in [*a, *(n for n in b if n not in a)]:
     where = f'rows of {task} "{template}"'
     ids = [
@@ -214,8 +226,8 @@ def _check_rows(task, first, a, run, b) -> None:
     if len(only):
       raise _differ(
           where, f'{len(ids[0])} rows', first, f'{len(ids[1])} rows', run,
-          f'{len(only)} are in one alone, such as number {only[0]}: evaluate'
-          ' both with the same lengths, --limit and --split',
+          f'{len(only)} are in only one of them, such as number {only[0]}:'
+          ' evaluate both with the same lengths, --limit and --split',
       )
     gold, theirs = (
         f[template].gold[np.argsort(f[template].example_id)] for f in (a, b)
@@ -224,6 +236,6 @@ def _check_rows(task, first, a, run, b) -> None:
     if len(other):
       i = other[0]
       raise _differ(
-          f'{where}, right option of number {ids[0][i]}', int(gold[i]), first,
+          f'{where}, gold option of number {ids[0][i]}', int(gold[i]), first,
           int(theirs[i]), run, 'evaluate both on rows from the same source',
       )

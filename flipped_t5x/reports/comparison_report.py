@@ -1,4 +1,4 @@
-"""The report of several runs, side by side."""
+"""The report of several runs side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def report(runs: Runs) -> tuple[parts.Report, Tests]:
   """Compares runs with the first of them.
 
   Returns:
-    The report, and the tests in it.
+    The report, and the tests that it shows.
 
   Raises:
     UserError: they cannot be compared; see `comparison.check` and `tests`.
@@ -44,7 +44,7 @@ def report(runs: Runs) -> tuple[parts.Report, Tests]:
 
 
 def task_names(runs: Runs) -> list[str]:
-  """All tasks that any run has, or should have had."""
+  """All tasks that any run has or is missing."""
   found = [n for run in runs for n in run.results['tasks']]
   found += [n for run in runs for n in evaluated_run.missing(run.results)]
   return list(dict.fromkeys(found))
@@ -53,7 +53,7 @@ def task_names(runs: Runs) -> list[str]:
 def cells(
     runs: Runs, task: str, metric: str, tests: Tests = ()
 ) -> list[str]:
-  """Each run's mean over templates, and a mark where a test says so."""
+  """The cells of a task: each run's mean, marked where it is significant."""
   found = []
   for number, run in enumerate(runs):
     values = run.results['tasks'].get(task)
@@ -86,7 +86,7 @@ def _runs(runs) -> parts.Section:
 
 
 def warnings(runs) -> list[parts.Text]:
-  """What a reader must know before any number."""
+  """What a reader must know before comparing any numbers."""
   texts = []
   for name, values in comparison.differences(runs).items():
     if name in ('input_length', 'target_length') or name.startswith('version'):
@@ -94,19 +94,19 @@ def warnings(runs) -> list[parts.Text]:
           f'{value} in {run.name}'
           for value, run in zip(values, runs, strict=True)
       )
-      texts.append(f'{name} is not the same: {in_runs}.')
+      texts.append(f'{name} differs: {in_runs}.')
   digests = {}
   for run in runs:
     digest = run.results.get('checkpoint', {}).get('sha256')
     digests.setdefault(digest or run.path, []).append(run.name)
   texts += [
-      f'{parts.listed(names)} are of the same weights.'
+      f'{parts.listed(names)} have the same weights.'
       for names in digests.values() if len(names) > 1
   ]
   limit = evaluated_run.limit(runs[0].results)
   if limit is not None:
     texts.append(
-        f'Over a sample of at most {limit:,} rows of each dataset, not all.'
+        f'Evaluated on a sample of at most {limit:,} rows of each dataset.'
     )
   return [parts.Text(text, warns=True) for text in texts]
 
@@ -122,7 +122,7 @@ def _metrics(runs, tests) -> parts.Section:
 
 
 def _metric_table(runs, metric, tests=()) -> parts.Table:
-  """A metric of all tasks, marked where tests say so, and its baselines."""
+  """A metric by task and run, with significance marks and baselines."""
   is_accuracy = metric == 'accuracy'
   header = ['task', *(run.name for run in runs), 'majority']
   if is_accuracy:
@@ -149,13 +149,13 @@ def _metric_table(runs, metric, tests=()) -> parts.Table:
 def _legend(runs, tests) -> str:
   if not tests:
     return (
-        'Means over templates. There is no test: see below. Differences may be'
-        ' chance.'
+        'Means over templates. No difference is tested, see below, and any may'
+        ' be due to chance.'
     )
   return (
-      f'Means over templates. {BETTER} and {WORSE}: significantly better or'
-      f' worse than {runs[0].name} by the paired test below; what has no mark'
-      ' may differ by chance.'
+      f'Means over templates. {BETTER} and {WORSE} mark runs that are'
+      f' significantly better or worse than {runs[0].name} by the paired test'
+      ' below; other differences may be due to chance.'
   )
 
 
@@ -189,7 +189,7 @@ def _groups(runs) -> parts.Section | None:
       values = [parts.number(g['metric']) for g in in_runs]
       rows.append([name, tables.coverage(group), *values])
     else:
-      rows.append([name, 'not the same', *[parts.MISSING] * len(runs)])
+      rows.append([name, 'differ', *[parts.MISSING] * len(runs)])
       apart.append(name)
   content = [
       parts.Text("Means of each task's own metric, accuracy or macro-F1."),
@@ -202,8 +202,8 @@ def _groups(runs) -> parts.Section | None:
     content.append(parts.Text(sections_lib.FEWER, warns=True))
   if apart:
     content.append(parts.Text(
-        'No average where the runs lack different tasks: it would be over'
-        ' different tasks.', warns=True,
+        'There is no average where different tasks are missing from the runs.',
+        warns=True,
     ))
   return parts.Section('Groups and averages', content)
 
@@ -227,12 +227,12 @@ def _tests(runs, tests) -> parts.Section:
     content += [
         parts.Text(
             f'Accuracy of each run minus that of {runs[0].name}, on the same'
-            ' rows and templates: difference, its 95 % bootstrap interval over'
-            ' rows, and p of a two-sided sign-flip test over rows, before and'
-            f' after Holm\'s correction for {len(tests)} tests. Significant:'
-            f' the corrected p is below {comparison.SIGNIFICANT}. The test is'
-            ' about these weights on other rows; what another seed of training'
-            ' would give it does not say.'
+            ' rows and templates: the difference, its 95 % bootstrap interval'
+            ' over rows, and the p of a two-sided sign-flip test over rows,'
+            f' before and after Holm\'s correction for {len(tests)} tests. A'
+            ' difference is significant if the corrected p is below'
+            f' {comparison.SIGNIFICANT}. The test is about these weights on'
+            ' other rows, not about training with another seed.'
         ),
         parts.Table(
             'Paired test',
@@ -245,8 +245,8 @@ def _tests(runs, tests) -> parts.Section:
   if without:
     content += [
         parts.Text(
-            'There is no test where predictions of the single examples are not'
-            ' there; flipped-t5x eval writes them:', warns=True,
+            'These tasks cannot be tested without the scores of single'
+            ' examples, which flipped-t5x eval writes:', warns=True,
         ),
         parts.Items([f'{task}: {why}' for task, why in without.items()]),
     ]
@@ -254,7 +254,7 @@ def _tests(runs, tests) -> parts.Section:
 
 
 def p_value(p: float) -> str:
-  """With four digits: the least that 10,000 draws can give is 1 / 10,001."""
+  """A p with four digits; 10,000 draws give at least 1 / 10,001."""
   return f'{p:.4f}'
 
 
@@ -292,7 +292,7 @@ def _label_words(runs) -> parts.Section | None:
 def _differences(runs) -> parts.Section:
   found = comparison.differences(runs)
   if not found:
-    return parts.Section('What differs', [parts.Text('No setting differs.')])
+    return parts.Section('What differs', [parts.Text('All settings agree.')])
   columns = tuple(range(len(runs) + 1))
   return parts.Section('What differs', [parts.Table(
       'Settings that differ', ['setting', *(run.name for run in runs)],
@@ -308,8 +308,8 @@ def _same(runs) -> parts.Section:
     items.append(f'suite: {results["suite"]}')
   items += [
       f'split: {evaluated_run.splits(results)}',
-      f'most rows of a dataset: {evaluated_run.limit(results) or "all"}',
-      'characters of a field: '
+      f'maximum rows of a dataset: {evaluated_run.limit(results) or "all"}',
+      'maximum characters of a field: '
       f'{results["settings"].get("MAX_FIELD_CHARS") or "all"}',
   ]
   return parts.Section('What is the same', [

@@ -1,4 +1,4 @@
-"""Several runs side by side in a terminal; they are numbered from 1."""
+"""Several runs side by side in a terminal, numbered from 1."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ Tests = Sequence[comparison.Test]
 def tables(
     runs: Runs, tests: Tests, width: int = 80
 ) -> list[rich.table.Table]:
-  """Accuracy by task for a terminal, as many runs side by side as fit."""
+  """Accuracy by task, in tables of as many runs as fit into the width."""
   names = comparison_report.task_names(runs)
   longest = max(map(len, names))
   name_width = min(max(longest, _LEAST_NAME), _MOST_NAME) + 2
@@ -46,7 +46,7 @@ def tables(
 
 
 def notes(runs: Runs, tests: Tests) -> list[str]:
-  """Lines below the terminal's tables."""
+  """The lines below the tables."""
   lines = [f'{i}  {run.name}' for i, run in enumerate(runs, 1)]
   if tests:
     lines.append(
@@ -56,8 +56,9 @@ def notes(runs: Runs, tests: Tests) -> list[str]:
   lines += [part.text for part in comparison_report.warnings(runs)]
   without = comparison.untested(runs)
   if without:
+    number = len(runs[0].results['tasks'])
     lines.append(
-        f'no test of {len(without)} of {len(runs[0].results["tasks"])} tasks:'
+        f'{len(without)} of {number} tasks cannot be tested:'
         f' {next(iter(without.values()))}'
     )
   lines += [

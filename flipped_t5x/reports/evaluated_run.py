@@ -1,4 +1,4 @@
-"""An evaluated run as reports need it: its results and its training log."""
+"""Evaluated runs: their results and training logs, as reports need them."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -51,9 +51,10 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
       of T5X, see `evaluation/t5x_results.py`.
 
   Raises:
-    FileNotFoundError: it has not been evaluated; the message names the results
-      that there are.
-    UserError: no file of results, or a damaged one; see `t5x_results.read`.
+    FileNotFoundError: the run has not been evaluated, or the file does not
+      exist; the message names other results in the folder.
+    UserError: it is not a file of results, or is damaged; or see
+      `t5x_results.read`.
   """
   run = files.any_path(run)
   if t5x_results.found_in(run):
@@ -68,8 +69,8 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
   results = files.read_json(path)
   if not results.get('tasks'):
     raise errors.UserError(
-        f'{path}: no tasks in it: it is no file of results; flipped-t5x eval'
-        ' writes one'
+        f'{path}: it has no tasks, so it is not a file of results as'
+        ' flipped-t5x eval writes it'
     )
   log = folder / 'metrics.jsonl'
   lines = list(files.read_lines(log)) if log.is_file() else None
@@ -77,7 +78,7 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
 
 
 def _instead(folder: epath.Path) -> str:
-  """What to do about a file of results that does not exist."""
+  """What to do if a file of results does not exist."""
   others = sorted(folder.glob('results*.json')) if folder.is_dir() else []
   if others:
     return f'there is {" or ".join(map(str, others))}'
@@ -88,7 +89,7 @@ def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[EvaluatedRun]:
   """Reads several runs and gives them names that differ.
 
   Raises:
-    UserError: a file of results appears twice; and see `read`.
+    UserError: a file of results appears twice; or see `read`.
     FileNotFoundError: see `read`.
   """
   found = [read(run) for run in runs]
@@ -96,7 +97,7 @@ def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[EvaluatedRun]:
   for i, path in enumerate(paths):
     if path in paths[:i]:
       raise errors.UserError(
-          f'{path} appears twice: there is nothing to compare'
+          f'{path} appears twice; give different runs'
       )
   names = unique_names(paths)
   return [
@@ -106,14 +107,14 @@ def read_all(runs: Sequence[str | os.PathLike[str]]) -> list[EvaluatedRun]:
 
 
 def unique_names(paths: Sequence[epath.Path]) -> list[str]:
-  """The folders' names, longer where they are alike.
+  """Short names for files of results, all different.
 
   Args:
     paths: files of results, all different.
 
   Returns:
-    The last part of each folder that no other ends in; where only the files
-    differ, their names too.
+    The last parts of each folder, as many as are needed to tell it from the
+    others. If several files are in one folder, their names are added.
   """
   names = []
   for path in paths:
@@ -135,7 +136,7 @@ def _name(folder: epath.Path) -> str:
 
 
 def _absolute(path: epath.Path) -> epath.Path:
-  """Without `..` and `.`; paths of buckets are absolute already."""
+  """The path without `..` and `.`; paths of buckets are absolute already."""
   return path if '://' in str(path) else path.resolve()
 
 
@@ -143,7 +144,7 @@ def missing(results: Mapping[str, Any]) -> dict[str, str]:
   """Task -> why it was not evaluated."""
   if 'missing' in results:
     return {
-        # The first line of an error, which may announce others.
+        # It is the first line of an error, which may end in a colon.
         name: why.removeprefix(f'{name}: ').rstrip(':')
         for name, why in results['missing'].items()
     }

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network, no scripts."""
+"""A report as one HTML page without scripts or files beside it."""
 
 import io
 import pathlib
@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib import figure
 
 _PAGE = pathlib.Path(__file__).parent / 'page.html.jinja'
-_LONG = 4  # Sections; from here on there is a table of contents.
+_LONG = 4  # Sections; pages with so many have a table of contents.
 _PIXELS_PER_POINT = 96 / 72
 _IDS = re.compile(r'(?<=[ "(])(id="|url\(#|(?:xlink:)?href="#)')
 _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
@@ -20,9 +20,9 @@ _NO_METADATA = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
 
 
 def render(report: parts.Report) -> str:
-  """The text of the page; the same for the same report.
+  """The text of the page; the same report gives the same bytes.
 
-  Names of tasks, templates and runs are others' text: Jinja escapes it.
+  Names of tasks, templates and runs may be any text, so Jinja escapes them.
   """
   environment = jinja2.Environment(
       autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -40,7 +40,7 @@ def render(report: parts.Report) -> str:
 
 
 def _breakable(text: str) -> markupsafe.Markup:
-  """A name that may be broken into lines after `/` and `_`."""
+  """A text that may be broken into lines after `/` and `_`."""
   pieces = re.split(r'(?<=[/_])(?=\w)', text)
   return markupsafe.Markup('<wbr>').join(pieces)
 
@@ -50,14 +50,14 @@ def _svg(plot: parts.Plot) -> markupsafe.Markup:
 
 
 def svg(drawn: figure.Figure, name: str, alt: str) -> str:
-  """A figure as an SVG element that goes with a light and a dark page.
+  """A figure as an SVG element for both a light and a dark page.
 
   Args:
     drawn: the figure; its colours are those of `plots.COLOURS`.
-    name: a prefix of its ids, unique in the page.
-    alt: what it shows.
+    name: a prefix for its ids, unique in the page.
+    alt: a description of what it shows.
   """
-  # Its texts are texts, in the page's font; `hashsalt` names its parts.
+  # Text stays text, in the page's font; `hashsalt` makes ids reproducible.
   with matplotlib.rc_context(
       {'svg.fonttype': 'none', 'svg.hashsalt': 'flipped_t5x'}
   ):

@@ -10,7 +10,7 @@ def render(report: parts.Report, suffix: str = '') -> str:
 
   Args:
     report: the report.
-    suffix: what the names of the plots' files end in, see `file_name`.
+    suffix: the end of the names of the plots' files, see `file_name`.
   """
   lines = [f'# {_escape(report.title)}', '', _escape(report.facts), '']
   for section in report.sections:
@@ -66,7 +66,7 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> str:
-  """In as many backticks as the text does not hold."""
+  """A code span, with more backticks around it than the text has in a row."""
   fence = '`'
   while fence in text:
     fence += '`'
@@ -76,6 +76,6 @@ def _code(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-  """One line, without HTML."""
+  """The text in one line, with HTML's characters escaped."""
   text = ' '.join(text.split())
   return text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')

@@ -1,7 +1,7 @@
-"""What a report is made of: sections of text, tables, lists and plots.
+"""The parts of a report: sections of text, tables, lists and plots.
 
-Markdown, HTML and the terminal show the same parts, and so the same numbers.
-All texts are plain: whoever shows them escapes them.
+Markdown and HTML are made from the same parts, and so show the same numbers.
+All texts are plain; `markdown.py` and `html.py` escape them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ class Text:
   """A paragraph.
 
   Attributes:
-    text: what it says.
-    warns: whether the reader must not miss it.
+    text: the text.
+    warns: whether it is shown as a warning.
   """
 
   text: str
@@ -32,7 +32,7 @@ class Items:
   """A list.
 
   Attributes:
-    items: what it lists.
+    items: the texts of the items.
     ordered: whether they are numbered, from 1.
   """
 
@@ -46,14 +46,14 @@ class Table:
   """A table whose first column names its rows.
 
   Attributes:
-    title: what it shows, for those who do not see the text around it.
+    title: what it shows; read by screen readers.
     header: names of the columns.
-    rows: the texts of each row, as many as there are columns.
-    left: which columns are texts, the others being numbers.
-    code: which columns hold values of settings.
+    rows: the texts of each row, one for each column.
+    left: the numbers of the columns with text, which is aligned to the left.
+    code: the numbers of the columns with values of settings, shown as code.
     shares: how strongly each cell is coloured, 0 to 1, row by row, without the
-      first column. None for a table without colours.
-    heading: shown above a table that is one of several, or ''.
+      first column; None for a table without colours.
+    heading: a heading above the table, if it is one of several; else ''.
   """
 
   title: str
@@ -78,10 +78,11 @@ class Plot:
   Attributes:
     name: the name of its file, without the ending; unique in a report.
     title: what it shows.
-    alt: what there is to see, for those who cannot.
-    draw: makes the figure.
-    file: whether Markdown shows it too, as a PNG beside the report.
-    of_results: whether another file of results would give another plot.
+    alt: a description for screen readers.
+    draw: a function that draws the figure.
+    file: whether Markdown shows it, too, as a PNG beside the report.
+    of_results: whether it depends on the file of results, and not only on the
+      training log.
   """
 
   name: str
@@ -99,7 +100,7 @@ class Group:
 
   Attributes:
     parts: tables or plots.
-    folded: whether HTML shows them on demand; each table has a heading then.
+    folded: whether HTML shows each only on demand, under its heading.
   """
 
   parts: Sequence[Table | Plot]
@@ -112,8 +113,8 @@ class Section:
   """A part of the report under a heading.
 
   Attributes:
-    title: the heading; '' for what is above all headings.
-    parts: its content.
+    title: the heading; '' for the section above all headings.
+    parts: the content.
   """
 
   title: str
@@ -131,7 +132,7 @@ class Report:
 
   Attributes:
     title: the heading of the page.
-    facts: one line below it.
+    facts: the line below the heading.
     sections: the content.
   """
 
@@ -141,6 +142,7 @@ class Report:
 
   @property
   def plots(self) -> Iterator[Plot]:
+    """All plots, including those in groups."""
     for section in self.sections:
       for part in section.parts:
         for one in part.parts if part.kind == 'group' else (part,):
@@ -149,17 +151,23 @@ class Report:
 
 
 def number(value: float | None) -> str:
-  """0 to 1, with three digits."""
+  """A share with three digits; a dash for None."""
   return MISSING if value is None else f'{value:.3f}'
 
 
 def spread(values: Mapping[str, float]) -> str:
-  """Mean ± standard deviation over templates."""
+  """A mean ± its standard deviation over templates."""
   return f'{values["mean"]:.3f}±{values["std"]:.3f}'
 
 
 def interval(values: Mapping[str, float | None], scale: float = 1) -> str:
-  """The 95 % interval, if there is one; times 100 with two digits."""
+  """A 95 % interval, or a dash if there is none.
+
+  Args:
+    values: has `low` and `high` if there is an interval.
+    scale: 1 for shares, which have three digits; 100 for percent, which have
+      two.
+  """
   low, high = values.get('low'), values.get('high')
   if low is None or high is None:
     return MISSING
@@ -170,19 +178,19 @@ def interval(values: Mapping[str, float | None], scale: float = 1) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-  """With a sign, a real minus, and no -0."""
+  """A number with a sign, a typographic minus, and no -0."""
   text = f'{value:+.{digits}f}'
   return text.replace('-', '−') if float(text) else text[1:]
 
 
 def span(values: Sequence[int]) -> str:
-  """Of numbers of options: `2`, or `2 to 4`."""
+  """The range of some numbers, such as `2` or `2 to 4`."""
   if len(values) == 1:
     return str(values[0])
   return f'{min(values)} to {max(values)}'
 
 
 def listed(names: Sequence[str]) -> str:
-  """`a`, `a and b`, `a, b and c`."""
+  """A list in words, such as `a`, `a and b` or `a, b and c`."""
   *most, last = names
   return f'{", ".join(most)} and {last}' if most else last

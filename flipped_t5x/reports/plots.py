@@ -1,7 +1,7 @@
-"""The plots of reports, small enough for a telephone.
+"""The plots of reports, small enough for the screen of a phone.
 
-Each colour has one meaning only. `COLOURS` has it for light and for dark pages;
-`reports/html.py` exchanges them.
+Each colour has only one meaning. `COLOURS` has a variant of each for light and
+for dark pages; figures have the light one, which `html.py` replaces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from matplotlib import text as text_lib
 from matplotlib import ticker
 import numpy as np
 
-# Name -> on white (and in PNG files), on black.
+# Name -> the colour on light pages and in PNG files, and on dark pages.
 COLOURS = {
     'ink': ('#202428', '#e4e7ea'),
     'faint': ('#6b7279', '#98a1aa'),
@@ -34,9 +34,9 @@ COLOURS = {
 _INK, _FAINT, _LINE = (COLOURS[n][0] for n in ('ink', 'faint', 'line'))
 _RUNS = [light for name, (light, _) in COLOURS.items() if 'run' in name]
 _MARKERS = 'oDs^vPX*'
-_BASELINES = {'random': ':', 'majority': (0, (4, 2))}  # Their lines.
-_LONGEST = 58  # Characters that fit beside each other.
-_WIDTH = 4.5  # Inches, at 96 pixels 432 of them.
+_BASELINES = {'random': ':', 'majority': (0, (4, 2))}  # Styles of lines.
+_LONGEST = 58  # Characters that fit into a line.
+_WIDTH = 4.5  # Inches; 432 pixels in the page.
 _STYLE = {
     'axes.edgecolor': _FAINT,
     'axes.labelcolor': _INK,
@@ -59,7 +59,7 @@ _STYLE = {
 
 
 def _figure(width: float, height: float):
-  """A figure and its axes; every text in it is meant as it is written."""
+  """A figure and its axes."""
   drawn = figure.Figure(
       figsize=(width, height), dpi=200, layout='constrained'
   )
@@ -68,12 +68,12 @@ def _figure(width: float, height: float):
 
 def _finish(drawn: figure.Figure) -> figure.Figure:
   for text in drawn.findobj(text_lib.Text):
-    text.set_parse_math(False)  # A dollar sign is a dollar sign.
+    text.set_parse_math(False)  # A name may have dollar signs.
   return drawn
 
 
 def accuracy(runs: Mapping[str, Mapping[str, Any]]) -> figure.Figure:
-  """Accuracy by task: each template, their mean, its interval, baselines.
+  """Accuracy by task: each template, the mean, its interval, and baselines.
 
   Args:
     runs: name -> results.
@@ -137,7 +137,18 @@ def _strips(
     runs, rows, baselines, xlabel, dots, marked='mean over templates',
     boxes=False,
 ) -> figure.Figure:
-  """Rows of dots below the name of each task, a row for each run."""
+  """Draws a row of dots for each run below the name of each task.
+
+  Args:
+    runs: the names of the runs.
+    rows: task -> for each run None, or the marked value (`mean`, and perhaps
+      `low` and `high`) and the values of the dots.
+    baselines: task -> name -> value.
+    xlabel: the label of the axis.
+    dots: what a dot is, for the legend.
+    marked: what the marked value is, for the legend.
+    boxes: whether to draw the quartiles of the dots.
+  """
   step = 0.55 if len(runs) == 1 else 0.42
   height = sum(0.75 + step * len(strips) for strips in rows.values())
   legend = _legend_rows(runs)
@@ -146,7 +157,7 @@ def _strips(
     y, low = 0.0, 0.0
     folder = terminal.common_folder(list(rows))
     for name, strips in rows.items():
-      # It may be longer than the axes are wide, which it must not shrink.
+      # A long name must not make the axes narrower.
       axes.text(0, y, _short(name.removeprefix(folder)), weight='bold',
                 va='center', fontsize=8, in_layout=False,
                 transform=axes.get_yaxis_transform())
@@ -174,7 +185,7 @@ def _strips(
 
 
 def _short(name: str) -> str:
-  """Both ends of a name that is longer than `_LONGEST` characters."""
+  """The name, without its middle if it has over `_LONGEST` characters."""
   half = _LONGEST // 2
   return name if len(name) <= _LONGEST else f'{name[:half]}…{name[1 - half:]}'
 
@@ -222,7 +233,7 @@ def _legend(drawn, runs, baselines, dots, marked) -> None:
               color=_RUNS[i % len(_RUNS)], markersize=5.5, label=name)
         for i, name in enumerate(runs)
     ]
-    # Column by column is how a legend is filled, row by row how it is read.
+    # Legends are filled column by column, but read row by row.
     handles = handles[::2] + handles[1::2]
   drawn.legend(
       handles=handles, loc='outside upper left', ncols=2, columnspacing=1.2,
@@ -235,7 +246,7 @@ def _line(**style):
 
 
 def losses(log: Sequence[Mapping[str, float]]) -> figure.Figure:
-  """L_LM and L_UL over the steps."""
+  """The losses L_LM and L_UL by step."""
   series = {
       'likelihood': 'L_LM, right label', 'unlikelihood': 'L_UL, wrong label'
   }
@@ -245,7 +256,12 @@ def losses(log: Sequence[Mapping[str, float]]) -> figure.Figure:
 def probabilities(
     log: Sequence[Mapping[str, float]], form: str
 ) -> figure.Figure:
-  """Mean probability of a target's token, right and wrong, of a format."""
+  """The mean probability of the target's tokens by step, right and wrong.
+
+  Args:
+    log: the lines of the training log.
+    form: the format, which says what the target is.
+  """
   given = (
       '' if form in formats.WRITES_LABEL
       else 'prompt | ' if form == 'channel' else 'instruction | '
@@ -261,9 +277,9 @@ def _lines(log, series, ylabel, **axis) -> figure.Figure:
     drawn, axes = _figure(_WIDTH, 2.7)
     for number, (key, label) in enumerate(series.items()):
       found = [(line['step'], line[key]) for line in log if key in line]
-      if found:  # Not every run has a wrong side.
+      if found:  # Some runs have no wrong side.
         steps, values = zip(*found, strict=True)
-        if axis.get('yscale') == 'log':  # With eps, L_UL begins below 0.
+        if axis.get('yscale') == 'log':  # With eps, L_UL may be below 0.
           values = [v if v > 0 else math.nan for v in values]
         axes.plot(steps, values, color=_RUNS[number], label=label,
                   linewidth=1.3)
@@ -279,7 +295,7 @@ def _lines(log, series, ylabel, **axis) -> figure.Figure:
 
 
 def reliability(calibration: Mapping[str, Any]) -> figure.Figure:
-  """Share that is right by confidence; the diagonal is what it should be."""
+  """The accuracy by confidence; on the diagonal they are equal."""
   bins = [b for b in calibration['bins'] if b['count']]
   counts = np.array([b['count'] for b in bins])
   confidence = [b['confidence'] for b in bins]

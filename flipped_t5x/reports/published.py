@@ -1,8 +1,8 @@
-"""Published results, to print beside ours: `published_results.csv`.
+"""Published results, which reports show beside ours.
 
-Figures are copied as published, in percent, with their source; here they are
-shares, 0 to 1. Baselines (majority, random) come from the results: they depend
-on the rows that were evaluated.
+`published_results.csv` has the figures as they were published, in percent, with
+their sources. Here they are shares, 0 to 1. Baselines (majority, random) are
+not among them, as they depend on the rows that were evaluated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,22 @@ import pathlib
 from flipped_t5x import errors
 
 RESULTS = pathlib.Path(__file__).parent / 'published_results.csv'
-# Columns to show by default, the nearest relatives first, see `Figure.column`.
+# The first columns of a table, see `Figure.column`, the most similar models
+# first.
 DEFAULT_COLUMNS = {
     'nlp': ('FLIPPED-3B', 'T0-3B', 'T0-11B', 'GPT-3-175B'),
     'bigbench': ('T0-11B', 'GPT-3-175B', 'GPT-3-175B (3-shot)', 'PaLM-535B'),
     'label_generalization': (),
 }
-# As published -> 'accuracy' or 'macro_f1', as in results. A BIG-bench grade is
-# the accuracy of the best-scored option.
+# Metric as published -> its key in results. The grade of BIG-bench is the
+# accuracy of the option with the best score.
 _METRICS = {
     'accuracy': 'accuracy',
     'accuracy, mean over templates': 'accuracy',
     'multiple_choice_grade': 'accuracy',
     'macro-F1': 'macro_f1',
 }
-# As published -> the group of `evaluation/suites.py`.
+# Task as published -> a group of `evaluation/suites.py`.
 _GROUPS = {'mean of 14': 'average of 14'}
 _DIFFERENCE = ' minus '
 _COLUMNS = [
@@ -43,14 +44,14 @@ class Figure:
 
   Attributes:
     benchmark: 'nlp', 'bigbench' or 'label_generalization'.
-    task: a task of nlp, as the catalog has it; of BIG-bench one of the 14, a
-      group of `evaluation/suites.py`; or 'average of 14', or words for a claim.
+    task: for nlp, a task of the catalog; for BIG-bench, one of the 14 groups of
+      `evaluation/suites.py`, or 'average of 14'. A claim may have other words.
     metric: 'accuracy' or 'macro_f1'.
-    measured: the metric in the source's words.
-    model: the model; of a claim 'A minus B'.
-    shots: examples in the prompt.
-    value: a share, 0 to 1; of a claim the difference of two shares.
-    source: where it is published.
+    measured: the metric in the words of the source.
+    model: the model; 'A minus B' for a claim.
+    shots: the number of examples in the prompt.
+    value: a share, 0 to 1; for a claim, the difference of two shares.
+    source: where it was published.
   """
 
   benchmark: str
@@ -64,21 +65,22 @@ class Figure:
 
   @property
   def column(self) -> str:
-    """The model, and its shots if there are any."""
+    """The name of the model, with its shots if there are any."""
     return f'{self.model} ({self.shots}-shot)' if self.shots else self.model
 
   @property
   def is_claim(self) -> bool:
-    """Whether it says how much better one model is than another."""
+    """Whether it is the difference between two models."""
     return _DIFFERENCE in self.model
 
 
 @functools.cache
 def read(path: str | os.PathLike[str] = RESULTS) -> Sequence[Figure]:
-  """All published numbers, in the file's order.
+  """Reads all published numbers, in the order of the file.
 
   Raises:
-    UserError: other columns, or a bad line, whose number the message gives.
+    UserError: the file has other columns, or an invalid line; the message names
+      the line.
   """
   figures = []
   with open(path, encoding='utf-8', newline='') as f:
@@ -110,11 +112,11 @@ def _figure(record: Mapping[str, str]) -> Figure:
     raise errors.UserError('more or fewer values than columns')
   for name, text in record.items():
     if not text:
-      raise errors.UserError(f'no {name}')
+      raise errors.UserError(f'the {name} is missing')
   for name, known in (('benchmark', DEFAULT_COLUMNS), ('metric', _METRICS)):
     if record[name] not in known:
       raise errors.UserError(
-          f'{name} {record[name]!r} is none of {list(known)}'
+          f'{name} {record[name]!r} is not one of {list(known)}'
       )
   figure = Figure(**record | {
       'task': _GROUPS.get(record['task'], record['task']),
@@ -124,7 +126,7 @@ def _figure(record: Mapping[str, str]) -> Figure:
       'value': _number(float, 'value', record) / 100,
   })
   least = -1 if figure.is_claim else 0
-  if not least <= figure.value <= 1:  # Nor is NaN.
+  if not least <= figure.value <= 1:  # NaN is not, either.
     raise errors.UserError(f'value {record["value"]!r} is not in percent')
   if figure.shots < 0:
     raise errors.UserError(f'shots {figure.shots} is below 0')
@@ -141,13 +143,13 @@ def _number(kind: type, name: str, record: Mapping[str, str]) -> float:
 def lookup(
     benchmark: str | None, task: str, metric: str = 'accuracy'
 ) -> Mapping[str, Figure]:
-  """What is published for a task or group of ours, without claims.
+  """The published numbers for a task or group of ours, without claims.
 
   Args:
-    benchmark: the name of a suite; nothing is published of None.
-    task: a task of the catalog or a group of `suites.groups`. One subtask of
-      BIG-bench has nothing: figures are of all of a task's subtasks.
-    metric: 'accuracy' or 'macro_f1': never compared with each other.
+    benchmark: the name of a suite; None has no published numbers.
+    task: a task of the catalog or a group of `suites.groups`. Single subtasks
+      of BIG-bench have no published numbers.
+    metric: 'accuracy' or 'macro_f1'.
 
   Returns:
     `Figure.column` -> figure.
@@ -162,12 +164,12 @@ def lookup(
 
 
 def claims(benchmark: str | None) -> Sequence[Figure]:
-  """What is published of a benchmark as a difference between two models."""
+  """The published differences between two models on a benchmark."""
   return [f for f in read() if f.is_claim and f.benchmark == benchmark]
 
 
 def columns(benchmark: str | None) -> Sequence[str]:
-  """All columns that a benchmark has, those shown by default first."""
+  """All columns of a benchmark, with `DEFAULT_COLUMNS` first."""
   found = [
       f.column for f in read() if not f.is_claim and f.benchmark == benchmark
   ]

@@ -1,4 +1,4 @@
-"""Ours beside published numbers, with no more claimed than was measured."""
+"""A section of a report that compares our results with published numbers."""
 
 from collections.abc import Iterator, Mapping
 import re
@@ -13,7 +13,7 @@ _BILLIONS = re.compile(r'-(\d+(?:\.\d+)?)B\b')
 
 
 def section(results: Mapping[str, Any]) -> parts.Section | None:
-  """A table of ours and theirs; None where nothing is published."""
+  """The section; None if no numbers are published for these tasks."""
   benchmark = results.get('suite')
   figures = {
       key: published.lookup(benchmark, *key) for key in _asked(results)
@@ -36,9 +36,9 @@ def section(results: Mapping[str, Any]) -> parts.Section | None:
         parts.Text(_sizes(results, columns), warns=True),
         _table(results, figures, columns, sources),
         parts.Text(
-            'In percent. In brackets ours − published. Ours is the mean over'
-            ' templates, with the 95 % interval over other rows; the published'
-            ' figures come without one.' + _rows_differ(results)
+            'In percent. In parentheses: ours − published. Ours is the mean'
+            ' over templates, with the 95 % interval over rows; the published'
+            ' figures have no interval.' + _rows_differ(results)
         ),
         parts.Text('Sources:'),
         parts.Items(sources, ordered=True),
@@ -58,7 +58,7 @@ def section(results: Mapping[str, Any]) -> parts.Section | None:
 
 
 def _asked(results) -> Iterator[tuple[str, str]]:
-  """(task or group, metric) that something may be published of."""
+  """Yields (task or group, metric) for which there may be published numbers."""
   groups = [g['name'] for g in results.get('groups', ())]
   names = [
       n for n in (*results['tasks'], *evaluated_run.missing(results))
@@ -107,7 +107,16 @@ def _row(name, metric, ours, interval, note, theirs) -> list[str]:
 
 
 def _ours(results, name, metric) -> tuple[float | None, str, str, bool]:
-  """Our value, its interval, a note on it, and whether subtasks are missing."""
+  """Our value for a task or group.
+
+  Args:
+    results: the results.
+    name: the task or group.
+    metric: 'accuracy' or 'macro_f1'.
+
+  Returns:
+    The value, its interval, a note on it, and whether subtasks are missing.
+  """
   task = results['tasks'].get(name)
   if task is None:
     group = next(
@@ -128,7 +137,7 @@ def _ours(results, name, metric) -> tuple[float | None, str, str, bool]:
 
 
 def _sizes(results, columns) -> str:
-  """Whose sizes are compared; the first thing to know of the table."""
+  """A warning about the sizes of the models that are compared."""
   theirs = sorted({
       float(match[1]) for c in columns if (match := _BILLIONS.search(c))
   })
@@ -139,11 +148,11 @@ def _sizes(results, columns) -> str:
     text += f' of {sizes} billion parameters'
   ours = evaluated_run.num_parameters(results['network'])
   if ours is None:
-    return text + '; how many this one has, its results do not say.'
+    return text + '; the size of this one is not in its results.'
   text += f'; this one has {evaluated_run.million(ours)}'
   if theirs and not 0.8 <= ours / (1e9 * theirs[0]) <= 1.25:
     return text + (
-        '. A difference between models of different sizes and training says'
+        '. Differences between models of different sizes and training say'
         ' nothing about the method.'
     )
   return text + '.'
@@ -154,6 +163,6 @@ def _rows_differ(results) -> str:
   if limit is None:
     return ''
   return (
-      f' Ours is over at most {limit:,} rows of each dataset, theirs over all:'
-      ' that alone makes a difference.'
+      f' Ours is over at most {limit:,} rows of each dataset, and theirs over'
+      ' all rows, which alone makes a difference.'
   )

@@ -1,4 +1,4 @@
-"""A run's results for people: a table, Markdown, an HTML page and plots."""
+"""Writes reports: a table in the terminal, Markdown, an HTML page and plots."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -20,8 +20,8 @@ import rich.console
 import rich.table
 import rich.text
 
-# Columns of the terminal's table beside its names, and the least for those.
-_NUMBERS, _LEAST_NAME = 65, 15
+_NUMBERS = 65  # Width of the table's columns without the names of tasks.
+_LEAST_NAME = 15  # The least width for the names.
 _PAGES = ('.html', '.md')
 
 
@@ -30,24 +30,25 @@ def write(
     output: str | os.PathLike[str] | None = None,
     console: rich.console.Console | None = None,
 ) -> None:
-  """Prints a table, and writes a page, Markdown and PNG plots.
+  """Prints a table, and writes an HTML page, Markdown and PNG plots.
 
-  Of `results_NAME.json` they are `report_NAME.html`, `report_NAME.md` and
-  `accuracy_NAME.png`, beside it; of several runs `report_comparison.html` and
-  so on, in the current folder.
+  The files for `results_NAME.json` are `report_NAME.html`, `report_NAME.md` and
+  `accuracy_NAME.png` in the same folder, and `losses.png` and so on if there is
+  a training log. Those for several runs are `report_comparison.html` and so on
+  in the current folder.
 
   Args:
-    runs: one run or several. A run is its folder with `results.json`; another
-      file of results; or a folder of T5X, see `evaluation/t5x_results.py`. If
-      that is the only run, its `results.json` is written, too.
-    output: another folder; or a file ending in .html or .md, after which the
-      other files beside it are named.
-    console: where to print; None is standard output.
+    runs: one run or several. A run is a folder with `results.json`, another
+      file of results, or a folder of T5X, see `evaluation/t5x_results.py`. For
+      a single folder of T5X, `results.json` is written, too.
+    output: another folder for the files; or a file ending in .html or .md, from
+      whose name those of the other files are derived.
+    console: where to print; None for standard output.
 
   Raises:
     FileNotFoundError: a run has not been evaluated.
-    UserError: see `evaluated_run.read_all`; the results cannot be compared, see
-      `comparison.check`; or `output` has another ending.
+    UserError: results are damaged, see `evaluated_run.read_all`; they cannot be
+      compared, see `comparison.check`; or `output` has another ending.
   """
   if isinstance(runs, (str, os.PathLike)):
     runs = [runs]
@@ -91,7 +92,7 @@ def _write_one(run, output, console) -> None:
 
 
 def _say_where(console, page, stem, numbers=None) -> None:
-  """Paths are not broken, so that they can be copied."""
+  """Prints the paths of the files, each in one line, so it can be copied."""
   if numbers is not None:
     console.print(rich.text.Text(f'numbers: {numbers}'), soft_wrap=True)
   console.print(rich.text.Text(f'report:  {page}'), soft_wrap=True)
@@ -99,7 +100,7 @@ def _say_where(console, page, stem, numbers=None) -> None:
 
 
 def _target(output, folder, stem) -> tuple[epath.Path, str]:
-  """The folder and the stem of what is written."""
+  """The folder of the files, and the name of the page without its ending."""
   if output is None:
     return folder, stem
   output = files.any_path(output)
@@ -107,7 +108,7 @@ def _target(output, folder, stem) -> tuple[epath.Path, str]:
     folder, stem = output.parent, output.stem
   elif output.suffix[1:].isalpha() and not output.is_dir():
     raise errors.UserError(
-        f'--output {output}: a folder is needed, or a file ending in'
+        f'--output {output}: give a folder, or a file ending in'
         f' {" or ".join(_PAGES)}'
     )
   else:
@@ -117,7 +118,7 @@ def _target(output, folder, stem) -> tuple[epath.Path, str]:
 
 
 def _write_files(report, folder, stem, suffix) -> epath.Path:
-  """Writes page, Markdown and its plots; returns the page."""
+  """Writes the page, Markdown and its plots; returns the path of the page."""
   for plot in report.plots:
     if plot.file:
       path = folder / markdown.file_name(plot, suffix)
@@ -130,7 +131,7 @@ def _write_files(report, folder, stem, suffix) -> epath.Path:
 
 
 def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
-  """One row a task, for a terminal of `width` columns."""
+  """A table with a row for each task, for a terminal of `width` columns."""
   shown = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
   header, rows = tables.brief(results)
   folder = terminal.common_folder([name for name, *_ in rows])
@@ -151,7 +152,7 @@ def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-  """The lines below the table: the average, and what is missing from it."""
+  """The lines below the table: the average, and the missing tasks."""
   lines = []
   if results.get('groups'):
     average = results['groups'][-1]

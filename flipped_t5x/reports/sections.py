@@ -15,7 +15,7 @@ from flipped_t5x.reports import tables as tables_lib
 
 FEWER = (
     'Where tasks are missing, the numbers are over fewer tasks than the name'
-    ' says, and not comparable with those of all.'
+    ' says, and cannot be compared with those over all tasks.'
 )
 _METRICS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1'}
 
@@ -58,7 +58,7 @@ def _tasks(results) -> parts.Section:
   limit = evaluated_run.limit(results)
   if limit is not None:
     content.append(parts.Text(
-        f'Over a sample of at most {limit:,} rows of each dataset, not all.',
+        f'Evaluated on a sample of at most {limit:,} rows of each dataset.',
         warns=True,
     ))
   content += missing_parts(evaluated_run.missing(results))
@@ -74,16 +74,16 @@ def _tasks(results) -> parts.Section:
         for t in known
     )
     text += (
-        ' 95 % is the bootstrap interval of the mean over templates for other'
-        f' rows. In {above} of {len(known)} tasks all of the interval of'
-        ' accuracy lies above both majority and random.'
+        ' 95 % is the bootstrap interval of the mean over templates, over rows.'
+        f' In {above} of {len(known)} tasks, the whole interval of accuracy is'
+        ' above both majority and random.'
     )
   content += [parts.Text(text), accuracy_plot({'': results})]
   return parts.Section('Results', content)
 
 
 def missing_parts(missing: Mapping[str, str]) -> list[parts.Text | parts.Items]:
-  """What was not evaluated, and why."""
+  """The tasks that were not evaluated, and why."""
   if not missing:
     return []
   return [
@@ -145,9 +145,9 @@ def _label_words(results) -> parts.Section | None:
             'sets of words']
   return parts.Section('Label words', [
       parts.Text(
-          'The same template and rows, with the words of the options exchanged'
-          ' for others: mean ± standard deviation over the sets of words. Boxes'
-          ' are their quartiles.'
+          'The same template and rows with other words for the options: mean ±'
+          ' standard deviation over the sets of words. The boxes show'
+          ' quartiles.'
       ),
       parts.Table('Label words', header, rows, left=(0, 1)),
       *(
@@ -166,7 +166,7 @@ def _label_words(results) -> parts.Section | None:
 
 
 def chance(task, metric) -> dict[str, float]:
-  """Baselines of a metric: constant, and a uniform draw where it is known."""
+  """A metric's baselines: majority, and random where it is known."""
   if metric == 'accuracy':
     return {'majority': task['majority_accuracy'],
             'random': task['random_accuracy']}
@@ -178,10 +178,11 @@ def chance(task, metric) -> dict[str, float]:
 
 
 def random_macro_f1(matrix: Sequence[Sequence[int]]) -> float:
-  """Macro-F1 of a uniform draw, from expected counts.
+  """The macro-F1 of a uniform draw, from expected counts.
 
   Args:
-    matrix: counts, rows gold; every example has as many options as rows.
+    matrix: a confusion matrix with a row for each gold option. All examples
+      have as many options as there are rows.
   """
   size, gold = len(matrix), [sum(row) for row in matrix]
   predicted = sum(gold) / size
@@ -195,15 +196,15 @@ def _confusions(results) -> parts.Section | None:
   if not tables and not left_out:
     return None
   content = [parts.Text(
-      'Rows are the gold option, columns the prediction, by option number,'
-      ' summed over templates, whose words and their order may differ. The'
-      ' darker, the larger the share of the row.'
+      'Rows are gold options and columns are predicted options, by number,'
+      ' summed over templates, whose options may be different words in another'
+      ' order. A darker cell is a larger share of its row.'
   )]
   if tables:
     content.append(parts.Group(tables))
   if left_out:
     content.append(parts.Text(
-        f'Not shown, for they have too many options: {parts.listed(left_out)}.'
+        f'Not shown because of too many options: {parts.listed(left_out)}.'
     ))
   return parts.Section('Confusion matrices', content)
 
@@ -214,10 +215,10 @@ def _calibration(results) -> parts.Section | None:
     return None
   return parts.Section('Calibration', [
       parts.Text(
-          'Confidence is the softmax over the options of their scores, over all'
-          ' templates. On the diagonal a ranking is right as often as it is'
-          ' confident; the larger a dot, the more rankings. ECE is the mean'
-          ' distance from it.'
+          'Confidence is the softmax of the scores of the options, over all'
+          ' templates. On the diagonal, rankings are right as often as they are'
+          ' confident. A larger dot stands for more rankings. ECE is the mean'
+          ' distance from the diagonal.'
       ),
       table,
       parts.Group([
@@ -265,7 +266,7 @@ def _data(results) -> parts.Section:
   if passes is not None:
     content += [
         parts.Text(
-            'Candidates of the same encoder text share one pass of the encoder:'
+            'Candidates with the same encoder text share one encoder pass:'
         ),
         passes,
     ]

@@ -1,4 +1,4 @@
-"""How results came about: data, settings, and what was saved."""
+"""Tables of the data and settings that results depend on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ Results = Mapping[str, Any]
 
 
 def passes(results: Results) -> parts.Table | None:
-  """Encoder passes that sharing between candidates saved."""
+  """The encoder passes that were saved by sharing; None if not known."""
   found = [
       (name, t['candidates'], t['encoder_passes'])
       for name, t in results['tasks'].items()
@@ -28,7 +28,7 @@ def passes(results: Results) -> parts.Table | None:
 
 
 def origins(results: Results) -> parts.Table:
-  """Where the rows of each task came from."""
+  """The origin of each task's rows."""
   rows = []
   for name, task in results['tasks'].items():
     data = dict(task['data'])
@@ -59,7 +59,7 @@ def _source(data: Mapping[str, Any]) -> str:
 
 
 def table(results: Results) -> parts.Table:
-  """Everything that could change a number."""
+  """All settings that the results depend on."""
   flat = {
       **{
           key: results[key] for key in (

@@ -6,14 +6,14 @@ from typing import Any
 from flipped_t5x.reports import evaluated_run
 from flipped_t5x.reports import parts
 
-_MOST_OPTIONS = 10  # Of a confusion matrix that can still be read.
+_MOST_OPTIONS = 10  # Larger confusion matrices are not readable.
 _NOT_EVALUATED = 'not evaluated'
 
 Results = Mapping[str, Any]
 
 
 def brief(results: Results) -> tuple[list[str], list[list[str]]]:
-  """Header and rows of the terminal's table."""
+  """The header and the rows of the table in the terminal."""
   header = ['task', 'examples', 'options', 'accuracy', 'macro-F1', 'majority',
             'random']
   rows = [
@@ -29,7 +29,7 @@ def brief(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def tasks(results: Results) -> parts.Table:
-  """The headline: a row for each task, those not evaluated too."""
+  """The main table: a row for each task, including those not evaluated."""
   columns = {
       'task': lambda name, t: name,
       'judged by': lambda name, t: t.get('metric', parts.MISSING),
@@ -55,7 +55,7 @@ def tasks(results: Results) -> parts.Table:
        *[parts.MISSING] * (len(header) - 3)]
       for name in evaluated_run.missing(results)
   ]
-  # What no task has, older results and T5X's do not hold.
+  # Older results and those of T5X lack some columns.
   empty = [
       i for i in range(1, len(header))
       if all(row[i] in (parts.MISSING, _NOT_EVALUATED) for row in rows)
@@ -82,12 +82,12 @@ def _total_counts(task) -> dict[str, int] | None:
 
 def _dropped(counts: Mapping[str, int] | None) -> str:
   if counts is None:
-    return '-'  # T5X does not say.
+    return '-'  # T5X does not write them.
   return ', '.join(f'{n:,} {reason}' for reason, n in counts.items()) or 'none'
 
 
 def groups(results: Results) -> parts.Table:
-  """Groups and averages; each says over how many of its tasks it is."""
+  """Groups and averages, each with the number of its tasks."""
   found = results['groups']
   extra = {
       'accuracy_pooled': 'accuracy, examples pooled',
@@ -116,7 +116,7 @@ def _extra(value: float | Mapping[str, float | None] | None) -> str:
 
 
 def coverage(group: Mapping[str, Any]) -> str:
-  """`5 tasks`, or `4 of 5 tasks` where some are missing."""
+  """`5 tasks`, or `4 of 5 tasks` if some are missing."""
   missing = set(group['missing'])
   evaluated = [name for name in group['tasks'] if name not in missing]
   number = len(evaluated) + len(missing)
@@ -127,7 +127,7 @@ def coverage(group: Mapping[str, Any]) -> str:
 
 
 def templates(results: Results) -> parts.Group:
-  """A table for each task."""
+  """A table of templates for each task."""
   tables = []
   for name, task in results['tasks'].items():
     rows = [
@@ -154,16 +154,16 @@ def templates(results: Results) -> parts.Group:
 def label_words(
     task: Mapping[str, Any], metric: str
 ) -> tuple[str, dict[str, float]] | None:
-  """A task's score for each set of label words, if that is what it is about.
+  """A task's score for each set of label words.
 
   Args:
     task: one of `results['tasks']`.
     metric: 'accuracy' or 'macro_f1'.
 
   Returns:
-    The name of the template with its own words; and words -> score, where that
-    name stands for its words. None if the templates are not one with its own
-    words and others with `label_words`, which older results do not have.
+    The name of the template with its own words; and words -> score, with that
+    name in place of its own words. None if the task has no templates with
+    `label_words`, which older results lack, or not just one without.
   """
   templates_ = task['templates']
   own = [name for name, t in templates_.items() if 'label_words' not in t]
@@ -176,7 +176,7 @@ def label_words(
 
 
 def confusions(results: Results) -> Iterator[parts.Table]:
-  """A confusion matrix for each task that has one and few enough options."""
+  """Yields the confusion matrix of each task that has not too many options."""
   for name, task in results['tasks'].items():
     matrix = confusion(task)
     if matrix is None or len(matrix) > _MOST_OPTIONS:
@@ -193,7 +193,7 @@ def confusions(results: Results) -> Iterator[parts.Table]:
 
 
 def confusion(task: Mapping[str, Any]) -> list[list[int]] | None:
-  """Counts, rows gold and columns prediction, summed over templates."""
+  """A task's confusion matrix: rows gold, columns predicted, over templates."""
   found = [t.get('confusion') for t in task['templates'].values()]
   if None in found:
     return None
@@ -207,13 +207,13 @@ def confusion(task: Mapping[str, Any]) -> list[list[int]] | None:
 
 
 def without_confusion(results: Results) -> list[str]:
-  """Tasks of too many options for a matrix."""
+  """The tasks that have too many options for a confusion matrix."""
   sizes = {n: confusion(t) for n, t in results['tasks'].items()}
   return [n for n, m in sizes.items() if m and len(m) > _MOST_OPTIONS]
 
 
 def calibration(results: Results) -> parts.Table | None:
-  """Confidence, accuracy and their gap for each task that has them."""
+  """The mean confidence, the accuracy and the ECE of each task."""
   rows = []
   for name, task in results['tasks'].items():
     if 'calibration' not in task:
@@ -234,7 +234,7 @@ def calibration(results: Results) -> parts.Table | None:
 
 
 def last_step(log: Sequence[Mapping[str, float]]) -> parts.Table:
-  """The last line of the log."""
+  """The last line of the training log."""
   return parts.Table(
       'Last logged step', list(log[-1]),
       [[f'{value:.4g}' for value in log[-1].values()]], left=(),

@@ -208,7 +208,7 @@ def test_order_of_runs_and_unknown_methods(tmp_path):
   assert [str(r.folder.relative_to(tmp_path)) for r in made] == [
       'direct/0', 'flipped/0', 'direct/1', 'flipped/1'
   ]
-  with pytest.raises(ValueError, match="no method 'flip'; .*'flipped'"):
+  with pytest.raises(ValueError, match="unknown method 'flip'; .*flipped"):
     runs_lib.runs(tmp_path, ['flip'], [0])
 
 

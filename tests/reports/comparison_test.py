@@ -133,9 +133,9 @@ def test_no_task_in_common(tmp_path):
 
 @pytest.mark.parametrize('change, message', (
     ({'first': 1}, r'rows of far "A": .40 rows. in .*, .40 rows. in .*; 2 '
-                   'are in one alone, such as number 0'),
+                   'are in only one of them, such as number 0'),
     ({'gold': [1] + [i % 2 for i in range(1, 40)]},
-     'right option of number 0: 0 in .*, 1 in '),
+     'gold option of number 0: 0 in .*, 1 in '),
 ))
 def test_other_rows_in_the_files_of_examples(change, message, tmp_path):
   fields = {**BASE['far'].__dict__, **change}
@@ -162,12 +162,12 @@ def test_without_examples_there_is_no_test(how, two, tmp_path):
     (two[1].parent / 'results' / 'far.parquet').unlink()
   page, shown = compare(two, tmp_path / 'out')
   assert page.rows('accuracy by run')['far']['second'] == '0.700'
-  assert any(t.startswith('There is no test where') for t in page.texts)
+  assert any(t.startswith('These tasks cannot be tested') for t in page.texts)
   reason, = (t for t in page.texts if t.startswith('far: '))
   assert str(two[1] if how == 'old' else two[1].parent / 'results') in reason
   tasks = {t.task for t in comparison.tests(evaluated_run.read_all(two))}
   assert tasks == (set() if how == 'old' else {'same'})
-  assert f'no test of {2 if how == "old" else 1} of 2 tasks' in shown
+  assert f'{2 if how == "old" else 1} of 2 tasks cannot be tested' in shown
 
 
 def test_what_differs_is_a_table(two, tmp_path):
@@ -186,8 +186,8 @@ def test_what_differs_is_a_table(two, tmp_path):
       'version of jax': ('0.10.2', '0.11.0'),
   }
   for note in (
-      'input_length is not the same: 48 in first, 96 in second.',
-      'version of jax is not the same: 0.10.2 in first, 0.11.0 in second.',
+      'input_length differs: 48 in first, 96 in second.',
+      'version of jax differs: 0.10.2 in first, 0.11.0 in second.',
   ):
     assert note in page.texts and note in shown.replace(' \n', ' ')
 
@@ -195,7 +195,7 @@ def test_what_differs_is_a_table(two, tmp_path):
 def test_same_weights_twice_are_said_to_be_the_same(two, tmp_path):
   runs.change(two[1], 'checkpoint', 'sha256', value='first')
   page, _ = compare(two, tmp_path / 'out')
-  assert 'first and second are of the same weights.' in page.texts
+  assert 'first and second have the same weights.' in page.texts
 
 
 def test_no_average_over_different_tasks(tmp_path):
@@ -208,11 +208,11 @@ def test_no_average_over_different_tasks(tmp_path):
   page, shown = compare(paths, tmp_path / 'out')
   average = page.rows('Groups and averages by run')['average of 2']
   assert (average['a'], average['b']) == ('–', '–')
-  assert average['tasks'] == 'not the same'
+  assert average['tasks'] == 'differ'
   assert page.rows('accuracy by run')['far']['b'] == '–'
   assert 'far in b: gone' in page.texts
   assert 'not evaluated: far in b: gone' in shown
-  assert any(t.startswith('No average where') for t in page.texts)
+  assert any(t.startswith('There is no average where') for t in page.texts)
 
 
 def test_averages_over_the_same_tasks(two, tmp_path):

@@ -113,8 +113,8 @@ def test_read(tmp_path):
 
 
 @pytest.mark.parametrize('line, message', (
-    ('mlp,piqa,accuracy,B,0,50,s', "benchmark 'mlp' is none of .'nlp'"),
-    ('nlp,piqa,F1,B,0,50,s', "metric 'F1' is none of"),
+    ('mlp,piqa,accuracy,B,0,50,s', "benchmark 'mlp' is not one of .'nlp'"),
+    ('nlp,piqa,F1,B,0,50,s', "metric 'F1' is not one of"),
     ('nlp,piqa,accuracy,B,0,many,s', "value 'many' is not a number"),
     ('nlp,piqa,accuracy,B,few,50,s', "shots 'few' is not a number"),
     ('nlp,piqa,accuracy,B,-1,50,s', 'shots -1 is below 0'),
@@ -123,7 +123,7 @@ def test_read(tmp_path):
     ('nlp,piqa,accuracy,B,0,-3,s', "value '-3' is not in percent"),
     ('nlp,piqa,accuracy,B,0,50', 'more or fewer values'),
     ('nlp,piqa,accuracy,B,0,50,s,t', 'more or fewer values'),
-    ('nlp,piqa,accuracy,B,0,50,', 'no source'),
+    ('nlp,piqa,accuracy,B,0,50,', 'the source is missing'),
     ('nlp,piqa,accuracy,A,0,51,s', 'piqa, A appears twice'),
 ))
 def test_bad_lines_are_named(tmp_path, line, message):

@@ -163,7 +163,7 @@ def test_published_numbers(shown):
   sources = {f.source for f in theirs.values()}
   assert sources <= set(page.texts)
   size, = (t for t in page.texts if 'published numbers are of' in t)
-  assert '3 to 175 billion' in size and 'says nothing about the method' in size
+  assert '3 to 175 billion' in size and 'say nothing about the method' in size
   claims = [f for f in published.read() if f.is_claim and f.benchmark == 'nlp']
   assert sum(f.column in t for f in claims for t in page.texts) == len(claims)
 
@@ -202,10 +202,10 @@ def test_a_sample_is_said_to_be_one(tmp_path):
   path = runs.write(tmp_path / 'x', TASKS, 'nlp', limit=40)
   show(path)
   page = page_of(tmp_path / 'x' / 'report_nlp.html')
-  assert 'Over a sample of at most 40 rows of each dataset, not all.' in (
+  assert 'Evaluated on a sample of at most 40 rows of each dataset.' in (
       page.texts
   )
-  assert any('at most 40 rows of each dataset, theirs' in t for t in page.texts)
+  assert any('at most 40 rows of each dataset, and theirs' in t for t in page.texts)
 
 
 EVIL = '<script>alert(1)</script> "--> | $x$ </svg> {{ 7 * 7 }}'
@@ -424,7 +424,7 @@ def test_too_many_options_for_a_matrix(tmp_path):
   page = page_of(tmp_path / 'x' / 'report.html')
   assert 'Confusion matrix of ten' in page.tables
   assert 'Confusion matrix of many' not in page.tables
-  assert 'Not shown, for they have too many options: many.' in page.texts
+  assert 'Not shown because of too many options: many.' in page.texts
 
 
 def test_templates_that_no_row_fits_are_named(tmp_path):
@@ -502,7 +502,7 @@ def test_results_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize('text, message', (
-    ('{"tasks": {', 'not JSON'), ('{"a": 1}', 'no tasks in it'),
+    ('{"tasks": {', 'not JSON'), ('{"a": 1}', 'it has no tasks'),
     ('[]', 'not JSON: not an object'),
 ))
 def test_files_that_are_no_results(text, message, tmp_path):
