@@ -62,6 +62,21 @@ def task(
   )
 
 
+# Two tasks of the suite nlp.
+TASKS = {
+    'super_glue/rte': task(
+        {'A': 30, 'B': 20}, metric='macro-F1',
+        cluster='natural language inference',
+    ),
+    'hellaswag': task({'C': 10}, num_options=4, cluster='sentence completion'),
+}
+LOG = [
+    {'step': s, 'likelihood': 2 / s, 'unlikelihood': 0.1 * s - 0.15,
+     'prob_right': 0.1 * s, 'prob_wrong': 0.05, 'loss': 1.0}
+    for s in (1, 2, 3)
+]
+
+
 def write(
     folder: pathlib.Path,
     tasks: Mapping[str, Task],
@@ -106,6 +121,17 @@ def write(
   } | more
   path.write_text(json.dumps(results))
   return path
+
+
+def write_nlp(folder: pathlib.Path) -> pathlib.Path:
+  """Writes `TASKS` with two tasks missing, and `LOG`; returns the folder."""
+  write(folder, TASKS, 'nlp', missing={
+      'anli/r1': 'anli/r1: no source has it', 'super_glue/cb': 'gone',
+  })
+  (folder / 'metrics.jsonl').write_text(
+      ''.join(json.dumps(line) + '\n' for line in LOG)
+  )
+  return folder
 
 
 def _task(name, values, path, examples) -> dict[str, Any]:

@@ -1,19 +1,40 @@
-"""Reads the page that `flipped-t5x report` writes, with Python's parser."""
+"""Writes reports, and reads their pages with Python's parser."""
 
 import html.parser
+import io
+import os
+import pathlib
+from typing import Any
+
+from flipped_t5x.reports import report
+import rich.console
 
 _TEXTS = ('p', 'li', 'title', 'h1', 'h2', 'h3', 'summary', 'figcaption', 'text')
 _ALONE = {'meta', 'br', 'wbr', 'link', 'img', 'input', 'hr'}
 
 
+def show(
+    runs: Any, output: str | os.PathLike[str] | None = None, width: int = 80
+) -> str:
+  """Writes a report; returns what is printed on a terminal of some width."""
+  console = rich.console.Console(width=width, record=True, file=io.StringIO())
+  report.write(runs, output, console)
+  return console.export_text()
+
+
+def read(path: pathlib.Path) -> 'Page':
+  """Reads a page."""
+  return Page(path.read_text())
+
+
 class Page(html.parser.HTMLParser):
-  """What is in a page.
+  """The content of a page.
 
   Attributes:
     tables: caption -> rows of cells, the header first.
-    texts: of each paragraph, item, heading, label of a plot, and the title.
+    texts: the title, and the texts of paragraphs, items, headings and plots.
     tags: (name, attributes) of every element.
-    ids: of every element that has one.
+    ids: the ids of elements.
   """
 
   def __init__(self, text: str):

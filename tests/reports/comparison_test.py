@@ -1,6 +1,5 @@
 """Several runs side by side: what may be compared, and what is significant."""
 
-import io
 import json
 import math
 import re
@@ -12,7 +11,6 @@ from flipped_t5x.reports import evaluated_run
 from flipped_t5x.reports import report
 import pytest
 import report_page
-import rich.console
 
 BASE = {
     'same': runs.task({'A': 30, 'B': 20}),
@@ -35,10 +33,8 @@ def two(tmp_path):
 
 def compare(paths, output, width=80):
   """Writes a comparison; returns the page and what was printed."""
-  console = rich.console.Console(width=width, record=True, file=io.StringIO())
-  report.write(paths, output, console)
-  page = report_page.Page((output / 'report_comparison.html').read_text())
-  return page, console.export_text()
+  shown = report_page.show(paths, output, width)
+  return report_page.read(output / 'report_comparison.html'), shown
 
 
 def test_side_by_side(two, tmp_path):
@@ -221,30 +217,6 @@ def test_averages_over_the_same_tasks(two, tmp_path):
   assert average['tasks'] == '2 tasks'
   assert average['first'] == f'{(0.625 + 1) / 2:.3f}'
   assert average['second'] == f'{(0.625 + 0.7) / 2:.3f}'
-
-
-@pytest.mark.parametrize('folders, names', (
-    (('x/a', 'x/b'), ['a', 'b']),
-    (('x/run', 'y/run', 'y/b'), ['x/run', 'y/run', 'b']),
-    (('x/y/run', 'run'), ['y/run', 'run']),
-))
-def test_names(folders, names, tmp_path):
-  task = {'t': BASE['far']}
-  paths = [runs.write(tmp_path / f, task) for f in folders]
-  found = [run.name for run in evaluated_run.read_all(paths)]
-  if names[-1] == 'run':  # The folder above is needed to tell them apart.
-    names = [*names[:-1], f'{tmp_path.name}/run']
-  assert found == names
-
-
-def test_files_of_one_folder_and_one_file_twice(tmp_path):
-  path = runs.write(tmp_path / 'a', BASE)
-  other = path.with_name('results_b.json')
-  other.write_text(path.read_text())
-  found = evaluated_run.read_all([path, other])
-  assert [run.name for run in found] == ['a/results', 'a/results_b']
-  with pytest.raises(ValueError, match=f'{path} appears twice'):
-    report.write([path, tmp_path / 'a' / '..' / 'a'])
 
 
 def test_many_runs_in_a_narrow_terminal(tmp_path):
