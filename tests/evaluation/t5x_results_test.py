@@ -157,6 +157,7 @@ def without_what_t5x_lacks(task):
   return {k: v for k, v in task.items() if k != 'data'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('which', ('inferred', 'evaluated'))
 def test_results_are_the_embedded_engines(which, copies, expected, capsys):
   folder = copies / which
@@ -223,6 +224,7 @@ def empty(path):
     shard.write_text('')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage, message', (
     (lambda p: p.unlink(), f'{SHARD} is missing'),
     (lambda p: (p.parent / f'{SHARD}.COMPLETED').unlink(),
@@ -250,6 +252,79 @@ def test_a_folder_of_infer_that_is_not_whole(damage, message, copies, capsys):
   assert not (folder / 'report.md').exists()
 
 
+def candidate(example_id, option_index, score):
+  """A line of `inference_eval`; option 1 is right."""
+  return {
+      'score': score,
+      'input': {
+          'task': 'mood', 'template': 'Mood', 'example_id': example_id,
+          'option_index': option_index, 'num_options': 2,
+          'is_correct': option_index == 1, 'option': 'bad good'.split()[
+              option_index
+          ],
+      },
+  }
+
+
+def write_lines(path, lines):
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+# Example 0 is right, 1 is wrong, and in 2 both options score the same.
+CANDIDATES = [
+    candidate(0, 0, -2.0), candidate(0, 1, -1.0),
+    candidate(1, 0, -1.0), candidate(1, 1, -3.0),
+    candidate(2, 0, -1.5), candidate(2, 1, -1.5),
+]
+
+
+def check_by_hand(results):
+  assert list(results['tasks']) == ['mood'] and results['step'] == 30
+  template = results['tasks']['mood']['templates']['Mood']
+  assert template['accuracy'] == pytest.approx(1 / 3)
+  assert template['confusion'] == [[0, 0], [2, 1]]
+  assert template['examples'] == 3 and template['ties'] == 1
+  assert template['counts'] is None
+  assert 'calibration' not in results['tasks']['mood']
+
+
+def test_eval_by_hand(tmp_path):
+  folder = tmp_path / 'inference_eval'
+  write_lines(folder / 'x-000030.jsonl', CANDIDATES)
+  write_lines(folder / 'x-000040.jsonl', CANDIDATES[:2])
+  write_lines(
+      folder / 'x-metrics.jsonl',
+      [{'step': 30, 'examples': 3}, {'step': 40, 'examples': 1}],
+  )
+  assert t5x_results.found_in(tmp_path)
+  (folder / 'x-000040.jsonl').unlink()  # A step that is not complete.
+  check_by_hand(t5x_results.read(tmp_path))
+  write_lines(folder / 'x-000030.jsonl', CANDIDATES[:4])
+  with pytest.raises(ValueError, match='2 examples; x-metrics.jsonl says 3'):
+    t5x_results.read(tmp_path)
+
+
+def test_infer_by_hand(tmp_path):
+  examples = t5x_infer.rank_candidates(
+      {**line['input'], 'score': line['score']} for line in CANDIDATES
+  )
+  for shard, lines in enumerate((examples[2:], examples[:2])):
+    name = f'x-score.jsonl-{shard:05}-of-00002'
+    write_lines(tmp_path / name, [
+        line | {'checkpoint': 'c', 'step': 30} for line in lines
+    ])
+    (tmp_path / f'{name}.COMPLETED').touch()
+  (tmp_path / 'config.gin').write_text(CONFIG)
+  results = t5x_results.read(tmp_path)
+  check_by_hand(results)
+  assert (results['mixture'], results['format']) == ('tiny', 'flipped')
+  assert results['tasks']['mood']['data'] == {'split': 'eval'}
+  (tmp_path / f'{name}.COMPLETED').unlink()
+  with pytest.raises(ValueError, match=f'{name}.COMPLETED is missing'):
+    t5x_results.read(tmp_path)
+
+
 def test_a_run_that_has_just_begun(tmp_path):
   (tmp_path / f'tmp-{KIND}-00000-of-00001').mkdir()
   with pytest.raises(ValueError, match='has not finished'):
@@ -264,6 +339,7 @@ def cut_example(path):
   path.write_text(''.join(path.read_text().splitlines(True)[:-4]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage, message', (
     (cut, 'example 11: an option is missing'),
     (cut_example, f'11 examples; {KIND}-metrics.jsonl says 12 for step 20'),
@@ -281,6 +357,7 @@ def test_a_folder_of_eval_that_is_not_whole(damage, message, copies):
     t5x_results.read(folder)
 
 
+@pytest.mark.slow
 def test_the_newest_step_that_all_tasks_have(copies):
   folder = copies / 'evaluated'
   (folder / 'inference_eval' / f'{KIND}-000020.jsonl').unlink()
