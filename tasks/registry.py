@@ -12,8 +12,9 @@ Score tasks have one more split, `eval`: the one that the catalog says to
 evaluate on, at most as many rows as it says.
 
 SeqIO's registries are replaced by ones that make what they are asked for.
-Through SeqIO's public API all 1,952 tasks would be made on import: reading the
-names of their templates takes 0.9 s, and adding the tasks another 0.6 s.
+Through SeqIO's public API all 1,952 tasks would be made on import: that takes
+0.94 s instead of 0.12 s in each process, and one faulty row of a catalog of
+one's own would fail the import instead of the one task.
 """
 
 import collections
