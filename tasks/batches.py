@@ -50,7 +50,7 @@ class TrainBatches:
       seed: int,
       pack: bool = True,
       averaging: str = 'example',
-      format: str = 'flipped',  # pylint: disable=redefined-builtin
+      format: str = 'flipped',
       max_field_chars: int | None = None,
       num_shards: int = 1,
       unlikelihood_weight: float = 0.0,
@@ -335,7 +335,7 @@ def open_candidates(
     vocabulary: str | pathlib.Path,
     input_length: int,
     target_length: int,
-    format: str = 'flipped',  # pylint: disable=redefined-builtin
+    format: str = 'flipped',
     max_field_chars: int | None = None,
     split: str | None = None,
     limit: int | None = None,

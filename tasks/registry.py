@@ -122,7 +122,7 @@ def feature_lengths(
 def training_mixture(
     name: str,
     unlikelihood_weight: float,
-    format: str,  # pylint: disable=redefined-builtin
+    format: str,
 ) -> str:
   """The name of a mixture, once it is known that a model can be trained on it.
 
@@ -159,7 +159,7 @@ def training_mixture(
 def train_task(
     name: str,
     vocabulary: str | os.PathLike[str] | None = None,
-    format: str = 'flipped',  # pylint: disable=redefined-builtin
+    format: str = 'flipped',
     max_field_chars: int | None = None,
 ) -> seqio.Task:
   """Registers a training task: a template and a wrong option drawn per row.
@@ -198,7 +198,7 @@ def train_task(
 def score_tasks(
     name: str,
     vocabulary: str | os.PathLike[str] | None = None,
-    format: str = 'flipped',  # pylint: disable=redefined-builtin
+    format: str = 'flipped',
     max_field_chars: int | None = None,
 ) -> Mapping[str, seqio.Task]:
   """Registers a scoring task for each template of a dataset.
@@ -261,7 +261,7 @@ def _feature(
 
 def _put(registry, provider):
   """Adds a task or mixture, in place of one of that name."""
-  registry._REGISTRY[provider.name] = provider  # pylint: disable=protected-access
+  registry._REGISTRY[provider.name] = provider
   return provider
 
 
@@ -357,9 +357,9 @@ def install() -> None:
       (seqio.TaskRegistry, _make_task, _task_names),
       (seqio.MixtureRegistry, _make_mixture, mixtures.names),
   ):
-    registered = registry._REGISTRY  # pylint: disable=protected-access
+    registered = registry._REGISTRY
     if not isinstance(registered, _OnDemand):
-      registry._REGISTRY = _OnDemand(registered, make, names)  # pylint: disable=protected-access
+      registry._REGISTRY = _OnDemand(registered, make, names)
 
 
 install()
