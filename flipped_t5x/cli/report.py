@@ -1,7 +1,7 @@
 """Show the results of runs as a table, an HTML page, Markdown and plots.
 
-Of one run the files are written beside its results; of several, which are
-compared with the first of them, into the current folder.
+The files for one run are written beside its results. Several runs are compared
+with the first of them, and the files are written into the current folder.
 
 Example:
   flipped-t5x report output/demo
@@ -18,13 +18,13 @@ from flipped_t5x.reports import report
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       'runs', nargs='+', metavar='RUN',
-      help='folder of a run that eval has evaluated, or a results file in it;'
-      ' or the output folder of t5x.eval or t5x.infer',
+      help='the folder of an evaluated run, a file of results in it, or the'
+      ' output folder of t5x.eval or t5x.infer',
   )
   parser.add_argument(
       '--output', metavar='DIR_OR_FILE',
-      help='another folder for the files, or a name for the page, ending in'
-      ' .html',
+      help='another folder for the files, or a file for the page, ending in'
+      ' .html; the other files are written beside it',
   )
 
 

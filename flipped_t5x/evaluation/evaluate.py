@@ -131,10 +131,6 @@ def evaluate(
         f' {CHUNK_ROWS} rows of a task to score again'
     ) from e
   found, missing = _without_unfit(finished, missing or {})
-  # Only now, so that the files in place are always those of one evaluation.
-  for results in found.values():
-    file = path.parent / results['scores']['file']
-    (progress / file.name).replace(file)
   content = {
       'suite': suite,
       **about,
@@ -148,8 +144,7 @@ def evaluate(
       **_config(model),
       'versions': versions(),
   }
-  files.write_json(path, content)
-  shutil.rmtree(progress)
+  _put_in_place(path, progress, content)
   return content
 
 
@@ -164,6 +159,21 @@ def _score_all(
   with prompt_bar.PromptBar(total) as bar:
     for name, task in tasks.items():
       _score(model, name, task, chunks[name], batch_size, bar)
+
+
+def _put_in_place(
+    path: pathlib.Path, progress: pathlib.Path, content: Mapping[str, Any]
+) -> None:
+  """Moves the files of scores out of `.progress`, and writes the results.
+
+  This is done after all tasks are finished, so that the files in place are
+  always those of one evaluation.
+  """
+  for results in content['tasks'].values():
+    file = path.parent / results['scores']['file']
+    (progress / file.name).replace(file)
+  files.write_json(path, content)
+  shutil.rmtree(progress)
 
 
 def _without_unfit(
