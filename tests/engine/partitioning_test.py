@@ -138,6 +138,7 @@ def alone():
   return train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', (
     {'scanned': True},
     {'num_microbatches': 2},

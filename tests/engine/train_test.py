@@ -246,6 +246,7 @@ def test_loss_goes_down(data, tmp_path):
   assert last['prob_right'] > last['prob_wrong'] + 0.05
 
 
+@pytest.mark.slow
 def test_direct_learns_by_likelihood_alone(data, tmp_path):
   direct = ('--gin_file=methods/direct.gin', '--gin.TRAIN_STEPS=5')
   assert main.main(command(tmp_path / 'direct', *direct)) == 0

@@ -145,6 +145,7 @@ def test_results_do_not_depend_on_batches(params, inputs, num_beams):
     assert_same(search(inputs[i : i + 1]), expected[i : i + 1])
 
 
+@pytest.mark.slow
 def test_scanned_equals_unscanned(make_params, inputs):
   params = make_params(DEEP, seed=5)
   scanned = dataclasses.replace(DEEP, scan_layers=True)

@@ -51,6 +51,7 @@ def check(drawn, shares):
     ), name
 
 
+@pytest.mark.slow
 def test_20_000_examples(monkeypatch, tiny_vocabulary_path):
   drawn = []
 
@@ -79,6 +80,7 @@ def test_20_000_examples(monkeypatch, tiny_vocabulary_path):
     check(templates, uniform)
 
 
+@pytest.mark.slow
 def test_through_seqio():
   mixture = seqio.get_mixture_or_task('flipped_train')
   dataset = mixture.get_dataset(
