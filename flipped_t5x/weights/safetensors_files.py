@@ -78,11 +78,15 @@ def write(path: pathlib.Path, values: tensors.Tensors) -> None:
     if tensor.dtype not in _DTYPES.values():
       raise errors.UserError(f'{name} is {tensor.dtype}, not a weight')
   arrays = {n: _contiguous(tensor.read()) for n, tensor in values.items()}
+  # `save_file` renames a temporary file, which only the user may read.
+  path.touch()
+  mode = path.stat().st_mode
   try:
     # Older versions of Transformers refuse a file that names no framework.
     safetensors_numpy.save_file(arrays, path, {'format': 'pt'})
   except safetensors.SafetensorError as e:
     raise OSError(f'{path}: {e}') from e
+  path.chmod(mode)
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

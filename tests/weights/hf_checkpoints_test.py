@@ -493,6 +493,8 @@ def test_files_that_are_written(
       tiny_vocabulary_path.read_bytes())
   with safetensors.safe_open(tmp_path / 'model.safetensors', 'np') as file:
     assert file.metadata() == {'format': 'pt'}
+  # Whoever may read one file may read all.
+  assert len({p.stat().st_mode for p in tmp_path.iterdir()}) == 1
   content = (tmp_path / 'model.safetensors').read_bytes()
   assert int.from_bytes(content[:8], 'little') % 8 == 0
 
