@@ -538,7 +538,7 @@ def test_what_cannot_be_written(tmp_path, make_params, tiny_vocabulary_path):
 
 def test_a_file_that_cannot_be_written(tmp_path):
   values = tensors.from_arrays({'a': np.ones((2, 3), np.float32)})
-  with pytest.raises(OSError, match=f'{tmp_path}/none/a.safetensors: .'):
+  with pytest.raises(OSError, match=f'{tmp_path}/none/a.safetensors'):
     safetensors_files.write(tmp_path / 'none' / 'a.safetensors', values)
 
 
