@@ -33,7 +33,8 @@ def any_path(path: str | os.PathLike[str]) -> epath.Path:
       map(importlib.util.find_spec, ('gcsfs', 'tensorflow'))
   ):
     raise errors.MissingPackage(
-        f"{path}: Google Storage needs gcsfs: pip install 'flipped_t5x[gcs]'"
+        f'{path}: Google Storage needs gcsfs, which is not installed: pip'
+        ' install gcsfs'
     )
   return epath.Path(path).expanduser()
 

@@ -37,11 +37,6 @@ CUT_INSTRUCTION = 'instruction cut to the target length'
 SAME_TOKENS = 'options of the same tokens, which tie'
 ONE_OPTION = 'fewer than two options'
 
-# The formats whose decoder writes the instruction; the others read or write the
-# prompt whole.
-_INSTRUCTION_FORMATS = frozenset(
-    f.__name__ for f in (formats.flipped, formats.flipped_plain)
-)
 # These assume that the option is what was scored.
 _METRICS_OF_OPTION = frozenset(('acc_bytes', 'acc_norm', 'exact_match'))
 _logger = logging.getLogger('lm_eval.flipped_t5x')  # Its handler prints it.
@@ -169,11 +164,11 @@ class FlippedT5X(model_lib.LM):
   def _prompt(self, task: task_lib.Task) -> lm_eval_prompt.Prompt:
     """The task's prompt, for the model's format."""
     name, instruction = self.model.config.format, self._instruction
-    if name not in _INSTRUCTION_FORMATS and instruction is None:
+    if name not in formats.WRITES_INSTRUCTION and instruction is None:
       instruction = lm_eval_prompt.INPUT
     prompt = lm_eval_prompt.Prompt(task, instruction)
     words = any(c.isalnum() for c in ''.join(prompt.chunks))
-    if name in _INSTRUCTION_FORMATS and not words:
+    if name in formats.WRITES_INSTRUCTION and not words:
       raise prompt.error(
           f'the prompt {prompt.source!r} has no words of its own to be the'
           f' instruction{lm_eval_prompt.ADVICE}'

@@ -57,7 +57,8 @@ def test_lines(tmp_path):
 def test_google_storage_needs_a_package(monkeypatch):
   assert str(files.any_path('gs://bucket/run')) == 'gs://bucket/run'
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(errors.MissingPackage, match=r'^gs://bucket/run: .*\[gcs'):
+  message = '^gs://bucket/run: .* pip install gcsfs$'
+  with pytest.raises(errors.MissingPackage, match=message):
     files.any_path('gs://bucket/run')
   assert files.any_path('a/b').parts == ('a', 'b')
 

@@ -7,7 +7,8 @@ Example:
   flipped-t5x report output/demo
   flipped-t5x report output/demo/results_nlp.json
   flipped-t5x report gs://BUCKET/flipped_xl/eval
-  flipped-t5x report output/flipped output/direct output/channel --output docs
+  flipped-t5x report output/flipped output/direct output/channel \\
+    --output compared
 """
 
 import argparse

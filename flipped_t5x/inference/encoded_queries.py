@@ -14,7 +14,6 @@ from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import run_config
 
 _SHOWN = 60  # Characters of a label in a message.
-_GUESSING_FORMATS = ('flipped', 'flipped_plain')
 
 
 class Truncated(UserWarning):
@@ -126,10 +125,11 @@ class Encoder:
         leaves no room for the instance, or the model does not write
         instructions.
     """
-    if self.config.format not in _GUESSING_FORMATS:
+    if self.config.format not in formats.WRITES_INSTRUCTION:
       raise errors.UserError(
           f'a model of the format {self.config.format} does not write'
-          f' instructions; one of {" or ".join(_GUESSING_FORMATS)} does'
+          ' instructions; one of'
+          f' {" or ".join(formats.WRITES_INSTRUCTION)} does'
       )
     rendered, output = queries.render_to_guess(query, self._max_field_chars)
     text = formats.get(self.config.format)(rendered, output)

@@ -94,6 +94,8 @@ FORMATS: dict[str, Format] = {
 }
 
 
+# The formats whose decoder writes the instruction alone.
+WRITES_INSTRUCTION = (flipped.__name__, flipped_plain.__name__)
 # The formats whose decoder writes the label. Their wrong side has wrong targets
 # instead of wrong inputs.
 WRITES_LABEL = frozenset((direct.__name__,))

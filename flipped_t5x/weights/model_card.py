@@ -67,9 +67,11 @@ def _trained(
   """What the model does, and how it was trained."""
   if files.format in formats.WRITES_LABEL:
     does, method = 'a prompt and writes the label', 'DIRECT'
-  else:
+  elif files.format in formats.WRITES_INSTRUCTION:
     does = 'a text and a label and writes the instruction'
     method = 'flipped learning'
+  else:
+    does, method = 'a label and writes the prompt', 'CHANNEL'
   text = (
       f'A T5 that reads {does}, in the format `{files.format}` of flipped_t5x'
   )

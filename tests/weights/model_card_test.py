@@ -119,6 +119,9 @@ def test_another_format(tiny_run, tmp_path):
   """The one that is asked for, not that of the run."""
   _, text = card(tiny_run, tmp_path / 'one', overrides={'format': 'direct'})
   assert '\nA warm, funny film. Did the reviewer' in text
+  assert 'reads a prompt and writes the label' in text
+  _, text = card(tiny_run, tmp_path / 'two', overrides={'format': 'channel'})
+  assert 'reads a label and writes the prompt' in text
 
 
 @pytest.mark.parametrize('language', (
