@@ -1,16 +1,23 @@
 """Files: written whole or not at all, JSON, digests, and the data folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import glob
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
+import uuid
 
 from etils import epath
 from flipped_t5x import errors
+from flipped_t5x import locks
+
+# NAME.unfinished-1234abcd is what NAME is written to, beside it.
+_UNFINISHED = '.unfinished-'
 
 
 def data_folder() -> pathlib.Path:
@@ -43,19 +50,111 @@ def any_path(path: str | os.PathLike[str]) -> epath.Path:
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Replaces a file once it has been written whole.
 
+  What killed processes have left of the same file is removed.
+
   Args:
     path: the file.
 
   Yields:
-    Another path in the same folder, to write to. It becomes `path` if the block
-    ends without an error, and is removed otherwise.
+    Another path in the same folder, to write to: an empty file. It becomes
+    `path` if the block ends without an error, and is removed otherwise.
   """
-  unfinished = path.with_name(f'{path.name}.{os.getpid()}')
-  try:
+
+  def make(unfinished: pathlib.Path) -> None:
+    unfinished.touch(exist_ok=False)
+
+  with _unfinished(path, make) as unfinished:
     yield unfinished
     unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Makes a folder that appears once everything in it is written.
+
+  What killed processes have left of the same folder is removed.
+
+  Args:
+    path: the folder. Its parents are made if need be.
+
+  Yields:
+    Another folder, empty, beside it. It becomes `path` if the block ends
+    without an error, and is removed otherwise.
+
+  Raises:
+    FileExistsError: at the end, if `path` has appeared meanwhile.
+  """
+  made = [p for p in path.parents if not p.exists()]
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(path, pathlib.Path.mkdir) as unfinished:
+      yield unfinished
+      # A folder could be renamed onto an empty one.
+      if path.exists() or path.is_symlink():
+        raise FileExistsError(f'{path} has appeared meanwhile')
+      unfinished.rename(path)
+  except BaseException:
+    for parent in made:
+      with contextlib.suppress(OSError):
+        parent.rmdir()
+    raise
+
+
+def remove_leftovers(folder: pathlib.Path, name: str = '*') -> None:
+  """Removes what killed processes have left in `replacing` and `new_folder`.
+
+  What a live process is writing stays: it has locked it.
+
+  Args:
+    folder: the folder to look in.
+    name: the file or folder that was to be made, as a pattern of `glob`:
+      `**/*` for all in the folder and in those below it.
+  """
+  for path in folder.glob(f'{name}{_UNFINISHED}*'):
+    # Another process may have finished it, or it may be someone else's.
+    with (
+        contextlib.suppress(FileNotFoundError, PermissionError),
+        _open(path) as descriptor,
+    ):
+      if locks.lock(descriptor):
+        _remove(path)
+
+
+@contextlib.contextmanager
+def _unfinished(
+    path: pathlib.Path, make: Callable[[pathlib.Path], None]
+) -> Iterator[pathlib.Path]:
+  """A locked file or folder beside `path`, removed at the end if still here."""
+  remove_leftovers(path.parent, glob.escape(path.name))
+  while True:
+    suffix = f'{_UNFINISHED}{uuid.uuid4().hex[:8]}'
+    unfinished = path.with_name(path.name + suffix)
+    make(unfinished)
+    try:
+      with _open(unfinished) as descriptor:
+        locks.lock(descriptor)
+        # Before it was locked, another process may have taken it for left over.
+        if unfinished.exists():
+          yield unfinished
+          return
+    finally:
+      _remove(unfinished)
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path) -> Iterator[int]:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    yield descriptor
   finally:
-    unfinished.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def _remove(path: pathlib.Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:

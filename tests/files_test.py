@@ -2,6 +2,8 @@
 
 import importlib.util
 import pathlib
+import subprocess
+import sys
 
 from flipped_t5x import errors
 from flipped_t5x import files
@@ -79,3 +81,72 @@ def test_data_folder(monkeypatch):
   monkeypatch.delenv('FLIPPED_T5X_DATA')
   monkeypatch.setenv('XDG_CACHE_HOME', '/cache')
   assert files.data_folder() == pathlib.Path('/cache/flipped_t5x')
+
+
+def test_a_new_folder_appears_when_it_is_whole(tmp_path):
+  path = tmp_path / 'a' / 'b'
+  with files.new_folder(path) as unfinished:
+    (unfinished / 'c').write_text('c')
+    assert not path.exists()
+  assert (path / 'c').read_text() == 'c'
+  assert list(path.parent.iterdir()) == [path]
+  assert path.stat().st_mode == path.parent.stat().st_mode
+
+
+def test_a_new_folder_that_fails_leaves_nothing(tmp_path):
+  with pytest.raises(KeyError), files.new_folder(tmp_path / 'a/b') as folder:
+    (folder / 'c').write_text('c')
+    raise KeyError
+  assert list(tmp_path.iterdir()) == []
+  path = tmp_path / 'd'
+  with pytest.raises(FileExistsError), files.new_folder(path):
+    path.mkdir()
+  assert list(tmp_path.iterdir()) == [path]
+
+
+# argv: the folder; what to make; how to end.
+_UNFINISHED = """
+import contextlib, os, pathlib, signal, sys, time
+from flipped_t5x import files
+path = pathlib.Path(sys.argv[1])
+with files.replacing(path / 'a[1].txt'), files.new_folder(path / 'b') as b:
+  (b / 'c').write_text('half')
+  print('made', flush=True)
+  time.sleep(60)
+"""
+
+
+@pytest.mark.process
+def test_what_killed_processes_leave_is_removed(tmp_path):
+  process = subprocess.Popen(
+      [sys.executable, '-c', _UNFINISHED, str(tmp_path)],
+      stdout=subprocess.PIPE, text=True,
+  )
+  assert process.stdout.readline() == 'made\n'
+  assert len(list(tmp_path.iterdir())) == 2
+
+  def write_both():
+    files.write(tmp_path / 'a[1].txt', 'a')
+    with files.new_folder(tmp_path / 'b'):
+      pass
+    (tmp_path / 'b').rmdir()
+
+  write_both()  # The other process is alive.
+  assert len(list(tmp_path.iterdir())) == 3
+  process.kill()
+  process.communicate()
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'a[1].txt.bak').write_text('mine')
+  write_both()
+  assert {p.name for p in tmp_path.iterdir()} == {
+      'a[1].txt', 'a[1].txt.bak', 'mine'
+  }
+
+
+def test_leftovers_in_all_folders(tmp_path):
+  left = tmp_path / 'a' / 'b.unfinished-01234567'
+  left.mkdir(parents=True)
+  files.remove_leftovers(tmp_path)
+  assert left.exists()
+  files.remove_leftovers(tmp_path, '**/*')
+  assert list(tmp_path.rglob('*')) == [tmp_path / 'a']
