@@ -100,6 +100,21 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
+def temporary_folder(
+    path: pathlib.Path,
+) -> contextlib.AbstractContextManager[pathlib.Path]:
+  """An empty folder beside a path, for as long as the block takes.
+
+  Unlike `tempfile`'s, it is on the disk of `path`, and what killed processes
+  have left of it is removed.
+
+  Args:
+    path: where what is made in the folder will be moved to, by the caller. Its
+      parent must exist.
+  """
+  return _unfinished(path, pathlib.Path.mkdir)
+
+
 def remove_leftovers(folder: pathlib.Path, name: str = '*') -> None:
   """Removes what killed processes have left in `replacing` and `new_folder`.
 

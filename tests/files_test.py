@@ -104,7 +104,15 @@ def test_a_new_folder_that_fails_leaves_nothing(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
-# argv: the folder; what to make; how to end.
+def test_a_temporary_folder(tmp_path):
+  (tmp_path / 'a.unfinished-01234567').mkdir()
+  with files.temporary_folder(tmp_path / 'a') as folder:
+    assert list(tmp_path.iterdir()) == [folder]
+    (folder / 'b').write_text('b')
+  assert list(tmp_path.iterdir()) == []
+
+
+# argv: the folder.
 _UNFINISHED = """
 import contextlib, os, pathlib, signal, sys, time
 from flipped_t5x import files
