@@ -59,6 +59,7 @@ setuptools.setup(
         'jinja2',
         'matplotlib',
         'numpy',
+        'onnx',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
         'protobuf',

