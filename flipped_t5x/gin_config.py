@@ -3,7 +3,6 @@
 import ast
 from collections.abc import Iterator, Sequence
 import contextlib
-import difflib
 import logging
 import pathlib
 import re
@@ -11,6 +10,7 @@ import tokenize
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x.settings import rules
 import gin
 
 _MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)(?=^\S|\Z)', re.M | re.DOTALL)
@@ -34,12 +34,14 @@ def parse(
     overrides: texts `NAME = VALUE`.
 
   Returns:
-    Macro -> value, for all macros after the overrides.
+    Macro -> value, for all macros after the overrides; and what else
+    `rules.check` says belongs to the settings of the run.
 
   Raises:
-    UserError: gin does not understand a file or an override, or an override
-      names a macro that the files do not have.
+    UserError: gin does not understand a file or an override, or see
+      `rules.check`.
   """
+  others = rules.check(gin_files, overrides, [str(gin_folder())])
   gin.clear_config()
   gin.add_config_file_search_path(str(gin_folder()))
   # Gin logs an error for each folder of the search path without the file.
@@ -50,18 +52,12 @@ def parse(
         gin.parse_config_file(gin_file, skip_unknown=False)
   finally:
     logging.getLogger().removeFilter(_is_no_search)
-  known = macros()
   for override in overrides:
     name, value = override.split(' = ', 1)
-    if name.isupper() and name not in known:
-      near = difflib.get_close_matches(name, known) or sorted(known)
-      raise errors.UserError(
-          f'--gin.{name}: {gin_files[0]} has no such macro; nearest: {near}'
-      )
-    with _one_line(f'--gin.{name}={value} (a text needs quotes of its own)'):
+    with _one_line(f'--gin.{name}={value}'):
       gin.parse_config(override, skip_unknown=False)
   gin.finalize()
-  return macros()
+  return macros() | others
 
 
 def macros() -> dict[str, Any]:

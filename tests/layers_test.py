@@ -14,10 +14,10 @@ FLOORS = {
     'errors': -3,  # The ground: any file may import it.
     'locks': -2,
     'files': -1,
-    'hub_errors': 0, 'packages': 0, 'terminal': 0,
-    'network': 1, 'objectives': 1, 'prompts': 1, 'ranking': 1,
+    'hub_errors': 0, 'packages': 0, 'settings': 0, 'terminal': 0,
+    'gin_config': 1, 'network': 1, 'objectives': 1, 'prompts': 1, 'ranking': 1,
     't5_vocabulary': 1,
-    'feature_converters': 2, 'gin_config': 2, 'lm_eval_prompt': 2,
+    'feature_converters': 2, 'lm_eval_prompt': 2,
     't5x_infer': 2, 't5x_paths': 2, 'tasks': 2, 'weights': 2,
     'engine': 3, 'inference': 3, 'inspection': 3,
     'evaluation': 4, 'lm_eval_model': 4, 'models': 4, 'precompile': 4,

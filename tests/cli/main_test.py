@@ -96,9 +96,9 @@ def test_overrides_are_taken_out_of_the_arguments():
         ('LAMDBA=0', "--gin.LAMDBA: runs/demo.gin has no .*'LAMBDA'"),
         ('train.train.stepz=3', "'train.train' doesn't have .* 'stepz'"),
         ('nosuch.thing=3', "matching 'nosuch'"),
-        ('FORMAT=flipped', '--gin.FORMAT=flipped .*quotes'),
-        ('LAMBDA=', '--gin.LAMBDA= '),
-        ('LAMBDA=[1', r'--gin.LAMBDA=\[1 '),
+        ('FORMAT=flipped', '--gin.FORMAT=flipped: .*quotes'),
+        ('LAMBDA=', '--gin.LAMBDA=: gin cannot read'),
+        ('LAMBDA=[1', r'--gin.LAMBDA=\[1: gin cannot read'),
         ("MIXTURE='flipped_dmo'", "'flipped_dmo'; nearest: .'flipped_demo'"),
     ),
 )
