@@ -66,7 +66,7 @@ def recipe(size: str) -> Recipe:
   else:
     macros = gin_config.parse(
         ['runs/train.gin', f'models/t5_1_1_{size}.gin', 'methods/flipped.gin'],
-        ["MODEL_DIR = ''", "VOCABULARY = ''", "ACTIVATION_DTYPE = 'float32'"],
+        ["MODEL_DIR = 'none'", "ACTIVATION_DTYPE = 'float32'"],
     )
   return Recipe(
       gin.get_configurable(network_lib.T5Config)(),

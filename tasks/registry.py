@@ -25,6 +25,7 @@ import os
 import re
 
 from flipped_t5x import errors
+from flipped_t5x import vocabulary_files
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.prompts import tokenization
@@ -35,15 +36,7 @@ from flipped_t5x.tasks import preprocessors
 from flipped_t5x.tasks import row_source
 import seqio
 
-T5_VOCABULARY = (
-    'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
-)
 _SCORE = '_score_'
-
-
-def default_vocabulary() -> str:
-  """`FLIPPED_T5X_VOCABULARY`, or T5's own vocabulary."""
-  return os.environ.get('FLIPPED_T5X_VOCABULARY', T5_VOCABULARY)
 
 
 def vocabulary(
@@ -52,12 +45,19 @@ def vocabulary(
   """A vocabulary of the tasks.
 
   Args:
-    path: file of the SentencePiece model, without sentinels; None for
-      `default_vocabulary`.
+    path: see `vocabulary_files.find`; a file may also be in a bucket. T5's own
+      is fetched when it is first used.
   """
-  return seqio.SentencePieceVocabulary(
-      os.fspath(path or default_vocabulary()), extra_ids=tokenization.EXTRA_IDS
+  named = path or os.environ.get(vocabulary_files.VARIABLE) or (
+      vocabulary_files.T5
   )
+  if named == vocabulary_files.T5:
+    file = vocabulary_files.LazyT5()
+  elif '://' in os.fspath(named):
+    file = os.fspath(named)
+  else:
+    file = str(vocabulary_files.find(named))
+  return seqio.SentencePieceVocabulary(file, extra_ids=tokenization.EXTRA_IDS)
 
 
 def register(
@@ -69,8 +69,7 @@ def register(
 
   Args:
     name: a mixture of `mixtures.py`, or datasets, separated by commas.
-    vocabulary: file of the SentencePiece model, without sentinels; None for
-      `default_vocabulary`.
+    vocabulary: see `vocabulary`.
     max_field_chars: see `templates.Template`.
 
   Returns:

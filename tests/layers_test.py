@@ -16,7 +16,7 @@ FLOORS = {
     'files': -1,
     'hub_errors': 0, 'packages': 0, 'settings': 0, 'terminal': 0,
     'gin_config': 1, 'network': 1, 'objectives': 1, 'prompts': 1, 'ranking': 1,
-    't5_vocabulary': 1,
+    'vocabulary_files': 1,
     'feature_converters': 2, 'lm_eval_prompt': 2,
     't5x_infer': 2, 't5x_paths': 2, 'tasks': 2, 'weights': 2,
     'engine': 3, 'inference': 3, 'inspection': 3,

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 import contextlib
 import json
 import logging
-import os
 import pathlib
 import sys
 
-from flipped_t5x import errors as errors_lib
+from flipped_t5x import vocabulary_files
 from flipped_t5x.inspection import inspect_mixture
 from flipped_t5x.inspection import plot
 from flipped_t5x.inspection import report
@@ -27,12 +26,6 @@ from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import mixtures
 import rich.console
 
-_VARIABLE = 'FLIPPED_T5X_VOCABULARY'
-_HELP = (
-    'give a SentencePiece file, or the folder of a run, by --vocabulary or'
-    f" {_VARIABLE}; T5's own is gs://t5-data/vocabs/cc_all.32000.100extra/"
-    'sentencepiece.model, to be downloaded once'
-)
 # Input and target tokens of the published runs.
 _LENGTHS, _CHANNEL_LENGTHS = (384, 64), (64, 384)
 
@@ -43,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help='a mixture, such as flipped_train, or datasets separated by commas',
   )
   parser.add_argument(
-      '--vocabulary', type=pathlib.Path, metavar='FILE',
+      '--vocabulary', metavar='FILE',
       help='a SentencePiece file, or the folder of a run; by default what'
-      f' {_VARIABLE} says',
+      f" {vocabulary_files.VARIABLE} says, or T5's own",
   )
   for i, side in enumerate(('input', 'target')):
     parser.add_argument(
@@ -95,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
   form = arguments.format or mixed.format
   lengths = _CHANNEL_LENGTHS if form == 'channel' else _LENGTHS
   settings = inspect_mixture.Settings(
-      vocabulary=_vocabulary(arguments.vocabulary),
+      vocabulary=vocabulary_files.find(arguments.vocabulary),
       input_length=_or(arguments.input_length, lengths[0]),
       target_length=_or(arguments.target_length, lengths[1]),
       format=form,
@@ -136,15 +129,3 @@ def _no_warnings() -> Iterator[None]:
 def _or(value: int | None, default: int) -> int:
   return default if value is None else value
 
-
-def _vocabulary(path: pathlib.Path | None) -> pathlib.Path:
-  """The SentencePiece file to use."""
-  if path is None:
-    named = os.environ.get(_VARIABLE)
-    if not named:
-      raise errors_lib.UserError(f'no vocabulary: {_HELP}')
-    path = pathlib.Path(named)
-  file = path / 'sentencepiece.model' if path.is_dir() else path
-  if not file.is_file():
-    raise FileNotFoundError(f'{file}: no such vocabulary; {_HELP}')
-  return file

@@ -204,7 +204,7 @@ def _macros(
         'runs/train.gin', f'models/t5_1_1_{arguments.size}.gin',
         'methods/flipped.gin',
     ]
-    defaults = _DEFAULTS | {'MODEL_DIR': 'none', 'VOCABULARY': 'none'}
+    defaults = _DEFAULTS | {'MODEL_DIR': 'none'}
     overrides = [f'{n} = {v!r}' for n, v in defaults.items()] + overrides
   for flag, value in given.items():
     if not isinstance(value, str | bool) and value < 1:

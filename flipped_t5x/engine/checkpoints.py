@@ -54,7 +54,8 @@ def prepare(
   if config.network.vocab_size < size:
     raise errors.UserError(
         f'{vocabulary} has {size} ids but the network a vocab_size of'
-        f' {config.network.vocab_size}; it must be at least as large'
+        f' {config.network.vocab_size}; it must be at least as large, or'
+        ' VOCABULARY another file'
     )
   if not (model_dir / 'config.json').exists():
     model_dir.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,9 @@ def train(
   params = None
   if initial_checkpoint and not resumes:
     with agreement.fail_together():
-      params = _initial_params(initial_checkpoint, network, abstract['params'])
+      params = _initial_params(
+          initial_checkpoint, network, vocabulary, abstract['params']
+      )
   _prepare(folder, config, batches, vocabulary)
   copies = _share_out(batches, partitioner)
   saver = checkpoints.Checkpoints(folder, keep)
@@ -265,7 +267,10 @@ def _share_out(
 
 
 def _initial_params(
-    path: str, network: network_lib.T5Config, abstract: Any
+    path: str,
+    network: network_lib.T5Config,
+    vocabulary: str,
+    abstract: Any,
 ) -> Any:
   """Reads weights to start from; errors name the macro that says where."""
 
@@ -278,7 +283,7 @@ def _initial_params(
     )
 
   try:
-    files = model_files.open(path)
+    files = model_files.open(path, vocabulary=vocabulary)
     found = (tensors.stacked if network.scan_layers else tensors.unstacked)(
         files.tensors
     )

@@ -138,7 +138,8 @@ def evaluate(
       'missing': missing,
       'groups': _groups(suite, found, missing),
       'checkpoint': {
-          'path': checkpoint, 'step': model.step, 'sha256': sha256
+          'path': checkpoint, 'step': model.step, 'sha256': sha256,
+          'sha256_of_vocabulary': shared['vocabulary'],
       },
       'step': model.step,
       **_config(model),

@@ -412,8 +412,8 @@ def load(
   Args:
     path_or_hub_name: the folder of a run, of one of its checkpoints, or of a
       model (see `weights/model_files.py`), or a name on the Hugging Face hub.
-    vocabulary: a SentencePiece file, for a model without a vocabulary of its
-      own.
+    vocabulary: a SentencePiece file, or `t5` for T5's own, for a model without
+      a vocabulary.
     dtype: the type of the weights and the activations, one of `DTYPES`. By
       default the weights keep the type they are stored in, and the activations
       have the type in the model's configuration, or float32.
@@ -448,8 +448,8 @@ def load(
   if files.vocabulary is None:
     raise errors.UserError(
         f'{files.path} has no vocabulary beside its weights; give a'
-        ' SentencePiece file as `vocabulary`, or in the commands as'
-        ' --vocabulary'
+        " SentencePiece file, or 't5' for T5's own, as `vocabulary`, or in the"
+        ' commands as --vocabulary'
     )
   network = files.network
   if dtype is not None:

@@ -92,6 +92,25 @@ def load_vocabulary(path: pathlib.Path) -> SentencePiece:
   return SentencePiece(path)
 
 
+def is_same(first: pathlib.Path, second: pathlib.Path) -> bool:
+  """Whether two files have the same pieces, and so give the same ids.
+
+  Their bytes may differ: notes of the training are left out where a file is
+  made of a `tokenizer.json`.
+  """
+  one, other = first.read_bytes(), second.read_bytes()
+  return one == other or _rules(one) == _rules(other)
+
+
+def _rules(content: bytes) -> tuple[list[tuple[str, float]], bytes]:
+  """What ids depend on: the pieces, and how characters are normalized."""
+  model = _ModelProto.FromString(content)
+  return (
+      [(piece.piece, piece.score) for piece in model.pieces],
+      model.normalizer_spec.precompiled_charsmap,
+  )
+
+
 def train_vocabulary(
     texts: Iterable[str], vocab_size: int, path: pathlib.Path
 ) -> None:

@@ -133,10 +133,11 @@ def _check_override(
   old = statements.final(before).get(override.key)
   if old is None:
     return
-  hidden = old.macros() - {'gin.REQUIRED'}
+  hidden = old.macros()
   if override.is_macro and not _is_macro_reference(old.value):
     hidden = set()
   hidden |= macros_read(before) - macros_read([*before, override])
+  hidden -= {'gin.REQUIRED'}
   if hidden:
     raise errors.UserError(
         f'{flag} would take the place of {", ".join(sorted(hidden))}, which the'

@@ -78,7 +78,8 @@ def convert(
     scan_layers: whether layers are stacked in what is written; by default as in
       the source. `hf` never stacks them.
     dtype: one of `DTYPES`; by default the types in the source.
-    vocabulary: a SentencePiece file in place of the source's.
+    vocabulary: a SentencePiece file, or `t5` for T5's own, for a source without
+      one.
     max_shard_bytes: for `hf`, the most bytes of weights in a file.
     step: which checkpoint of a run; by default the newest.
     revision: a commit, tag or branch of a repository of the hub.
@@ -207,8 +208,7 @@ def _check_vocabulary(after: model_files.ModelFiles) -> tuple[str, ...]:
   if after.kind == model_files.NATIVE:
     raise errors.UserError(
         f'{after.path} has no vocabulary: name a SentencePiece file with'
-        " --vocabulary; T5's is gs://t5-data/vocabs/cc_all.32000.100extra/"
-        'sentencepiece.model'
+        " --vocabulary; --vocabulary t5 is T5's own"
     )
   return (
       f'{after.path} has no vocabulary, so none is written; --vocabulary adds'

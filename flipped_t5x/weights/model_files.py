@@ -24,6 +24,7 @@ from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
+from flipped_t5x import vocabulary_files
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
@@ -98,8 +99,8 @@ def open(
   Args:
     path_or_name: a folder, or a name of the hub or of `packaged.py`; see above.
     revision: a commit, tag or branch of the repository.
-    vocabulary: a SentencePiece file, or a folder with one, in place of the
-      model's own.
+    vocabulary: a SentencePiece file, a folder with one, or `t5`, for a model
+      without one; see `vocabulary_files.find`.
     step: which checkpoint of a run; by default the newest.
 
   Returns:
@@ -111,12 +112,15 @@ def open(
     ConnectionError, PermissionError: see `resolve`.
     UserError: the weights are not those of a T5 or do not fit the
       configuration, files are damaged, or the vocabulary has more ids than the
-      embedding has rows.
+      embedding has rows or is not the one that the model was trained with.
   """
   folder = resolve(path_or_name, revision)
   found = (_open_hf if _is_hf(folder) else _open_checkpoint)(folder, step)
+  own = found.vocabulary
   if vocabulary is not None:
-    found = dataclasses.replace(found, vocabulary=_vocabulary(vocabulary))
+    found = dataclasses.replace(
+        found, vocabulary=vocabulary_files.find(vocabulary)
+    )
   problems = tensors_lib.differences(
       found.tensors, tensors_lib.shapes(found.network)
   )
@@ -133,6 +137,12 @@ def open(
           f' but token_embedder/embedding of {found.path} only'
           f' {found.network.vocab_size} rows: it is the vocabulary of another'
           ' model'
+      )
+    if own is not None and not tokenization.is_same(own, found.vocabulary):
+      raise errors.UserError(
+          f'{found.vocabulary} is not the vocabulary that the weights of'
+          f' {found.path} were trained with, which is {own}: leave it out, or'
+          ' name that one'
       )
   return found
 
@@ -329,18 +339,3 @@ def _check_biases(
           " umT5 and in T5X's network scalable_t5; here, the layers of a stack"
           ' share them'
       )
-
-
-def _vocabulary(path: str | os.PathLike[str]) -> pathlib.Path:
-  """The SentencePiece file that a path names or that is in that folder."""
-  path = pathlib.Path(path).expanduser().absolute()
-  if not path.is_dir():
-    candidates = [path]
-  else:
-    candidates = [path / VOCABULARY, path / 'spiece.model']
-  for file in candidates:
-    if file.is_file():
-      return file
-  raise FileNotFoundError(
-      f'{" and ".join(map(str, candidates))}: no such vocabulary'
-  )

@@ -16,7 +16,7 @@ from flipped_t5x import errors
 from flipped_t5x import files as files_lib
 from flipped_t5x import network as network_lib
 from flipped_t5x import packages
-from flipped_t5x import t5_vocabulary
+from flipped_t5x import vocabulary_files
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import tensors
 
@@ -96,7 +96,7 @@ def folder(name: str) -> pathlib.Path:
   version = model.package.requirement.rpartition('==')[-1]
   path = files_lib.data_folder() / 'models' / f'{name}-{version}'
   if not path.is_dir():
-    vocabulary = t5_vocabulary.path()
+    vocabulary = vocabulary_files.t5()
     with packages.turn(model.package) as unfinished:
       if not path.is_dir():  # Another process may have had its turn.
         packages.extract(model.package, list(model.files), unfinished)

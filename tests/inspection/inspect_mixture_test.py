@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from flipped_t5x import terminal
+from flipped_t5x import vocabulary_files
 from flipped_t5x.cli import main
 from flipped_t5x.inspection import inspect_mixture
 from flipped_t5x.inspection import measurement
@@ -583,16 +584,17 @@ def test_vocabulary_of_a_run_and_of_the_environment(
   assert capsys.readouterr().out == first
 
 
+def test_vocabulary_is_t5s_own_by_default(data, monkeypatch, capsys):
+  monkeypatch.setattr(vocabulary_files, 't5', lambda: data / 'words.model')
+  assert main.main(['inspect', 'one/words', '--json']) == 0
+  settings = json.loads(capsys.readouterr().out)['settings']
+  assert settings['vocabulary'] == str(data / 'words.model')
+
+
 def test_vocabulary_is_missing(data, capsys):
-  error = fails(capsys, 'one/words')
-  for hint in (
-      '--vocabulary', 'FLIPPED_T5X_VOCABULARY',
-      'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model',
-  ):
-    assert hint in error
   for path in (data / 'nowhere.model', data):
     error = fails(capsys, 'one/words', '--vocabulary', path)
-    assert str(path) in error and '--vocabulary' in error
+    assert str(path) in error and 'no such vocabulary; give a' in error
   path = data / 'own.csv'
   error = fails(capsys, 'one/words', '--vocabulary', path)
   assert 'not a SentencePiece model' in error

@@ -1,13 +1,16 @@
 """SeqIO tasks and their preprocessors, on small data."""
 
 import collections
+import copy
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 
 import demo_data
+from flipped_t5x import vocabulary_files
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
@@ -119,9 +122,24 @@ def test_made_when_looked_up():
   assert 'flipped_tiny_kind_score_Wher' not in seqio.TaskRegistry.names()
 
 
-def test_default_vocabulary(monkeypatch):
+def test_default_vocabulary(monkeypatch, tmp_path, tiny_vocabulary_path):
+  """T5's, fetched when it is used; else what the environment says."""
   monkeypatch.delenv('FLIPPED_T5X_VOCABULARY', raising=False)
-  assert registry.default_vocabulary() == registry.T5_VOCABULARY
+  calls = []
+  monkeypatch.setattr(
+      vocabulary_files, 't5', lambda: calls.append(1) or tiny_vocabulary_path
+  )
+  for named in (None, 't5'):
+    task = registry.train_task('tiny_kind', named)
+    found = task.output_features['inputs'].vocabulary
+    assert found == copy.deepcopy(found) == registry.vocabulary()
+  assert not calls
+  assert os.fspath(found.sentencepiece_model_file) == str(tiny_vocabulary_path)
+  assert calls
+  bucket = registry.vocabulary('gs://bucket/words.model')
+  assert bucket.sentencepiece_model_file == 'gs://bucket/words.model'
+  with pytest.raises(FileNotFoundError, match='none.model: no such vocabulary'):
+    registry.vocabulary(tmp_path / 'none.model')
   monkeypatch.setenv('FLIPPED_T5X_VOCABULARY', str(demo_data.vocabulary()))
   task = registry.train_task('tiny_kind')
   assert task.output_features['inputs'].vocabulary.vocab_size == (

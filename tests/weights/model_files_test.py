@@ -194,6 +194,29 @@ def test_vocabularies(
     model_files.open(path, vocabulary=tmp_path / 'no.model')
 
 
+def test_vocabulary_of_another_model(
+    tiny_run, hf_folder, tiny_vocabulary_path, tiny_sentences, tmp_path
+):
+  """Of as many pieces. Notes of the training do not make it another."""
+  model = sentencepiece_model_pb2.ModelProto.FromString(
+      tiny_vocabulary_path.read_bytes()
+  )
+  model.trainer_spec.input[:] = ['elsewhere.txt']
+  same, other = tmp_path / 'same.model', tmp_path / 'other.model'
+  same.write_bytes(model.SerializeToString())
+  model.pieces[50].piece += 'x'
+  other.write_bytes(model.SerializeToString())
+  for path in (tiny_run, hf_folder):
+    own = model_files.open(path).vocabulary
+    assert model_files.open(path, vocabulary=same).vocabulary == same
+    with pytest.raises(
+        ValueError,
+        match=f'^{other} is not the vocabulary that the weights of {path} were'
+        f' trained with, which is {own}: leave it out',
+    ):
+      model_files.open(path, vocabulary=other)
+
+
 def test_vocabulary_of_a_tokenizer_json(
     hf_folder, tiny_vocabulary_path, tiny_sentences, tmp_path, monkeypatch
 ):

