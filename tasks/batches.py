@@ -206,6 +206,7 @@ def _pairs(
   that the shares of a mixture are those of its rates.
   """
   rows, numbers = data.open('train'), data.sample('train')
+  data.check_labels('train')
 
   def draw_row(number, rng):
     for _ in range(_MOST_DROPS):

@@ -37,4 +37,5 @@ def template(
       + chunks['example_output_prefix'] + '|||{{ answer_choices[label] }}',
       '{{ choices | join("|||") }}',
       ('Accuracy',),
+      label='label',
   )

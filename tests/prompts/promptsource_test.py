@@ -61,6 +61,8 @@ def plain_render(source, fields, seed):
 
 def expected(template, row, seed):
   """(prompt, options, gold), or why the row has to be dropped."""
+  if row.get('label') == -1:
+    return 'no label'
   options = plain_render(template.answer_choices, row, seed)
   prompt, *answer = plain_render(
       template.jinja, dict(row, answer_choices=options), seed

@@ -180,8 +180,8 @@ def test_dropped_row(jinja, choices, row, reason):
 @pytest.mark.parametrize(
     'jinja, row, message',
     (
-        (LABEL, {'x': 1, 'label': 2}, 'no element 2'),
-        (LABEL, {'x': 1, 'label': None}, 'no element None'),
+        (LABEL, {'x': 1, 'label': 2}, 'label 2 is neither the number'),
+        (LABEL, {'x': 1, 'label': 'maybe'}, "label 'maybe' is neither"),
         (LABEL, {'label': 1}, "'x' is undefined .fields: label"),
         (LABEL, {'x': 1}, "'label' is undefined .fields: x"),
         ('{{x.y}} ||| no', {'x': {'z': 1}}, "no attribute 'y'"),
@@ -194,6 +194,49 @@ def test_bad_row(jinja, row, message):
   with pytest.raises(ValueError, match=message) as error:
     make(jinja).render(row)
   assert str(error.value).startswith('my/set "my name": ')
+
+
+# As promptsource's templates of hellaswag, qasc and winogrande read a label:
+# each would take an option for a row that has no label.
+@pytest.mark.parametrize(
+    'answer',
+    (
+        '{{answer_choices[label | int]}}',
+        '{% if label == 1 %}{{answer_choices[1]}}{% else %}no{% endif %}',
+        '{{["no", "yes"][-1 if label == -1 else 0]}}',
+        '{{["no", "yes"][label | int]}}',
+        '{% if label %}yes{% else %}no{% endif %}',
+    ),
+)
+@pytest.mark.parametrize('field', ('label', None))
+def test_row_without_a_label(answer, field):
+  template = make(f'Is it {{{{x}}}}? ||| {answer}', label=field)
+  for label in ('', ' ', None, -1, '-1', float('nan')):
+    row = {'x': 'X', 'label': label}
+    assert not template.has_label(row)
+    with pytest.raises(templates.Dropped, match='^no label$'):
+      template.render(row)
+    assert template.render_prompt(row).prompt == 'Is it X?'
+  assert template.has_label({'x': '', 'label': 0})
+  assert template.render({'x': '', 'label': 1}).options == ('no', 'yes')
+
+
+def test_label_that_the_prompt_reads_too():
+  jinja = 'Not {{wrong}} but {{right}}? ||| {{right}}'
+  row = {'wrong': 'a', 'right': ''}
+  choices = '{{wrong}} ||| {{right}} ||| b'
+  # Nothing tells which of the two is the label, unless the catalog does.
+  assert make(jinja, choices).has_label(row)
+  assert not make(jinja, choices, label='right').has_label(row)
+  assert make(jinja, choices, label='right').cut_to(9).has_label(
+      {'wrong': '', 'right': 'a'}
+  )
+
+
+@pytest.mark.parametrize('label', (1, '1', 1.0, 'yes', True))
+def test_labels_as_other_programs_write_them(label):
+  rendered = render('{{x}}? ||| {{answer_choices[label]}}.', x=1, label=label)
+  assert rendered.gold == 1
 
 
 def test_missing_field_in_the_options():

@@ -236,6 +236,57 @@ def test_drops_are_counted():
   assert iterator.counts['tiny_mood']['truncated'] == 0
 
 
+TAKES_AN_OPTION = """\
+dataset: mine
+templates:
+  1: !Template
+    name: Else
+    answer_choices: no ||| yes
+    jinja: 'Is it {{text}}? |||{% if label == 1 %} yes{% else %} no{% endif %}'
+    metadata: !TemplateMetadata {metrics: [Accuracy]}
+"""
+
+
+def own(tmp_path, monkeypatch, labels):
+  """A dataset of one's own whose template takes an option for any label."""
+  (tmp_path / 'mine.yaml').write_text(TAKES_AN_OPTION)
+  (tmp_path / 'mine').mkdir()
+  for split in ('train', 'test'):
+    (tmp_path / 'mine' / f'{split}.jsonl').write_text(''.join(
+        json.dumps({'text': f'film {i}', 'label': label}) + '\n'
+        for i, label in enumerate(labels)
+    ))
+  (tmp_path / 'own.csv').write_text(
+      'name,templates,train,test,eval_split,fields\n'
+      f'mine,file:mine.yaml,{len(labels)},{len(labels)},test,text label\n'
+  )
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(tmp_path / 'own.csv'))
+  monkeypatch.setenv('FLIPPED_T5X_SOURCES', f'{tmp_path}/')
+
+
+def test_rows_without_a_label(tmp_path, monkeypatch):
+  own(tmp_path, monkeypatch, ['', 1, None, 0, -1, '-1'])
+  train = make('mine', pack=False)
+  take(train, 3)
+  # Each epoch of 6 rows has 4 without a label, for each of which others are
+  # drawn until one has a label: 8 on average.
+  drops = train.counts['mine']['no label']
+  assert drops >= 3 * 8 and set(train.counts['mine']) <= {
+      'no label', 'truncated'
+  }
+  found = batches.open_candidates('mine', demo_data.vocabulary(), 56, 20)
+  candidates = found.read('Else')
+  assert candidates.counts['no label'] == 4
+  assert sorted(set(candidates.example_id)) == [1, 3]
+  assert list(candidates.is_correct) == [False, True, True, False]
+
+
+def test_training_rows_that_all_lack_a_label(tmp_path, monkeypatch):
+  own(tmp_path, monkeypatch, ['', None, -1])
+  with pytest.raises(catalog.NoLabels, match="^mine: no row .*'train' has a"):
+    make('mine')
+
+
 def test_nothing_but_drops():
   message = r"tiny_mood: 1000 rows .* dropped: {.*'label too long': \d+"
   with pytest.raises(ValueError, match=message):

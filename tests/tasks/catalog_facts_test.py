@@ -185,3 +185,39 @@ def test_real_rows(name, monkeypatch):
       with contextlib.suppress(templates.Dropped):
         rendered.append(template.render(json.loads(row)))
     assert rendered or name in ('super_glue/copa',)  # Of one question type.
+
+
+# The answers of these are among their options or in their prompts, too; wiqa
+# has two templates that ask for another field.
+_HIDDEN = ('sciq', 'sciq_validation', 'commonsense_qa', 'wiqa')
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_label_field_is_what_answers_alone_read(name):
+  dataset = catalog.dataset(name)
+  if dataset.templates.startswith(('bigbench', 'labels')):
+    assert dataset.label == 'label' or dataset.rows_of
+    return
+  assert dataset.label in dataset.fields
+  if name not in _HIDDEN:
+    for template in dataset.load_templates().values():
+      inferred = templates.Template(
+          name, template.name, template.jinja, template.answer_choices
+      )
+      assert inferred._label_fields == {dataset.label}
+
+
+@pytest.mark.parametrize(
+    'name', [*TRAINING, *(n for n in EVALUATION if not n.startswith('anli'))]
+)
+def test_real_rows_without_a_label(name, monkeypatch):
+  dataset = catalog.dataset(name)
+  if not list((SHARED / name).glob(f'{dataset.eval_split}.jsonl.gz')):
+    pytest.skip(f'no real rows: ../shared/data/{name} is absent')
+  monkeypatch.setenv('FLIPPED_T5X_SOURCES', str(SHARED))
+  row = json.loads(dataset.open(dataset.eval_split)[0])
+  for template in dataset.load_templates().values():
+    assert template.has_label(row)
+    for missing in ('', None, -1):
+      with pytest.raises(templates.Dropped, match='^no label$'):
+        template.render(row | {dataset.label: missing})

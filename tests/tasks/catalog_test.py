@@ -121,6 +121,24 @@ def test_sample_of_training_is_capped(tmp_path, monkeypatch, data):
   assert len(dataset.sample('train', limit=99)) == 15
 
 
+@pytest.mark.parametrize('column', ('label', ''))
+def test_split_without_labels(column, tmp_path, monkeypatch, data):
+  folder = data / 'local' / 'my' / 'set'
+  unlabelled = [r | {'label': ''} for r in demo_catalog.rows(3)]
+  demo_catalog.write_lines(folder / 'test.jsonl', unlabelled)
+  demo_catalog.write_lines(
+      folder / 'train.jsonl', [*unlabelled, *demo_catalog.rows(1)]
+  )
+  dataset = demo_catalog.dataset(
+      tmp_path, monkeypatch, train='4', label=column
+  )
+  dataset.check_labels('train')
+  with pytest.raises(
+      catalog.NoLabels, match="^my/set: no row of the split 'test' has a label"
+  ):
+    dataset.check_labels('test')
+
+
 # Catalogs of one's own.
 
 OWN = """\

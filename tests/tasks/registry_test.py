@@ -306,6 +306,25 @@ def test_score_tasks(name, number, vocabulary):
         assert np.array_equal(ours[key], value), key
 
 
+@pytest.mark.parametrize('missing', (['', 1, None, -1], ['', None, -1]))
+def test_rows_without_a_label(missing, tmp_path, monkeypatch):
+  demo_data.install(tmp_path, monkeypatch)
+  path = demo_data.local_file(tmp_path, 'tiny_mood', 'test')
+  path.write_text(''.join(
+      json.dumps({'text': 'a film', 'label': label}) + '\n'
+      for label in missing
+  ))
+  task = registry.score_tasks('tiny_mood', demo_data.vocabulary())['Mood']
+  if 1 not in missing:
+    with pytest.raises(catalog.NoLabels, match='tiny_mood: no row of the spli'):
+      read(task, split='test')
+    return
+  candidates = read(task, split='test')
+  assert [(c['example_id'], c['is_correct']) for c in candidates] == [
+      (1, False), (1, True)
+  ]
+
+
 @pytest.mark.parametrize('sign, accuracy', ((1, 100.0), (-1, 0.0)))
 def test_score_tasks_are_judged(sign, accuracy):
   task = registry.score_tasks('tiny_kind', demo_data.vocabulary())['Kind']
