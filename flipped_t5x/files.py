@@ -46,6 +46,36 @@ def any_path(path: str | os.PathLike[str]) -> epath.Path:
   return epath.Path(path).expanduser()
 
 
+def local_path(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """A path on this machine, `~` being the user's home.
+
+  Args:
+    path: the path.
+    name: the flag or setting that it was given as, for messages.
+
+  Raises:
+    UserError: it has a scheme, such as `gs://`.
+  """
+  if '://' in os.fspath(path):
+    raise errors.UserError(
+        f'{name}: {path} is not on this machine: give a local path'
+    )
+  return pathlib.Path(path).expanduser()
+
+
+@contextlib.contextmanager
+def made(folder: pathlib.Path) -> Iterator[None]:
+  """Makes a folder for a block, and removes it again if it is still empty."""
+  parents = [p for p in (folder, *folder.parents) if not p.exists()]
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    yield
+  finally:
+    for path in parents:
+      with contextlib.suppress(OSError):
+        path.rmdir()
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Replaces a file once it has been written whole.
@@ -84,20 +114,15 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
   Raises:
     FileExistsError: at the end, if `path` has appeared meanwhile.
   """
-  made = [p for p in path.parents if not p.exists()]
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(path, pathlib.Path.mkdir) as unfinished:
-      yield unfinished
-      # A folder could be renamed onto an empty one.
-      if path.exists() or path.is_symlink():
-        raise FileExistsError(f'{path} has appeared meanwhile')
-      unfinished.rename(path)
-  except BaseException:
-    for parent in made:
-      with contextlib.suppress(OSError):
-        parent.rmdir()
-    raise
+  with (
+      made(path.parent),
+      _unfinished(path, pathlib.Path.mkdir) as unfinished,
+  ):
+    yield unfinished
+    # A folder could be renamed onto an empty one.
+    if path.exists() or path.is_symlink():
+      raise FileExistsError(f'{path} has appeared meanwhile')
+    unfinished.rename(path)
 
 
 def temporary_folder(

@@ -14,6 +14,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import formats
@@ -97,15 +98,19 @@ class TrainBatches:
       raise errors.UserError(f'{mixture} is not of the format {format!r}')
     rates = mixed_of.rates()
     datasets = []
-    for number, name in enumerate(rates):
+    for number, (name, rate) in enumerate(rates.items()):
       data = catalog.dataset(name)
       self.counts[name] = collections.Counter()
+      templates = data.load_templates(max_field_chars)
       draw = examples.DrawPair(
-          name, data.load_templates(max_field_chars),
+          name, templates,
           tokenization.load_vocabulary(pathlib.Path(vocabulary)), lengths,
           format, self.counts[name], bool(unlikelihood_weight),
       )
-      self.origins[name] = data.open('train').origin
+      self.origins[name] = {
+          **data.open('train').origin, 'templates': data.templates,
+          'sha256_of_templates': _digest(templates), 'rate': rate,
+      }
       datasets.append(_pairs(data, draw, seed + number))
     self._mixed = grain.MapDataset.mix(datasets, list(rates.values()))
     self.select(range(batch_size))
@@ -197,6 +202,20 @@ class TrainBatches:
       iterator.set_state(found[str(shard)])
 
 
+def _texts(
+    templates: Mapping[str, templates_lib.Template]
+) -> dict[str, list[str]]:
+  """Template -> what its texts depend on, beside the rows."""
+  return {
+      name: [t.jinja, t.answer_choices or '', *t.chunks]
+      for name, t in templates.items()
+  }
+
+
+def _digest(templates: Mapping[str, templates_lib.Template]) -> str:
+  return files.sha256(json.dumps(sorted(_texts(templates).items())).encode())
+
+
 def _pairs(
     data: catalog.Dataset, draw: examples.DrawPair, seed: int
 ) -> grain.MapDataset:
@@ -285,10 +304,7 @@ class CandidateSource:
   @property
   def texts(self) -> Mapping[str, Sequence[str]]:
     """Template -> what its candidates depend on, beside the rows."""
-    return {
-        name: [t.jinja, t.answer_choices or '', *t.chunks]
-        for name, t in self.templates.items()
-    }
+    return _texts(self.templates)
 
   @property
   def label_words(self) -> Mapping[str, Sequence[str]]:

@@ -3,6 +3,7 @@
     MODEL_DIR/
       config.json          network, format, lengths and every setting
       data.json            where the rows of each dataset came from
+      initial_weights.json which weights it started from
       sentencepiece.model  the vocabulary, without sentinels
       metrics.jsonl        one line per logged step
       checkpoints/STEP/    weights, optimizer, step and data position

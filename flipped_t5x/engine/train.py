@@ -8,10 +8,12 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import locks
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import agreement
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import partitioning
+from flipped_t5x.engine import run_contents
 from flipped_t5x.engine import run_log
 from flipped_t5x.engine import train_step
 from flipped_t5x.prompts import arrays
@@ -91,45 +93,59 @@ def train(
     Interrupted: after Ctrl-C or SIGTERM, once the current step is saved.
     OSError: a checkpoint could not be written.
   """
-  folder = pathlib.Path(model_dir)
+  folder = files.local_path(model_dir, 'MODEL_DIR')
   partitioner = partitioner or partitioning.Partitioner()
   model = network_lib.Transformer(network)
   config = run_config.RunConfig(
       network, format, input_length, target_length, dict(settings or {})
   )
-  resumes = _check_hosts(folder, config, batches, vocabulary)
-  partitioner.check(network, batches.batch_size, num_microbatches)
-  abstract = partitioner.abstract_state(model, optimizer)
-  params = None
-  if initial_checkpoint and not resumes:
-    with agreement.fail_together():
-      params = _initial_params(
-          initial_checkpoint, network, vocabulary, abstract['params']
-      )
-  _prepare(folder, config, batches, vocabulary)
-  copies = _share_out(batches, partitioner)
-  saver = checkpoints.Checkpoints(folder, keep)
-  start = saver.latest or 0
-  if start:
-    state, positions = saver.restore(start, abstract)
-    batches.set_state(*positions)
-    _say(f'{folder}: resuming from step {start}')
-  else:
-    state = _first_state(model, optimizer, seed, abstract, params)
-  del params  # It would be a second copy of the weights.
-  step_fn = train_step.make_train_step(
-      model, optimizer, unlikelihood_weight=unlikelihood_weight, eps=eps,
-      seed=seed, num_microbatches=num_microbatches,
-      num_logit_chunks=num_logit_chunks, partitioner=partitioner,
-  )
-  log = run_log.RunLog(folder, start, steps, copies)
-  with _closing(saver), contextlib.closing(log), partitioner.active():
-    _run_steps(
-        range(start + 1, steps + 1), state, step_fn, batches, partitioner,
-        saver, log, checkpoint_period, log_period,
+  with _alone_in(folder):
+    resumes = _check_hosts(folder, config, batches, vocabulary)
+    partitioner.check(network, batches.batch_size, num_microbatches)
+    abstract = partitioner.abstract_state(model, optimizer)
+    params, weights = None, None
+    if initial_checkpoint and not resumes:
+      with agreement.fail_together():
+        params, weights = _initial_params(
+            initial_checkpoint, network, vocabulary, abstract['params']
+        )
+    _prepare(folder, config, batches, vocabulary, weights)
+    copies = _share_out(batches, partitioner)
+    saver = checkpoints.Checkpoints(folder, keep)
+    start = saver.latest or 0
+    if start:
+      state, positions = saver.restore(start, abstract)
+      batches.set_state(*positions)
+      _say(f'{folder}: resuming from step {start}')
+    else:
+      state = _first_state(model, optimizer, seed, abstract, params)
+    del params  # It would be a second copy of the weights.
+    step_fn = train_step.make_train_step(
+        model, optimizer, unlikelihood_weight=unlikelihood_weight, eps=eps,
+        seed=seed, num_microbatches=num_microbatches,
+        num_logit_chunks=num_logit_chunks, partitioner=partitioner,
     )
+    log = run_log.RunLog(folder, start, steps, copies)
+    with _closing(saver), contextlib.closing(log), partitioner.active():
+      _run_steps(
+          range(start + 1, steps + 1), state, step_fn, batches, partitioner,
+          saver, log, checkpoint_period, log_period,
+      )
   _say_counts(batches, start)
   return log.last
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps other trainings out of a run's folder; only host 0 takes the lock."""
+  with contextlib.ExitStack() as stack:
+    with agreement.fail_together():
+      if _is_first():
+        stack.enter_context(files.made(folder))
+        stack.enter_context(locks.held(
+            folder / '.lock', str(folder), 'choose another MODEL_DIR'
+        ))
+    yield
 
 
 def _check_hosts(
@@ -157,12 +173,16 @@ def _prepare(
     config: run_config.RunConfig,
     batches: arrays.Batches,
     vocabulary: str,
+    weights: run_contents.Digested | None,
 ) -> None:
   """Makes or checks the run's folder, and waits until all hosts see it."""
   with agreement.fail_together():
     if _is_first():
+      run_contents.check(folder, batches.origins, pathlib.Path(vocabulary))
       checkpoints.prepare(folder, config, pathlib.Path(vocabulary))
-      files.write_json(folder / 'data.json', batches.origins)
+      run_contents.record(
+          folder, batches.origins, weights.record() if weights else None
+      )
   with agreement.fail_together():
     checkpoints.wait_for(folder)
 
@@ -271,7 +291,7 @@ def _initial_params(
     network: network_lib.T5Config,
     vocabulary: str,
     abstract: Any,
-) -> Any:
+) -> tuple[Any, run_contents.Digested]:
   """Reads weights to start from; errors name the macro that says where."""
 
   def place(tensor, like):
@@ -283,18 +303,19 @@ def _initial_params(
     )
 
   try:
-    files = model_files.open(path, vocabulary=vocabulary)
-    found = (tensors.stacked if network.scan_layers else tensors.unstacked)(
-        files.tensors
-    )
+    opened = model_files.open(path, vocabulary=vocabulary)
+    weights = run_contents.Digested.of(opened)
+    found = weights.tensors
+    if network.scan_layers:
+      found = tensors.stacked(found)
     problems = tensors.differences(found, tensors.shapes(network))
     if problems:
       raise errors.UserError(f'{path} is of another model or size: {problems}')
     params = jax.tree.map(place, tensors.tree(found), abstract)
   except (OSError, ValueError) as e:
     raise errors.UserError(f'INITIAL_CHECKPOINT_PATH: {e}') from e
-  _say(f'{path}: starting from the weights of step {files.step or 0}')
-  return params
+  _say(f'{path}: starting from the weights of step {opened.step or 0}')
+  return params, weights
 
 
 def num_examples(batch: arrays.Batch) -> int:

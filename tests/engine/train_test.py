@@ -7,6 +7,7 @@ import signal
 import time
 
 import demo_data
+from flipped_t5x import locks
 from flipped_t5x.cli import main
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import optimizers
@@ -176,6 +177,33 @@ def test_run_of_other_settings(whole, capsys):
   assert str(whole) in errors
   assert 'LAMBDA: 3.0 there, 1.0 now' in errors
   assert state(whole, 40)
+
+
+def test_one_training_in_a_folder(data, tmp_path, capsys):
+  folder = tmp_path / 'a' / 'run'
+  folder.mkdir(parents=True)
+  with locks.held(folder / '.lock', str(folder)):
+    assert main.main(command(folder)) == 1
+  error = capsys.readouterr().err
+  assert error.startswith(f'flipped-t5x: {folder} is being written by process')
+  assert error.endswith('or choose another MODEL_DIR\n')
+  assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_trainings_in_a_folder(whole, data, tmp_path, capsys):
+  folder = tmp_path / 'run'
+  process = demo_data.start(data, command(folder), 'slow')
+  wait_for(process, (folder / 'checkpoints' / '20').exists)
+  assert main.main(command(folder)) == 1
+  assert f'{folder} is being written by process {process.pid} on' in (
+      capsys.readouterr().err
+  )
+  output, _ = process.communicate(timeout=90)
+  assert process.returncode == 0, output
+  assert_same_run(folder, whole)
+  assert not (folder / '.lock').exists()
 
 
 class Repeated:

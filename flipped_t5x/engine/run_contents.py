@@ -1,0 +1,209 @@
+"""What a run was started with, compared when it resumes.
+
+    MODEL_DIR/data.json             dataset -> where its rows came from, and the
+                                    digests of rows and templates
+    MODEL_DIR/sentencepiece.model   the vocabulary
+    MODEL_DIR/initial_weights.json  the weights it started from, if not random
+
+They are written once. Settings alone do not tell whether a file behind them has
+changed.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from etils import epath
+from flipped_t5x import errors
+from flipped_t5x import files
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import run_config
+from flipped_t5x.weights import tensors as tensors_lib
+import numpy as np
+
+DATA, WEIGHTS = 'data.json', 'initial_weights.json'
+# Keys of a dataset's origin that must stay the same -> what they are.
+_COMPARED = {
+    'sha256': 'rows', 'sha256_of_templates': 'templates',
+    'rate': 'share of the mixture',
+}
+
+
+def check(
+    model_dir: pathlib.Path,
+    origins: Mapping[str, Mapping[str, Any]],
+    vocabulary: pathlib.Path,
+) -> None:
+  """Checks that a run resumes with the contents that it was started with.
+
+  Args:
+    model_dir: the run's folder; if it has no run yet, nothing is compared.
+    origins: dataset -> its origin, see `arrays.Batches`.
+    vocabulary: the SentencePiece file.
+
+  Raises:
+    UserError: a file has changed; the message names it.
+  """
+  if not (model_dir / run_config.CONFIG).exists():
+    return
+  changed = []
+  if (model_dir / DATA).is_file():
+    old = files.read_json(model_dir / DATA)
+    changed += _changed_data(old, json.loads(json.dumps(origins)))
+  kept = model_dir / model_files.VOCABULARY
+  if kept.is_file() and kept.read_bytes() != vocabulary.read_bytes():
+    changed.append(f'VOCABULARY: {vocabulary} is not {kept}')
+  if (model_dir / WEIGHTS).is_file():
+    changed += _changed_weights(
+        files.read_json(model_dir / WEIGHTS), vocabulary
+    )
+  if changed:
+    raise errors.UserError(
+        f'{model_dir} holds a run that was started with other contents:'
+        f' {"; ".join(changed)}. Restore them, or choose another MODEL_DIR'
+    )
+
+
+def record(
+    model_dir: pathlib.Path,
+    origins: Mapping[str, Mapping[str, Any]],
+    weights: Mapping[str, Any] | None,
+) -> None:
+  """Writes what a run is started with, unless it is written.
+
+  Args:
+    model_dir: the run's folder.
+    origins: see `check`.
+    weights: `Digested.record` of the weights that the run starts from; None
+      for random weights, and where a run resumes.
+
+  Raises:
+    UserError: other weights are recorded.
+  """
+  if not (model_dir / DATA).exists():
+    files.write_json(model_dir / DATA, origins)
+  if weights is None:
+    return
+  path = model_dir / WEIGHTS
+  if not path.exists():
+    files.write_json(path, weights)
+  elif files.read_json(path).get('sha256') != weights['sha256']:
+    raise errors.UserError(
+        f'{model_dir} holds a run that was started from other weights than'
+        f' those of {weights["path"]}: choose another MODEL_DIR, or delete it'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Digested:
+  """Weights whose digest is computed while they are read.
+
+  Attributes:
+    path: the checkpoint.
+    tensors: the weights; each must be read once.
+    digests: name -> digest of the weights that have been read.
+  """
+
+  path: epath.Path
+  tensors: tensors_lib.Tensors
+  digests: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def of(cls, opened: model_files.ModelFiles) -> 'Digested':
+    """The weights of a model, layers apart."""
+    digests: dict[str, str] = {}
+
+    def digested(name, tensor):
+      def read() -> np.ndarray:
+        values = tensor.read()
+        digests[name] = hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+        return values
+
+      return dataclasses.replace(tensor, read=read)
+
+    apart = tensors_lib.unstacked(opened.tensors)
+    return cls(
+        _checkpoint(opened), {n: digested(n, t) for n, t in apart.items()},
+        digests,
+    )
+
+  def record(self) -> dict[str, Any]:
+    """JSON that identifies the weights, once all have been read."""
+    return {
+        'path': os.fspath(self.path),
+        'sha256': files.sha256(
+            json.dumps(sorted(self.digests.items())).encode()
+        ),
+        'files': _listing(self.path),
+    }
+
+
+def _checkpoint(opened: model_files.ModelFiles) -> epath.Path:
+  """The folder of the weights alone: a run may have saved more steps later."""
+  path, step = opened.path, opened.step
+  for inside in (path / 'checkpoints' / str(step), path / f'checkpoint_{step}'):
+    if inside.is_dir():
+      return inside
+  return path
+
+
+def _listing(folder: epath.Path) -> str | None:
+  """A digest of names, sizes and times; None in a bucket, where it is slow."""
+  if '://' in os.fspath(folder):
+    return None
+  found = []
+  for path in sorted(pathlib.Path(folder).rglob('*')):
+    if path.is_file():
+      stat = path.stat()
+      found.append([str(path), stat.st_size, stat.st_mtime_ns])
+  return files.sha256(json.dumps(found).encode())
+
+
+def _changed_weights(
+    recorded: Mapping[str, Any], vocabulary: pathlib.Path
+) -> list[str]:
+  """What to say of weights that have changed; they need not be there still."""
+  path = files.any_path(recorded['path'])
+  if recorded['files'] is None or not path.is_dir():
+    return []
+  if _listing(path) == recorded['files']:  # Spares reading all of them.
+    return []
+  digested = Digested.of(model_files.open(path, vocabulary=vocabulary))
+  for tensor in digested.tensors.values():
+    tensor.read()
+  if digested.record()['sha256'] == recorded['sha256']:
+    return []
+  return [f'INITIAL_CHECKPOINT_PATH: the weights of {path} have changed']
+
+
+def _changed_data(
+    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+  """What to say of each dataset that has changed."""
+  changed = []
+  for name in sorted(old.keys() | new.keys()):
+    if name not in old or name not in new:
+      where = 'then' if name in old else 'now'
+      changed.append(f'{name} is in the mixture only {where}')
+      continue
+    differing = [
+        what for key, what in _COMPARED.items()
+        # Runs from before a key was recorded do not have it.
+        if key in old[name] and old[name][key] != new[name].get(key)
+    ]
+    if differing:
+      changed.append(
+          f'{name} has other {" and ".join(differing)} ({_sources(new[name])})'
+      )
+  return changed
+
+
+def _sources(origin: Mapping[str, Any]) -> str:
+  """The files of rows and templates of a dataset."""
+  found = [*origin.get('files', ()), origin.get('file')]
+  found.append(origin.get('templates'))
+  return ', '.join(str(name) for name in found if name)
