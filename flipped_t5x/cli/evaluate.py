@@ -109,7 +109,10 @@ def run(arguments: argparse.Namespace) -> None:
   method = _method(files, checkpoint, arguments.method)
   suite, mixture = _what(files, checkpoint, arguments, method)
   path = arguments.output or folder / _file_name(suite, mixture)
+  path = path.expanduser()
   # Before the weights are read, which may take minutes.
+  with evaluate.alone(path):
+    pass
   datasets, missing = _datasets(
       mixture, arguments.split, arguments.skip_missing or bool(arguments.suite)
   )
@@ -129,7 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
       for dataset in datasets
   }
   results = evaluate.evaluate(
-      model, tasks, path.expanduser(), checkpoint=checkpoint, suite=suite,
+      model, tasks, path, checkpoint=checkpoint, suite=suite,
       missing=missing,
       about={
           'mixture': mixture, 'limit': arguments.limit,

@@ -4,7 +4,8 @@
     FOLDER/00000.parquet     the scored examples of the first chunk, ...
 
 An evaluation with the same fingerprint skips these chunks. If its fingerprint
-differs, they are discarded.
+differs, they are discarded. Each chunk has a digest of the fingerprint, so that
+what another evaluation has written is noticed even on a disk without locks.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from flipped_t5x.evaluation import scored_examples
 import pyarrow as pa
 
 _FINGERPRINT = 'fingerprint.json'
+_DIGEST = 'fingerprint'
 
 
 class Chunks:
@@ -42,6 +44,8 @@ class Chunks:
     self._folder = folder
     path = folder / _FINGERPRINT
     fingerprint = json.loads(json.dumps(fingerprint))
+    self._fingerprint = fingerprint
+    self._digest = files.sha256(json.dumps(fingerprint).encode())
     found = _read(path)
     if found != fingerprint:
       if found:
@@ -58,7 +62,7 @@ class Chunks:
     self.done = set()
     for part in folder.glob('*.parquet'):
       try:
-        scored_examples.read_about(part)
+        self._about(part)
       except ValueError as e:  # The machine may have crashed.
         print(f'{e}; this chunk is scored again', file=sys.stderr)
         part.unlink()
@@ -75,17 +79,39 @@ class Chunks:
       rows: its scored examples.
       about: JSON to store with them.
     """
-    scored_examples.write(rows, self._path(number), about)
+    scored_examples.write(
+        rows, self._path(number), {**about, _DIGEST: self._digest}
+    )
     self.done.add(number)
 
+  def check(self) -> None:
+    """Raises UserError if another evaluation has used the folder meanwhile."""
+    if _read(self._folder / _FINGERPRINT) != self._fingerprint:
+      raise errors.UserError(
+          f'{self._folder}: another evaluation has written here meanwhile, and'
+          ' no results were written; start again'
+      )
+
   def read(self) -> tuple[list[pa.Table], list[dict[str, Any]]]:
-    """The scored examples of each chunk, in order, and their `about`."""
+    """The scored examples of each chunk, in order, and their `about`.
+
+    Raises:
+      UserError: a chunk is damaged, or of another evaluation.
+    """
+    self.check()
     paths = [self._path(number) for number in sorted(self.done)]
     tables = [
         scored_examples.read_table(path).replace_schema_metadata()
         for path in paths
     ]
-    return tables, [scored_examples.read_about(path) for path in paths]
+    return tables, [self._about(path) for path in paths]
+
+  def _about(self, path: pathlib.Path) -> dict[str, Any]:
+    """The `about` of a chunk; UserError if it is damaged or another's."""
+    about = scored_examples.read_about(path)
+    if about.pop(_DIGEST, None) != self._digest:
+      raise errors.UserError(f'{path} is of another evaluation')
+    return about
 
   def _path(self, number: int) -> pathlib.Path:
     return self._folder / f'{number:05}.parquet'

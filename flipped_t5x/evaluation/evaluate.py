@@ -7,7 +7,8 @@ memory, so they are the same to the bit whether or not the evaluation was
 interrupted and resumed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import locks
 from flipped_t5x.evaluation import chunks as chunks_lib
 from flipped_t5x.evaluation import prompt_bar
 from flipped_t5x.evaluation import scored_examples
@@ -104,7 +106,8 @@ def evaluate(
     The content of the results, see docs/evaluation.md.
 
   Raises:
-    UserError: no row fits any template, or data or weights are damaged.
+    UserError: no row fits any template, data or weights are damaged, or another
+      evaluation is writing to `path`.
     KeyboardInterrupt: the evaluation was interrupted; the message says how to
       resume it.
   """
@@ -113,40 +116,63 @@ def evaluate(
   progress = path.with_suffix('') / _PROGRESS
   names = _file_names(tasks)
   shared = _fingerprint(model, sha256, batch_size, about)
-  chunks = {
-      task: chunks_lib.Chunks(
-          progress / names[task], {**shared, **_identity(source)}
-      )
-      for task, source in tasks.items()
-  }
-  try:
-    _score_all(model, tasks, chunks, batch_size)
-    finished = {
-        task: _finish(source, chunks[task], progress / f'{names[task]}.parquet')
+  with alone(path):
+    chunks = {
+        task: chunks_lib.Chunks(
+            progress / names[task], {**shared, **_identity(source)}
+        )
         for task, source in tasks.items()
     }
-  except KeyboardInterrupt as e:
-    raise KeyboardInterrupt(
-        'interrupted; run the same command again to resume, with at most'
-        f' {CHUNK_ROWS} rows of a task to score again'
-    ) from e
-  found, missing = _without_unfit(finished, missing or {})
-  content = {
-      'suite': suite,
-      **about,
-      'tasks': found,
-      'missing': missing,
-      'groups': _groups(suite, found, missing),
-      'checkpoint': {
-          'path': checkpoint, 'step': model.step, 'sha256': sha256,
-          'sha256_of_vocabulary': shared['vocabulary'],
-      },
-      'step': model.step,
-      **_config(model),
-      'versions': versions(),
-  }
-  _put_in_place(path, progress, content)
+    try:
+      _score_all(model, tasks, chunks, batch_size)
+      finished = {
+          task: _finish(
+              source, chunks[task], progress / f'{names[task]}.parquet'
+          )
+          for task, source in tasks.items()
+      }
+    except KeyboardInterrupt as e:
+      raise KeyboardInterrupt(
+          'interrupted; run the same command again to resume, with at most'
+          f' {CHUNK_ROWS} rows of a task to score again'
+      ) from e
+    found, missing = _without_unfit(finished, missing or {})
+    content = {
+        'suite': suite,
+        **about,
+        'tasks': found,
+        'missing': missing,
+        'groups': _groups(suite, found, missing),
+        'checkpoint': {
+            'path': checkpoint, 'step': model.step, 'sha256': sha256,
+            'sha256_of_vocabulary': shared['vocabulary'],
+        },
+        'step': model.step,
+        **_config(model),
+        'versions': versions(),
+    }
+    for task in chunks.values():
+      task.check()
+    _put_in_place(path, progress, content)
   return content
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path) -> Iterator[None]:
+  """Keeps other evaluations away from a file of results and its scores.
+
+  Args:
+    path: the file of results.
+
+  Raises:
+    UserError: another evaluation is writing there.
+  """
+  folder = path.with_suffix('')
+  with (
+      files.made(folder),
+      locks.held(folder / '.lock', str(path), 'give another --output'),
+  ):
+    yield
 
 
 def _score_all(

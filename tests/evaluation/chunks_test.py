@@ -62,3 +62,23 @@ def test_damaged_fingerprint(folder):
   (folder / 'fingerprint.json').write_text('{"checkpoint"')
   with pytest.raises(errors.UserError, match=f'delete {folder} to start again'):
     chunks_lib.Chunks(folder, FINGERPRINT)
+
+
+def test_another_evaluation_in_the_same_folder(folder):
+  """On a disk without locks: what it has written never becomes results."""
+  ours = chunks_lib.Chunks(folder, FINGERPRINT)
+  ours.check()
+  theirs = chunks_lib.Chunks(folder, FINGERPRINT | {'checkpoint': 'ba2'})
+  with pytest.raises(errors.UserError, match='another evaluation has written'):
+    ours.check()
+  theirs.add(0, rows(0), {})
+  ours.add(2, rows(2), {})
+  with pytest.raises(errors.UserError, match='another evaluation has written'):
+    ours.read()
+  theirs.done = {0, 2}
+  with pytest.raises(errors.UserError, match='2.parquet is of another eval'):
+    theirs.read()
+  assert theirs.check() is None
+  # Resumed, it scores this chunk again.
+  again = chunks_lib.Chunks(folder, FINGERPRINT | {'checkpoint': 'ba2'})
+  assert again.done == {0}

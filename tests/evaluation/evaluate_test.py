@@ -1,5 +1,6 @@
 """Evaluation: its files, interruptions, gaps and damage."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 
 import demo_data
+from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import ranking
 from flipped_t5x.cli import main
@@ -18,6 +20,7 @@ from flipped_t5x.inference import model as model_lib
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import batches
 from flipped_t5x.weights import tensors
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -304,6 +307,50 @@ def test_killed(folder, run, tmp_path, capsys):
   assert main.main(arguments) == 0
   assert contents(tmp_path) == expected
   assert '156 encoder passes instead of 156' in capsys.readouterr().out
+
+
+def test_two_at_once(run, model, tasks, tmp_path, capsys, monkeypatch):
+  """The second one ends at once, and the first as if it had been alone."""
+  path = tmp_path / NAME
+  second = ['eval', str(run), '--output', str(path)]
+  score, statuses = evaluate._score_all, []
+
+  def score_and_start_another(*args):
+    monkeypatch.setattr(model_lib, 'load', None)  # It is not even loaded.
+    statuses.append(main.main(second))
+    score(*args)
+
+  monkeypatch.setattr(evaluate, '_score_all', score_and_start_another)
+  first = evaluated(model, tasks, path)
+  assert statuses == [1]
+  error = capsys.readouterr().err
+  message = f'flipped-t5x: {path} is being written by process {os.getpid()} on '
+  assert message in error and 'or give another --output\n' in error
+  assert json.loads(path.read_text()) == json.loads(json.dumps(first))
+  assert not list(tmp_path.rglob('.*'))
+
+
+def test_scores_of_another_evaluation(model, tasks, tmp_path, monkeypatch):
+  """Where a disk has no locks, no file of results mixes two evaluations."""
+  other = dataclasses.replace(model, step=8, params=jax.tree.map(
+      lambda a: a * 1.01, model.params
+  ))
+  monkeypatch.setattr(evaluate, 'alone', lambda _: contextlib.nullcontext())
+  score, path = evaluate._score_all, tmp_path / NAME
+
+  def score_between(*args):
+    monkeypatch.setattr(evaluate, '_score_all', score)
+    score(*args)
+    evaluated(other, tasks, path)
+
+  monkeypatch.setattr(evaluate, '_score_all', score_between)
+  with pytest.raises(errors.UserError):
+    evaluated(model, tasks, path)
+  results = json.loads(path.read_text())
+  assert results['checkpoint']['sha256'] == tensors.digest(other.params)
+  for task in results['tasks'].values():
+    content = (tmp_path / task['scores']['file']).read_bytes()
+    assert files.sha256(content) == task['scores']['sha256']
 
 
 def never(name):
