@@ -46,6 +46,11 @@ def any_path(path: str | os.PathLike[str]) -> epath.Path:
   return epath.Path(path).expanduser()
 
 
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Whether a path has a scheme, such as `gs://`."""
+  return '://' in os.fspath(path)
+
+
 def local_path(path: str | os.PathLike[str], name: str) -> pathlib.Path:
   """A path on this machine, `~` being the user's home.
 
@@ -56,7 +61,7 @@ def local_path(path: str | os.PathLike[str], name: str) -> pathlib.Path:
   Raises:
     UserError: it has a scheme, such as `gs://`.
   """
-  if '://' in os.fspath(path):
+  if is_remote(path):
     raise errors.UserError(
         f'{name}: {path} is not on this machine: give a local path'
     )
@@ -197,11 +202,19 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def write(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file, whole or not at all; text as UTF-8."""
-  with replacing(path) as unfinished:
-    if isinstance(content, str):
-      content = content.encode()
+def write(path: pathlib.Path | epath.Path, content: str | bytes) -> None:
+  """Writes a file, whole or not at all; text as UTF-8.
+
+  Args:
+    path: the file; in a bucket, where a write is whole by itself, too.
+    content: what to write.
+  """
+  if isinstance(content, str):
+    content = content.encode()
+  if is_remote(path):
+    epath.Path(path).write_bytes(content)
+    return
+  with replacing(pathlib.Path(path)) as unfinished:
     unfinished.write_bytes(content)
 
 

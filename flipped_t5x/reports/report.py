@@ -1,12 +1,16 @@
 """Writes reports: a table in the terminal, Markdown, an HTML page and plots."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
+import io
 import os
+import pathlib
 from typing import Any
 
 from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import locks
 from flipped_t5x import terminal
 from flipped_t5x.reports import comparison_report
 from flipped_t5x.reports import comparison_table
@@ -59,7 +63,9 @@ def write(
   found = evaluated_run.read_all(runs)
   report, tests = comparison_report.report(found)
   folder, stem = _target(output, epath.Path(), 'report_comparison')
-  page = _write_files(report, folder, stem, f'_{stem.removeprefix("report_")}')
+  suffix = f'_{stem.removeprefix("report_")}'
+  with _alone(folder, stem):
+    page = _write_files(report, folder, stem, suffix)
   for shown in comparison_table.tables(found, tests, console.width):
     console.print()
     console.print(shown)
@@ -77,9 +83,10 @@ def _write_one(run, output, console) -> None:
     suffix = ''
   else:
     suffix = f'_{stem.removeprefix("report_")}'
-  if run.of_t5x:
-    files.write_json(run.path, run.results)
-  page = _write_files(sections.report(run), folder, stem, suffix)
+  with _alone(folder, stem):
+    if run.of_t5x:
+      files.write_json(run.path, run.results)
+    page = _write_files(sections.report(run), folder, stem, suffix)
   console.print()
   console.print(table(run.results, console.width))
   console.print()
@@ -117,16 +124,30 @@ def _target(output, folder, stem) -> tuple[epath.Path, str]:
   return folder, stem
 
 
+def _alone(
+    folder: epath.Path, stem: str
+) -> contextlib.AbstractContextManager[None]:
+  """Keeps other reports away from the same files; a bucket has no locks."""
+  if files.is_remote(folder):
+    return contextlib.nullcontext()
+  return locks.held(
+      pathlib.Path(folder, f'.{stem}.lock'), str(folder / f'{stem}.html'),
+      'give another --output',
+  )
+
+
 def _write_files(report, folder, stem, suffix) -> epath.Path:
   """Writes the page, Markdown and its plots; returns the path of the page."""
   for plot in report.plots:
     if plot.file:
-      path = folder / markdown.file_name(plot, suffix)
-      with path.open('wb') as f:  # It may be in a bucket.
-        plot.draw().savefig(f)
-  (folder / f'{stem}.md').write_text(markdown.render(report, suffix))
+      drawn = io.BytesIO()
+      plot.draw().savefig(drawn)
+      files.write(
+          folder / markdown.file_name(plot, suffix), drawn.getvalue()
+      )
+  files.write(folder / f'{stem}.md', markdown.render(report, suffix))
   page = folder / f'{stem}.html'
-  page.write_text(html.render(report))
+  files.write(page, html.render(report))
   return page
 
 

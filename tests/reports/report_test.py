@@ -4,6 +4,7 @@ import json
 import re
 
 import evaluated_runs as runs
+from flipped_t5x import locks
 from flipped_t5x.cli import main
 import pytest
 import report_page
@@ -173,3 +174,17 @@ def test_output(tmp_path, capsys):
   error = capsys.readouterr().err
   assert f'--output {wrong}' in error and '.html or .md' in error
   assert not wrong.exists()
+
+
+def test_one_report_at_a_time(tmp_path, capsys):
+  path = runs.write(tmp_path / 'x', runs.TASKS)
+  lock = path.parent / '.report.lock'
+  before = set(path.parent.iterdir())
+  with locks.held(lock, 'it'):
+    assert main.main(['report', str(path.parent)]) == 1
+    error = capsys.readouterr().err
+    assert f'{path.parent}/report.html is being written by process' in error
+    assert 'or give another --output\n' in error
+    assert set(path.parent.iterdir()) == {*before, lock}
+  assert main.main(['report', str(path.parent)]) == 0
+  assert not lock.exists()
