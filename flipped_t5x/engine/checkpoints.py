@@ -10,21 +10,25 @@
 """
 
 import base64
-import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import re
 import shutil
 import time
 from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.engine import agreement
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import run_config
+from flipped_t5x.weights import t5x_checkpoints
 import jax
 import orbax.checkpoint as ocp
 
+_GLOB = re.compile(r'[*?\[]')
 # Settings that may change when a run resumes; all others change its results.
 RESUMABLE = frozenset((
     'CHECKPOINT_PERIOD', 'KEEP', 'LOG_PERIOD', 'MODEL_DIR', 'TRAIN_STEPS',
@@ -121,17 +125,26 @@ class Checkpoints:
   """The checkpoints of one run folder."""
 
   def __init__(self, model_dir: pathlib.Path, keep: int | None = None):
-    """Opens or makes `model_dir/checkpoints`; keeps the `keep` newest steps."""
-    self._folder = model_dir.absolute() / 'checkpoints'
+    """Opens or makes `model_dir/checkpoints`; keeps the `keep` newest steps.
+
+    Raises:
+      UserError: Orbax could not write there.
+    """
+    self._folder = pathlib.Path(os.path.abspath(model_dir)) / 'checkpoints'
+    if _GLOB.search(str(self._folder)):
+      raise errors.UserError(
+          f'MODEL_DIR: {self._folder.parent}: Orbax takes *, ? and [ in a path'
+          ' for a pattern, and its checkpoints could not be read: choose'
+          ' another name'
+      )
+    self._keep = keep
     self._manager = ocp.CheckpointManager(
         self._folder,
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False
-        ),
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
     )
 
   def save(self, step: int, state: Any, *positions: bytes) -> None:
-    """Saves a step, whole or not at all.
+    """Saves a step, whole or not at all, and deletes those not to be kept.
 
     Args:
       step: the step's number.
@@ -139,7 +152,8 @@ class Checkpoints:
       *positions: the position in the data on each host; the same on all hosts.
 
     Raises:
-      OSError: it could not be written; earlier checkpoints are as they were.
+      OSError: it could not be written, or what was written has not all arrays;
+        earlier checkpoints are as they were.
     """
     if step in self._manager.all_steps():
       return
@@ -155,11 +169,23 @@ class Checkpoints:
       )
       self._manager.wait_until_finished()
     except Exception as e:  # Orbax and TensorStore have many; all are fatal.
-      raise OSError(
-          f'{self._folder}: step {step} could not be saved:'
-          f' {files.first_line(e)}; {self.last_good}. Make room, then start the'
-          ' same command again'
-      ) from e
+      raise self._not_saved(step, e, 'Make room') from e
+    with agreement.fail_together():
+      try:
+        self._check_shapes(step, state)
+      except Exception as e:
+        self._manager.delete(step)
+        raise self._not_saved(step, e, 'Check the disk') from e
+    # Only now, since it is known that there is a newer one that can be read.
+    for old in self._manager.all_steps()[: -self._keep if self._keep else 0]:
+      self._manager.delete(old)
+
+  def _not_saved(self, step: int, error: Exception, advice: str) -> OSError:
+    return OSError(
+        f'{self._folder}: step {step} could not be saved:'
+        f' {files.first_line(error)}; {self.last_good}. {advice}, then start'
+        ' the same command again'
+    )
 
   @property
   def latest(self) -> int | None:
@@ -185,18 +211,28 @@ class Checkpoints:
       The state and the positions of the data.
 
     Raises:
-      UserError: the checkpoint's arrays have other names or shapes.
+      UserError: the checkpoint is damaged or incomplete, or its arrays have
+        other names or shapes.
     """
-    self._check_shapes(step, like)
-    restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-        ),
-    )
-    data = restored.data
-    positions = data['positions'] if 'positions' in data else [data['position']]
-    return restored.state, [base64.b64decode(p) for p in positions]
+    try:
+      self._check_shapes(step, like)
+      restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+          ),
+      )
+      data = restored.data
+      found = data['positions'] if 'positions' in data else [data['position']]
+      return restored.state, [base64.b64decode(p) for p in found]
+    except (errors.UserError, MemoryError):
+      raise
+    except Exception as e:  # Orbax and TensorStore have many.
+      raise errors.UserError(
+          f'{self._folder / str(step)} cannot be read: {files.first_line(e)}.'
+          ' If it is incomplete, copy it again, or delete it to resume from an'
+          ' older one'
+      ) from e
 
   def close(self) -> None:
     """Releases what Orbax holds."""
@@ -207,8 +243,7 @@ class Checkpoints:
     path = self._folder / str(step)
     if not path.is_dir():
       raise FileNotFoundError(f'{path}: no such checkpoint')
-    with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
-      saved = _shapes(checkpointer.metadata(path / 'state').item_metadata.tree)
+    saved = t5x_checkpoints.shapes(path)
     wanted = _shapes(like)
     # An extra layer is an error too: Orbax would leave it out in silence.
     weights = {name for name in saved if name.startswith('params/')}

@@ -156,7 +156,7 @@ def _check_hosts(
 ) -> bool:
   """Whether the folder has a checkpoint; UserError if the hosts differ."""
   with agreement.fail_together():
-    newest = max(t5x_checkpoints.steps(folder / 'checkpoints'), default=None)
+    newest, _ = t5x_checkpoints.newest(folder / 'checkpoints') or (None, None)
     facts = {
         **config.settings,
         **agreement.versions(),

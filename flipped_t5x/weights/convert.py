@@ -11,6 +11,7 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files as files_lib
+from flipped_t5x import locks
 from flipped_t5x.prompts import formats
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import logits_check
@@ -107,25 +108,27 @@ def convert(
   _check_room(destination, after.nbytes)
   # Before any weights are read, in case it cannot be made.
   card = _card(destination.name, before, after)
-  compare = None
-  if check:
-    logits_check.check_memory(max(before.nbytes, after.nbytes))
-    compare = logits_check.Comparison(before)
-  with (
-      _new_folder(destination, after.nbytes) as folder,
-      _counted(after, progress) as counted,
-  ):
-    _write(folder, counted, card, max_shard_bytes)
-    if compare is not None:
-      difference, largest = compare.with_other(model_files.open(folder))
-      if dtype is None and difference > 1e-4 * largest:
-        raise errors.UserError(
-            f'{source}: logits differ by {difference:.3g} after the conversion,'
-            f' the largest being {largest:.3g}'
+  with _alone(destination):
+    compare = None
+    if check:
+      logits_check.check_memory(max(before.nbytes, after.nbytes))
+      compare = logits_check.Comparison(before)
+    with (
+        _new_folder(destination, after.nbytes) as folder,
+        _counted(after, progress) as counted,
+    ):
+      _write(folder, counted, card, max_shard_bytes)
+      written = model_files.open(folder)  # Reads names, shapes and vocabulary.
+      if compare is not None:
+        difference, largest = compare.with_other(written)
+        if dtype is None and difference > 1e-4 * largest:
+          raise errors.UserError(
+              f'{source}: logits differ by {difference:.3g} after the'
+              f' conversion, the largest being {largest:.3g}'
+          )
+        result = dataclasses.replace(
+            result, difference=difference, largest=largest
         )
-      result = dataclasses.replace(
-          result, difference=difference, largest=largest
-      )
   return result
 
 
@@ -140,7 +143,7 @@ def _card(
 
 
 def _check_destination(path: str | os.PathLike[str]) -> pathlib.Path:
-  if '://' in os.fspath(path):
+  if files_lib.is_remote(path):
     raise errors.UserError(
         f'{path}: the destination must be a local folder; copy it from there'
     )
@@ -234,28 +237,33 @@ def _needed(nbytes: int) -> int:
 
 
 @contextlib.contextmanager
+def _alone(destination: pathlib.Path) -> Iterator[None]:
+  """Keeps other conversions away from the destination."""
+  with (
+      files_lib.made(destination.parent),
+      locks.held(
+          destination.with_name(f'.{destination.name}.lock'), str(destination),
+          'choose another destination',
+      ),
+  ):
+    yield
+
+
+@contextlib.contextmanager
 def _new_folder(
     destination: pathlib.Path, nbytes: int
 ) -> Iterator[pathlib.Path]:
   """A folder that becomes the destination if the block raises nothing."""
-  made = [p for p in destination.parents if not p.exists()]
-  folder = destination.with_name(f'{destination.name}.tmp-{os.getpid()}')
   try:
-    folder.mkdir(parents=True)
-    yield folder
-    _check_destination(destination)  # It may have appeared meanwhile.
-    folder.rename(destination)
-  except BaseException as e:
-    shutil.rmtree(folder, ignore_errors=True)
-    for path in made:
-      with contextlib.suppress(OSError):
-        path.rmdir()
-    if isinstance(e, OSError) and not isinstance(e, FileExistsError):
-      raise OSError(
-          f'{destination} could not be written, and nothing of it is left: {e};'
-          f' it needs {_needed(nbytes) / _GB:.2f} GB'
-      ) from e
+    with files_lib.new_folder(destination) as folder:
+      yield folder
+  except FileExistsError:
     raise
+  except OSError as e:
+    raise OSError(
+        f'{destination} could not be written, and nothing of it is left: {e};'
+        f' it needs {_needed(nbytes) / _GB:.2f} GB'
+    ) from e
 
 
 @contextlib.contextmanager

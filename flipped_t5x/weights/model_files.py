@@ -257,7 +257,7 @@ def _find(folder: epath.Path, step: int | None) -> epath.Path:
           f' {", ".join(map(str, steps)) or "none"}'
       )
     return steps[step]
-  if (folder / CONFIG).is_file() and not t5x_checkpoints.steps(folder):
+  if (folder / CONFIG).is_file() and not t5x_checkpoints.newest(folder):
     raise FileNotFoundError(f'{folder}: no checkpoint has been saved yet')
   try:
     return t5x_checkpoints.find(folder)

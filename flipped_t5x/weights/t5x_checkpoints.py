@@ -13,7 +13,9 @@ the optimizer is never fetched.
 
 from collections.abc import Mapping
 import contextlib
+import json
 import os
+import pathlib
 import re
 from typing import Any
 
@@ -36,7 +38,7 @@ ZSTD = {'id': 'zstd', 'level': 1}
 # Of the first layout; version 2 has bfloat16 as uint16, version 0 is Flax's.
 _VERSION = 3
 _MIN_FACTORED = 128
-_STEP = re.compile(r'(?:checkpoint_)?(\d+)')
+_STEP = re.compile(r'(checkpoint_)?(\d+)')
 Params = Mapping[str, Any]
 
 
@@ -101,41 +103,67 @@ def write(
   path = _absolute(folder) / f'checkpoint_{step}'
   if path.exists():
     raise FileExistsError(f'{path} exists already')
-  remote = _is_remote(path)
-  unfinished = path
-  if not remote:
-    unfinished = path.with_name(f'{path.name}.tmp-{os.getpid()}')
-  unfinished.mkdir(parents=True, exist_ok=True)
+  if not files.is_remote(path):
+    with files.new_folder(pathlib.Path(path)) as unfinished:
+      _write_all(epath.Path(unfinished), params, step, compressor)
+    return path
   try:
-    target: dict[str, Any] = {}
-    slots: dict[str, Any] = {}
-    for name, tensor in tensors_lib.from_arrays(params).items():
-      target[name] = _write_array(unfinished, name, tensor, compressor)
-      slots[name] = _first_slots(name, tensor.shape)
-    state = {'step': np.int32(step), 'param_states': tensors_lib.tree(slots)}
-    (unfinished / 'checkpoint').write_bytes(serialization.msgpack_serialize({
-        'version': _VERSION,
-        'optimizer': {'target': tensors_lib.tree(target), 'state': state},
-    }))
-    if not remote:
-      unfinished.rename(path)
+    path.mkdir(parents=True, exist_ok=True)
+    _write_all(path, params, step, compressor)
   except BaseException:
     with contextlib.suppress(OSError):  # It would hide the first error.
-      unfinished.rmtree(missing_ok=True)
+      path.rmtree(missing_ok=True)
     raise
   return path
 
 
+def _write_all(
+    folder: epath.Path,
+    params: Params,
+    step: int,
+    compressor: Mapping[str, Any],
+) -> None:
+  """Writes the files of a checkpoint; arguments as for `write`."""
+  target: dict[str, Any] = {}
+  slots: dict[str, Any] = {}
+  for name, tensor in tensors_lib.from_arrays(params).items():
+    target[name] = _write_array(folder, name, tensor, compressor)
+    slots[name] = _first_slots(name, tensor.shape)
+  state = {'step': np.int32(step), 'param_states': tensors_lib.tree(slots)}
+  (folder / 'checkpoint').write_bytes(serialization.msgpack_serialize({
+      'version': _VERSION,
+      'optimizer': {'target': tensors_lib.tree(target), 'state': state},
+  }))
+
+
 def steps(folder: str | os.PathLike[str]) -> dict[int, epath.Path]:
   """Step -> path of the complete checkpoints of a run's folder, in order."""
-  found = {}
-  run = _absolute(folder)
-  for parent in (run, run / 'checkpoints'):
-    for path in parent.iterdir() if parent.is_dir() else ():
-      match = _STEP.fullmatch(path.name)
-      if match and _is_checkpoint(path):
-        found[int(match[1])] = path
-  return dict(sorted(found.items()))
+  return {
+      step: path for step, path in _numbered(_absolute(folder)).items()
+      if _is_checkpoint(path)
+  }
+
+
+def newest(folder: str | os.PathLike[str]) -> tuple[int, epath.Path] | None:
+  """Step and path of the newest checkpoint of a run's folder, if it has any.
+
+  Raises:
+    UserError: the newest one is incomplete. Checkpoints appear under their
+      names when they are whole, so it was copied in part, or parts of it were
+      deleted; an older one is not what was asked for.
+  """
+  found = _numbered(_absolute(folder))
+  if not found:
+    return None
+  step = max(found)
+  if not _is_checkpoint(found[step]):
+    complete = ', '.join(map(str, steps(folder))) or 'none'
+    raise errors.UserError(
+        f'{found[step]} is incomplete: it has neither `state` nor `checkpoint`.'
+        ' Copy it again, or delete it to use an older one (complete steps:'
+        f' {complete})'
+    )
+  return step, found[step]
 
 
 def find(path: str | os.PathLike[str]) -> epath.Path:
@@ -143,13 +171,14 @@ def find(path: str | os.PathLike[str]) -> epath.Path:
 
   Raises:
     FileNotFoundError: none was found; the message lists those beside the path.
+    UserError: the newest one is incomplete.
   """
   wanted = _absolute(path)
   if _is_checkpoint(wanted):
     return wanted
-  inside = steps(wanted)
+  inside = newest(wanted)
   if inside:
-    return inside[max(inside)]
+    return inside[1]
   reason = 'the folder has none' if wanted.is_dir() else 'no such folder'
   beside = ', '.join(map(str, steps(wanted.parent))) or 'none'
   raise FileNotFoundError(
@@ -158,13 +187,22 @@ def find(path: str | os.PathLike[str]) -> epath.Path:
   )
 
 
+def _numbered(run: epath.Path) -> dict[int, epath.Path]:
+  """Step -> folder with the name of a checkpoint, complete or not, in order."""
+  found = {}
+  for parent in (run, run / 'checkpoints'):
+    for path in parent.iterdir() if parent.is_dir() else ():
+      match = _STEP.fullmatch(path.name)
+      # Elsewhere a number may be the name of anything.
+      named = match and (match[1] or parent.name == 'checkpoints')
+      if match and (named or _is_checkpoint(path)) and path.is_dir():
+        found[int(match[2])] = path
+  return dict(sorted(found.items()))
+
+
 def _absolute(path: str | os.PathLike[str]) -> epath.Path:
   found = files.any_path(path)
-  return found if _is_remote(found) else epath.Path(os.path.abspath(found))
-
-
-def _is_remote(path: epath.Path) -> bool:
-  return '://' in os.fspath(path)
+  return found if files.is_remote(found) else epath.Path(os.path.abspath(found))
 
 
 def _is_checkpoint(path: epath.Path) -> bool:
@@ -212,41 +250,83 @@ def _open_zarr(
   return {name: arrays[name] for name in leaves}, step
 
 
+def shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+  """The shapes of all arrays of a checkpoint in Orbax's layout.
+
+  All of them are opened, and none is read.
+
+  Args:
+    path: the checkpoint.
+
+  Returns:
+    Name, such as `params/encoder/...`, `opt_state/...` or `step` -> shape.
+
+  Raises:
+    UserError: the checkpoint is damaged or incomplete.
+  """
+  path = _absolute(path)
+  return {
+      name: tuple(_result(path, name, future).shape)
+      for name, future in _start_open(path).items()
+  }
+
+
 def _open_orbax(
     path: epath.Path,
 ) -> tuple[dict[str, tensors_lib.Tensor], int]:
   """Opens Orbax's layout."""
-  state = path / 'state'
+  opening = _start_open(path)
+  is_t5x = any(name.startswith('target/') for name in opening)
+  root, step = ('target/', 'state/step') if is_t5x else ('params/', 'step')
+  if step not in opening:
+    raise errors.UserError(f'{path} is damaged: it has no {step}')
+  weights = {
+      name.removeprefix(root): future for name, future in opening.items()
+      if name.startswith(root)
+  }
   try:
-    # A checkpointer would warn that `state` is not a checkpoint by itself.
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-      saved = handler.metadata(state)
-    is_t5x = 'target' in saved.tree
-    leaves = traverse_util.flatten_dict(
-        saved.tree['target' if is_t5x else 'params'], sep='/'
-    )
-    step = (saved.tree['state'] if is_t5x else saved.tree)['step']
-
-    def start_open(leaf):
-      store: dict[str, Any] = stored_arrays.kvstore(state, leaf.name)
-      if ocp.type_handlers.is_ocdbt_checkpoint(state):
-        store = {
-            'driver': 'ocdbt', 'base': stored_arrays.kvstore(state),
-            'path': f'{leaf.name}/',
-        }
-      return ts.open({
-          'driver': 'zarr3' if saved.use_zarr3 else 'zarr', 'kvstore': store,
-          'fill_missing_data_reads': False,
-      }, open=True)
-
-    opening = {name: start_open(leaf) for name, leaf in leaves.items()}
-    step = int(start_open(step).result().read().result())
-  except Exception as e:  # Orbax raises many kinds.
-    raise errors.UserError(f'{path} is damaged: {files.first_line(e)}') from e
+    number = int(_result(path, step, opening[step]).read().result())
+  except ValueError as e:  # TensorStore's, if a file is missing.
+    raise _damaged(path, step, e) from e
   return {
       name: _tensor(path, name, _result(path, name, future))
-      for name, future in opening.items()
-  }, step
+      for name, future in weights.items()
+  }, number
+
+
+def _start_open(path: epath.Path) -> dict[str, ts.Future]:
+  """Name -> array that is being opened, of a checkpoint in Orbax's layout.
+
+  Orbax itself would open them in a loop of its own; if one is missing, those
+  that are still being opened print tracebacks when they find the loop closed.
+  """
+  state = path / 'state'
+  try:
+    described = json.loads((state / '_METADATA').read_text())
+    names = [
+        [str(key['key']) for key in leaf['key_metadata']]
+        for leaf in described['tree_metadata'].values()
+        if not leaf['value_metadata'].get('skip_deserialize')
+    ]
+    driver = 'zarr3' if described.get('use_zarr3') else 'zarr'
+    in_database = ocp.type_handlers.is_ocdbt_checkpoint(state)
+  except Exception as e:  # The file may hold anything.
+    raise errors.UserError(
+        f'{path} is damaged: {state}/_METADATA: {files.first_line(e)}'
+    ) from e
+
+  def start_open(name: str) -> ts.Future:
+    store: dict[str, Any] = stored_arrays.kvstore(state, name)
+    if in_database:
+      store = {
+          'driver': 'ocdbt', 'base': stored_arrays.kvstore(state),
+          'path': f'{name}/',
+      }
+    return ts.open({
+        'driver': driver, 'kvstore': store, 'fill_missing_data_reads': False,
+    }, open=True)
+
+  return {'/'.join(keys): start_open('.'.join(keys)) for keys in names}
 
 
 def _spec(path: epath.Path, reference: Mapping[str, Any]) -> dict[str, Any]:

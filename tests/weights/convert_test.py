@@ -393,7 +393,7 @@ def test_interrupted(tiny_run, tmp_path, number):
       # What runs in the background of a script has it ignored.
       preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
-  while not list(tmp_path.glob('target.tmp-*/*/*')):
+  while not list(tmp_path.glob('target.unfinished-*/*/*')):
     assert process.poll() is None
     time.sleep(0.01)
   process.send_signal(number)
@@ -403,6 +403,57 @@ def test_interrupted(tiny_run, tmp_path, number):
       f'flipped-t5x: interrupted; {tmp_path}/target was not written\n'
   )
   assert [p.name for p in tmp_path.iterdir()] == ['source']
+
+
+def start(source, target, vocabulary):
+  process = subprocess.Popen([
+      sys.executable, '-m', 'flipped_t5x.cli.main', 'convert', source, target,
+      '--to', 't5x', '--vocabulary', vocabulary,
+  ], stderr=subprocess.PIPE, text=True)
+  while not list(target.parent.glob(f'{target.name}.unfinished-*/*/*')):
+    assert process.poll() is None, process.stderr.read()
+    time.sleep(0.01)
+  return process
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_at_once_and_what_a_killed_one_leaves(tiny_run, tmp_path):
+  source, target = tmp_path / 'source', tmp_path / 'target'
+  sparse(source, emb_dim=512, mlp_dim=8192, num_encoder_layers=20)
+  process = start(source, target, tiny_run)
+  with pytest.raises(errors.UserError, match=(
+      f'^{target} is being written by process {process.pid} on .*; wait until'
+      ' it is done, or choose another destination$'
+  )):
+    to('t5x', tiny_run, target)
+  process.kill()
+  process.wait()
+  process.stderr.close()
+  assert len(list(tmp_path.iterdir())) == 3  # With what it was writing.
+  to('t5x', tiny_run, target)
+  assert {p.name for p in tmp_path.iterdir()} == {'source', 'target'}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', ('c[1]', 'c*', 'c?', 'c{a,b}', 'ä c'))
+def test_any_name_of_the_destination(tiny_run, tmp_path, kind, name):
+  folder = to(kind, tiny_run, tmp_path / name / name)
+  assert_same(weights(folder), weights(tiny_run))
+
+
+def test_what_is_written_is_read_before_it_counts(
+    tiny_run, tmp_path, monkeypatch
+):
+  def write_less(folder, network, tensors, *args, **kwargs):
+    write(folder, network, tensors, *args, **kwargs)
+    (folder / 'model.safetensors').unlink()
+
+  write = convert.hf_checkpoints.write
+  monkeypatch.setattr(convert.hf_checkpoints, 'write', write_less)
+  with pytest.raises(OSError, match='target could not be written'):
+    to('hf', tiny_run, tmp_path / 'target')
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -9,12 +9,14 @@ import weakref
 import demo_data
 from flax import serialization
 from flax import traverse_util
+from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.cli import main
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
+from flipped_t5x.weights import model_files
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import stored_arrays
 from flipped_t5x.weights import t5x_checkpoints
@@ -158,12 +160,43 @@ def test_newest_of_a_run(params, make_params, tiny_network, tmp_path):
   make(tmp_path, newest, step=100)
   old = make(tmp_path, params, step=20)
   shutil.copytree(old, tmp_path / 'checkpoint_300.tmp-1')
-  (tmp_path / 'checkpoint_200').mkdir()  # Nothing in it.
+  (tmp_path / 'checkpoint_50').mkdir()  # Nothing in it.
   assert list(t5x_checkpoints.steps(tmp_path)) == [20, 100]
   found, step = read(tmp_path)
   assert_same(found, newest)
   assert step == 100
   assert read(old)[1] == 20
+
+
+@pytest.mark.parametrize('inside', ('', 'checkpoints'))
+def test_a_newest_checkpoint_that_was_copied_in_part(
+    params, tmp_path, tiny_run, inside
+):
+  """The older one is not taken in its place, unless it is asked for."""
+  if inside:
+    shutil.copytree(tiny_run, tmp_path / 'run')
+    newest = tmp_path / 'run' / inside / '2'
+    shutil.rmtree(newest / 'state')
+    old = newest.with_name('1')
+  else:
+    old = make(tmp_path / 'run', params, step=1)
+    newest = make(tmp_path / 'run', params, step=2)
+    (newest / 'checkpoint').unlink()
+  message = f'^{newest} is incomplete: .*complete steps: 1'
+  with pytest.raises(errors.UserError, match=message):
+    read(tmp_path / 'run')
+  with pytest.raises(errors.UserError, match=message):
+    model_files.open(tmp_path / 'run')
+  assert read(old)[1] == 1
+  assert model_files.open(tmp_path / 'run', step=1).step == 1
+  shutil.rmtree(newest)
+  assert read(tmp_path / 'run')[1] == 1
+
+
+def test_numbers_are_names_of_anything(params, tmp_path):
+  (tmp_path / '3').mkdir()  # Such as the run of a seed.
+  make(tmp_path, params, step=2)
+  assert read(tmp_path)[1] == 2
 
 
 def test_relative_path(checkpoint, params, monkeypatch):
