@@ -62,7 +62,7 @@ class Recipe:
 def recipe(size: str) -> Recipe:
   """That of FLIPPED for T5 1.1 of a size, 'small' to 'xxl', or the 'demo'."""
   if size == 'demo':
-    macros = gin_config.parse(['runs/demo.gin'], [])
+    macros = gin_config.parse(['runs/scratch.gin'], [])
   else:
     macros = gin_config.parse(
         ['runs/train.gin', f'models/t5_1_1_{size}.gin', 'methods/flipped.gin'],

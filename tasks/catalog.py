@@ -28,7 +28,7 @@ from flipped_t5x.tasks.sources import store
 
 CATALOG = pathlib.Path(__file__).parent / 'catalog.csv'
 ROLES = (
-    'demo', 'experiment', 'experiment_eval', 'train', 'nlp_eval',
+    'demo', 'demo_eval', 'train', 'nlp_eval',
     'bigbench_eval', 'label_generalization', 'extra',
 )
 METRICS = ('accuracy', 'macro-F1')

@@ -8,14 +8,15 @@ from flipped_t5x import errors
 from flipped_t5x.prompts import formats
 from flipped_t5x.tasks import catalog
 
+_DEMO = ('vader_sentiment', 'vader_source')
 _EXPLICIT = {
-    'demo': ('vader_sentiment', 'vader_source'),
-    'demo_eval': ('vader_sentiment', 'vader_source'),
-    # What `make experiment` evaluates: the task in its own wordings and in
-    # others, then with one set of label words at a time: known, new, invented.
-    'experiment_all': (
-        'vader_kind', 'vader_kind_reworded', 'vader_kind_known',
-        'vader_kind_new', 'vader_kind_invented',
+    'demo': _DEMO,
+    # Held-out rows; then words that are never a label in training.
+    'demo_eval': (*_DEMO, 'vader_sentiment_words'),
+    # Held-out rows; then in wordings, and with words, never trained on.
+    'experiment_eval': tuple(
+        f'{name}{what}' for name in _DEMO
+        for what in ('', '_reworded', '_words')
     ),
     # Whatever can be had from PyPI and is not evaluated on.
     'small': (
@@ -30,14 +31,8 @@ _EXPLICIT = {
         'dbpedia_14', 'rotten_tomatoes', 'social_i_qa',
     ),
 }
-_ROLES = (
-    'experiment', 'experiment_eval', 'train', 'nlp_eval', 'bigbench_eval',
-    'label_generalization',
-)
-_EVALUATION = (
-    'demo_eval', 'experiment_all',
-    *(role for role in _ROLES if role not in ('experiment', 'train')),
-)
+_ROLES = ('train', 'nlp_eval', 'bigbench_eval', 'label_generalization')
+_EVALUATION = ('demo_eval', 'experiment_eval', *_ROLES[1:])
 _CAPS = {
     # The smaller set is the harder one: the cap gives it 46 % of the draws.
     'demo': 10_000,

@@ -42,7 +42,7 @@ def test_defaults_are_the_model_cards():
 
 def test_overrides_are_in_the_macros():
   macros = gin_config.parse(
-      ['runs/demo.gin', 'methods/direct.gin'],
+      ['runs/scratch.gin', 'methods/direct.gin'],
       ['LAMBDA = 0.5', "AVERAGING = 'token'"],
   )
   # The later file over the earlier, and overrides over both.

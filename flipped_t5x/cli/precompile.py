@@ -200,7 +200,7 @@ def _macros(
   """
   files, overrides = arguments.gin_file, list(arguments.gin_overrides)
   if arguments.size:
-    files = ['runs/demo.gin'] if arguments.size == 'demo' else [
+    files = ['runs/scratch.gin'] if arguments.size == 'demo' else [
         'runs/train.gin', f'models/t5_1_1_{arguments.size}.gin',
         'methods/flipped.gin',
     ]

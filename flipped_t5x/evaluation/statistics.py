@@ -236,16 +236,34 @@ def paired_test(
     UserError: the runs have different templates or rows; the message says
       which.
   """
-  row, b_row = _row_values(a, b), _row_values(b, a)
+  return difference_test(
+      row_values(a, b) - row_values(b, a), seed, permutations
+  )
+
+
+def difference_test(
+    difference: np.ndarray, seed: int = 42, permutations: int = 10_000
+) -> dict[str, float]:
+  """Tests whether the mean of paired differences is 0; see `paired_test`.
+
+  Args:
+    difference: float[rows], one difference for each row.
+    seed: the seed of all draws.
+    permutations: the largest number of choices of signs to try.
+
+  Returns:
+    `difference`, the mean; `low` and `high`, its 95 % interval; and `p`.
+  """
+  mean = float(difference.mean())
   # Rounded, so that differences that are equal but for rounding are grouped.
-  difference = np.round(row - b_row, 12)
+  difference = np.round(difference, 12)
   values, counts = np.unique(difference, return_counts=True)
   drawn = _after_signs(difference, seed, permutations).multinomial(
       len(difference), counts / len(difference), size=_RESAMPLES
   )
   low, high = np.quantile(drawn @ values / len(difference), _TAILS)
   return {
-      'difference': float((row - b_row).mean()),
+      'difference': mean,
       'low': float(low),
       'high': float(high),
       'p': _sign_flip_test(difference, seed, permutations),
@@ -299,8 +317,21 @@ def _sign_flip_test(
   ).pvalue)
 
 
-def _row_values(run, other) -> np.ndarray:
-  """The value of each row, float[rows]; see `paired_test`."""
+def row_values(
+    run: Mapping[str, Any], other: Mapping[str, Any]
+) -> np.ndarray:
+  """The mean correctness of each row over templates; see `paired_test`.
+
+  Args:
+    run: template -> predictions, as for `paired_test`.
+    other: a run that must have the same templates and rows.
+
+  Returns:
+    float[rows], in ascending order of `example_id`.
+
+  Raises:
+    UserError: the runs have different templates or rows.
+  """
   for one, another, which in ((run, other, 'second'), (other, run, 'first')):
     for template in one.keys() - another.keys():
       raise errors.UserError(f'template {template!r} is not in the {which} run')

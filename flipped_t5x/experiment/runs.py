@@ -1,8 +1,9 @@
-"""Trains, evaluates and compares the small models of `make experiment`.
+"""Trains, evaluates and compares the models of `make experiment`.
 
-Every method, lambda and seed has its own run in OUTPUT/METHOD/SEED. Complete
-runs are skipped, and interrupted runs are resumed. The settings of the runs are
-in gin/experiment/; docs/experiment.md describes the experiment.
+Every method and seed has its own run in OUTPUT/METHOD/SEED, and the weights
+that all of them start from are evaluated in OUTPUT/start. What is complete is
+skipped, and what was interrupted is resumed. The settings of the runs are in
+gin/experiment/; docs/experiment.md describes the experiment.
 
 Example:
   python -m flipped_t5x.experiment --seeds 0 --methods flipped direct
@@ -22,33 +23,10 @@ from flipped_t5x import gin_config
 from flipped_t5x.cli import main as cli
 from flipped_t5x.experiment import report
 
-MIXTURE = 'experiment_all'  # Its name is FORMAT_experiment_all.
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-  """What the runs of one method have in common.
-
-  Attributes:
-    gin: the name of the file in gin/experiment, without its ending.
-    overrides: macro -> value, overriding those in the file.
-  """
-
-  gin: str
-  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-# In the order of the tables.
-METHODS = {
-    'flipped': Method('flipped'),
-    'no_unlikelihood': Method('no_unlikelihood'),
-    'direct': Method('direct'),
-    'direct_unlikelihood': Method('direct_unlikelihood'),
-    'channel': Method('channel'),
-    # Lambda is 3 in `flipped`, and 0 in `no_unlikelihood`.
-    'flipped_lambda_1': Method('flipped', {'LAMBDA': 1.0}),
-    'flipped_lambda_10': Method('flipped', {'LAMBDA': 10.0}),
-}
+# In the order of the tables; each is a file in gin/experiment.
+METHODS = ('flipped', 'no_unlikelihood', 'direct', 'channel')
+START = 'start'
+_MIXTURE = 'experiment_eval'  # Its name is FORMAT_experiment_eval.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +34,7 @@ class TrainingRun:
   """The training and evaluation of one model.
 
   Attributes:
-    method: a key of `METHODS`.
+    method: one of `METHODS`.
     seed: the seed of the weights and of all draws.
     folder: the folder of the run.
     overrides: macro -> value, overriding those of the method.
@@ -70,13 +48,11 @@ class TrainingRun:
   @property
   def arguments(self) -> list[str]:
     """The arguments of `flipped-t5x train`."""
-    method = METHODS[self.method]
     macros = {
-        **method.overrides, **self.overrides, 'SEED': self.seed,
-        'MODEL_DIR': str(self.folder),
+        **self.overrides, 'SEED': self.seed, 'MODEL_DIR': str(self.folder)
     }
     return [
-        f'--gin_file=experiment/{method.gin}.gin',
+        f'--gin_file=experiment/{self.method}.gin',
         *(f'--gin.{name}={value!r}' for name, value in macros.items()),
     ]
 
@@ -86,18 +62,37 @@ class TrainingRun:
     macros = gin_config.parse([rest[0].removeprefix('--gin_file=')], overrides)
     return json.loads(json.dumps(macros))
 
-  def complete(self, settings: Mapping[str, Any]) -> bool:
-    """Whether the run is trained and evaluated.
+  def results(self, settings: Mapping[str, Any]) -> pathlib.Path:
+    """The file of results of the last step."""
+    return self.folder / f'results_{settings["FORMAT"]}_{_MIXTURE}.json'
+
+  def evaluations(
+      self, settings: Mapping[str, Any]
+  ) -> dict[pathlib.Path, list[str]]:
+    """File of results -> the arguments of `flipped-t5x eval` that write it.
+
+    Earlier steps than the last are evaluated for the curve.
 
     Args:
       settings: the return value of `settings()`.
-
-    Raises:
-      UserError: the folder has results with other settings.
     """
+    mixture = ['--mixture', f'{settings["FORMAT"]}_{_MIXTURE}']
+    period, steps = settings['CHECKPOINT_PERIOD'], settings['TRAIN_STEPS']
+    found = {self.results(settings): [str(self.folder), *mixture]}
+    for step in range(period, steps, period):
+      path = self.folder / 'steps' / f'{step}.json'
+      checkpoint = self.folder / 'checkpoints' / str(step)
+      found[path] = [str(checkpoint), *mixture]
+    return {
+        path: ['eval', *arguments, '--output', str(path)]
+        for path, arguments in found.items()
+    }
+
+  def check(self, settings: Mapping[str, Any]) -> None:
+    """Raises UserError if the folder has results with other settings."""
     path = self.results(settings)
     if not path.is_file():
-      return False
+      return
     results = files.read_json(path)
     differences = [
         f'{name} was {results["settings"].get(name)!r}, now {value!r}'
@@ -109,23 +104,58 @@ class TrainingRun:
           f'{path} has other settings ({"; ".join(differences)}): remove'
           f' {self.folder}, or choose another --output'
       )
-    return results['step'] == settings['TRAIN_STEPS']
-
-  def results(self, settings: Mapping[str, Any]) -> pathlib.Path:
-    """The file of results that the evaluation writes."""
-    return self.folder / f'results_{settings["FORMAT"]}_{MIXTURE}.json'
 
   def do(self) -> int:
-    """Trains and evaluates unless that is done; returns the exit status."""
+    """Does what is not done yet; returns the exit status."""
     settings = self.settings()
-    if self.complete(settings):
+    self.check(settings)
+    evaluations = {
+        path: arguments
+        for path, arguments in self.evaluations(settings).items()
+        if not path.is_file()
+    }
+    if not evaluations:
       print(f'{self.folder}: complete')
       return 0
     print(f'{self.folder}: training and evaluating', flush=True)
-    return cli.main(['train', *self.arguments]) or cli.main([
-        'eval', '--checkpoint', str(self.folder), '--mixture',
-        f'{settings["FORMAT"]}_{MIXTURE}',
-    ])
+    return cli.main(['train', *self.arguments]) or _evaluate(evaluations)
+
+
+def _evaluate(evaluations: Mapping[pathlib.Path, list[str]]) -> int:
+  """Evaluates, one after the other; returns the first status that is not 0."""
+  for path, arguments in evaluations.items():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    status = cli.main(arguments)
+    if status:
+      return status
+  return 0
+
+
+def evaluate_start(output: pathlib.Path, runs_: Sequence[TrainingRun]) -> int:
+  """Evaluates the weights that runs start from, in the format of each method.
+
+  Args:
+    output: the folder of all runs.
+    runs_: the runs.
+
+  Returns:
+    The exit status.
+  """
+  evaluations = {}
+  for run in runs_:
+    settings = run.settings()
+    form = settings['FORMAT']
+    mixture = f'{form}_{_MIXTURE}'
+    path = output / START / f'results_{mixture}.json'
+    if not path.is_file():
+      evaluations[path] = [
+          'eval', settings['INITIAL_CHECKPOINT_PATH'], '--method', form,
+          '--mixture', mixture,
+          '--input_length', str(settings['INPUT_LENGTH']),
+          '--target_length', str(settings['TARGET_LENGTH']),
+          '--output', str(path),
+      ]
+  return _evaluate(evaluations)
 
 
 def runs(
@@ -138,7 +168,7 @@ def runs(
 
   Args:
     output: the folder of all runs.
-    methods: keys of `METHODS`.
+    methods: some of `METHODS`.
     seeds: the seeds.
     overrides: macro -> value, overriding those of all methods.
 
@@ -168,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument(
-      '--methods', nargs='+', default=list(METHODS), choices=tuple(METHODS),
+      '--methods', nargs='+', default=list(METHODS), choices=METHODS,
       metavar='METHOD',
       help=f'methods to run, by default all: {", ".join(METHODS)}',
   )
@@ -182,12 +212,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = parser.parse_args(given)
   try:
     if not arguments.tables_only:
-      for run in runs(arguments.output, arguments.methods, arguments.seeds):
-        status = run.do()
-        if status:
-          return status
+      made = runs(arguments.output, arguments.methods, arguments.seeds)
+      status = evaluate_start(arguments.output, made)
+      for run in made:
+        status = status or run.do()
+      if status:
+        return status
     # From all complete runs, not only the methods that were asked for.
-    report.write(arguments.output, tuple(METHODS))
+    report.write(arguments.output, METHODS)
   except (errors.UserError, OSError) as e:
     print(f'experiment: {e}', file=sys.stderr)
     return 1

@@ -21,8 +21,6 @@ _KINDS = (
 )
 _NEUTRAL = 0.5  # A review of smaller absolute valence has no sentiment.
 
-_MOST_WORDS = 20  # Of the experiment's texts, which are to fit small networks.
-
 
 def read(
     path: pathlib.Path, dataset: str, split: str
@@ -64,18 +62,12 @@ def _source(kind: int, unused_text: str, unused_valence: float) -> int:
   return kind
 
 
-def _kind(kind: int, text: str, unused_valence: float) -> int | None:
-  """Which of the four kinds a short text is."""
-  return kind if len(text.split()) <= _MOST_WORDS else None
-
-
 # Dataset -> (kind, text, valence) -> label, or None where the task has no such
 # text.
 _LABELS = {
     'vader_sentiment': _sentiment,
     'vader_product': _product,
     'vader_source': _source,
-    'vader_kind': _kind,
 }
 
 

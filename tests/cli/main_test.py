@@ -93,7 +93,7 @@ def test_overrides_are_taken_out_of_the_arguments():
 @pytest.mark.parametrize(
     'override, message',
     (
-        ('LAMDBA=0', "--gin.LAMDBA: runs/demo.gin has no .*'LAMBDA'"),
+        ('LAMDBA=0', "--gin.LAMDBA: runs/scratch.gin has no .*'LAMBDA'"),
         ('train.train.stepz=3', "'train.train' doesn't have .* 'stepz'"),
         ('nosuch.thing=3', "matching 'nosuch'"),
         ('FORMAT=flipped', '--gin.FORMAT=flipped: .*quotes'),
@@ -104,7 +104,7 @@ def test_overrides_are_taken_out_of_the_arguments():
 )
 def test_wrong_override(override, message, capsys):
   error = fails(
-      capsys, 'train', '--gin_file=runs/demo.gin', f'--gin.{override}'
+      capsys, 'train', '--gin_file=runs/scratch.gin', f'--gin.{override}'
   )
   assert re.search(message, error), error
 
@@ -120,7 +120,7 @@ def test_wrong_override(override, message, capsys):
 )
 def test_wrong_gin_file(text, message, capsys, tmp_path):
   path = tmp_path / 'mine.gin'
-  path.write_text(f"include 'runs/demo.gin'\n{text}\n")
+  path.write_text(f"include 'runs/scratch.gin'\n{text}\n")
   error = fails(capsys, 'train', f'--gin_file={path}')
   assert str(path) in error and message in error
 
@@ -134,7 +134,10 @@ def test_gin_file_that_is_not_there(capsys):
     (
         (['train'], '--gin_file'),
         (['trian'], "'trian'"),
-        (['train', '--gin_file=runs/demo.gin', '--gin.LAMBDA'], '--gin.LAMBDA'),
+        (
+            ['train', '--gin_file=runs/scratch.gin', '--gin.LAMBDA'],
+            '--gin.LAMBDA',
+        ),
         (['report', 'x', '--gin.LAMBDA=1'], 'report takes no --gin. flags'),
         (['eval', '--checkpoint', 'x', '--limit', 'many'], "'many'"),
     ),

@@ -17,12 +17,12 @@ def data(tmp_path_factory):
     patch.setenv('FLIPPED_T5X_DATA', str(folder))
     patch.setenv('FLIPPED_T5X_SOURCES', 'local')
     patch.delenv('FLIPPED_T5X_CATALOG', raising=False)
-    for name in ('vader_kind', 'vader_source'):
+    for name in ('vader_sentiment', 'vader_source'):
       for split, number in (('train', 60), ('validation', 2), ('test', 8)):
         path = folder / 'local' / name / f'{split}.jsonl'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(''.join(
-            json.dumps({'text': f'row {i} of {split}', 'label': i % 4})
+            json.dumps({'text': f'row {i} of {split}', 'label': i % 2})
             + '\n'
             for i in range(number)
         ))

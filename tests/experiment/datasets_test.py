@@ -1,5 +1,6 @@
 """The experiment's datasets: what is held out, and what all methods share."""
 
+import collections
 import re
 
 from flipped_t5x.experiment import results as results_lib
@@ -7,10 +8,15 @@ from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import mixtures
 import pytest
 
-TRAINED = 'vader_kind'
-NEW = ('vader_kind_new', 'vader_kind_invented')
+TRAINED = mixtures.mixture('flipped_demo').datasets
+PAIRS = tuple(
+    tuple(results_lib.COLUMNS[column] for column in pair)
+    for pair in results_lib.WORDS.items()
+)
+NEW = tuple(new for _, new in PAIRS)
 ROW = {'text': 'Zzz.', 'label': 0}
 
 
@@ -18,73 +24,76 @@ def words(text):
   return set(re.findall(r"[\w']+", text.lower()))
 
 
-def drawn(name, number=400):
-  """All that the templates of a dataset render around a text."""
-  for template in catalog.dataset(name).load_templates().values():
-    for seed in range(number):
-      yield template.render(ROW, seed)
+def rendered_of(name):
+  """What the templates of a dataset render around a text."""
+  return [
+      template.render(ROW)
+      for template in catalog.dataset(name).load_templates().values()
+  ]
 
 
 def sets_of(name):
-  return {r.options for r in drawn(name)}
+  return {r.options for r in rendered_of(name)}
 
 
-def test_held_out_words_are_in_nothing_that_is_trained_on():
-  trained = set()
-  for rendered in drawn(TRAINED):
-    trained |= words(rendered.prompt) | words(' '.join(rendered.options))
-    for make_text in formats.FORMATS.values():
-      for option in rendered.options:
-        text = make_text(rendered, option)
-        trained |= words(text.inputs) | words(text.targets)
-  assert {'film', 'night', 'kind', 'zzz'} <= trained
-  for name in NEW:
-    held_out = {w for options in sets_of(name) for w in options}
-    assert len(held_out) >= 6
-    assert not held_out & trained
-
-
-def test_known_words_are_those_that_are_trained_on():
-  assert len(sets_of(TRAINED)) == 16
-  assert sets_of('vader_kind_reworded') == sets_of(TRAINED)
-  assert sets_of('vader_kind_known') < sets_of(TRAINED)
-
-
-def test_words_are_drawn_alike_for_all_wordings():
-  loaded = catalog.dataset(TRAINED).load_templates().values()
-  for seed in range(20):
-    assert len({t.render(ROW, seed).options for t in loaded}) == 1
-
-
-def wordings(name):
+def jinja_of(name):
+  """The wordings, without the options that follow them."""
   templates = catalog.dataset(name).load_templates().values()
   return {t.jinja for t in templates}
 
 
-def test_held_out_wordings_are_other_ones():
-  trained, held_out = wordings(TRAINED), wordings('vader_kind_reworded')
-  assert not trained & held_out and len(held_out) >= 2
-  assert len(trained) == len(catalog.dataset(TRAINED).load_templates())
-  for name in NEW:  # Nothing but the words is new.
-    assert wordings(name) == wordings('vader_kind_known') < trained
+def test_new_words_are_in_nothing_that_is_trained_on():
+  trained = set()
+  for name in TRAINED:
+    for rendered in rendered_of(name):
+      for make_text in formats.FORMATS.values():
+        for option in rendered.options:
+          text = make_text(rendered, option)
+          trained.add(text.inputs.lower())
+          trained.add(text.targets.lower())
+  together = ' '.join(trained)
+  assert 'positive' in together and 'tweet' in together
+  for name in NEW:
+    held_out = {w for options in sets_of(name) for w in options}
+    for option in held_out:
+      pattern = rf'\b{re.escape(option.lower())}\b'
+      assert not re.search(pattern, together)
 
 
-def test_templates_of_words_are_called_by_them():
-  for column in results_lib.OF_WORDS:
-    dataset = catalog.dataset(results_lib.COLUMNS[column])
-    for title, template in dataset.load_templates().items():
-      rendered = template.render(ROW)
-      assert title.removesuffix(' (named)') == '/'.join(rendered.options)
-      named = all(o in rendered.prompt for o in rendered.options)
-      assert named == title.endswith(' (named)')
+def test_numbers_of_sets_of_words():
+  sentiment, source = NEW
+  assert len(sets_of(sentiment)) == 10 and len(sets_of(source)) == 4
+  phrases = [o for o in sets_of(sentiment) if any(' ' in w for w in o)]
+  assert len(phrases) >= 3
+
+
+@pytest.mark.parametrize('known, new', PAIRS)
+def test_new_words_differ_from_known_ones_in_the_words_alone(known, new):
+  rows_of = catalog.dataset(known).rows_of
+  assert rows_of == catalog.dataset(new).rows_of
+  assert sets_of(known) < {
+      tuple(o.strip() for o in options) for options in sets_of(rows_of)
+  }
+  assert not sets_of(known) & sets_of(new)
+  assert jinja_of(known) == jinja_of(new)
+  assert len(jinja_of(known)) == 2 and not jinja_of(known) & jinja_of(rows_of)
+  for name in (known, new):
+    loaded = catalog.dataset(name).load_templates()
+    number = collections.Counter(t.jinja for t in loaded.values())
+    assert len(set(number.values())) == 1  # As many sets in each wording.
+    for title, template in loaded.items():
+      assert results_lib.words_of(title) == '/'.join(
+          template.render(ROW).options
+      )
 
 
 @pytest.fixture(scope='module')
 def vocabulary(data):
   """One with each word of the templates."""
   texts = ['input: output: row of train test ' + ' '.join(map(str, range(60)))]
-  for rendered in drawn(TRAINED, 60):
-    texts += [rendered.prompt, ' '.join(rendered.options)]
+  for name in TRAINED:
+    for rendered in rendered_of(name):
+      texts += [rendered.prompt, ' '.join(rendered.options)]
   path = data / 'words.model'
   tokenization.train_vocabulary(dict.fromkeys(texts), 240, path)
   return tokenization.load_vocabulary(path)
@@ -98,11 +107,11 @@ def decode(vocabulary, batch, name):
   ]
 
 
-def test_all_formats_have_the_same_rows_templates_words_and_order(vocabulary):
+def test_all_formats_have_the_same_rows_templates_and_order(vocabulary):
   found = {}
   for form, weight in (('flipped', 3.0), ('direct', 3.0), ('channel', 0.0)):
     stream = batches.TrainBatches(
-        'flipped_experiment', vocabulary.path, batch_size=128, input_length=96,
+        'flipped_demo', vocabulary.path, batch_size=128, input_length=96,
         target_length=96, seed=5, pack=False, format=form,
         unlikelihood_weight=weight,
     )
@@ -130,10 +139,10 @@ def test_all_formats_have_the_same_rows_templates_words_and_order(vocabulary):
     chunks = re.split(r'<extra_id_\d+>', instruction)
     assert all(chunk.strip() in prompts[i] for chunk in chunks)
   # Rows, words and wordings are not always the same ones.
-  assert len(set(prompts)) > 60 and len(set(labels)) > 20
+  assert len(set(prompts)) > 60 and len(set(labels)) > 10
   # DIRECT without unlikelihood draws the same, too.
   plain = batches.TrainBatches(
-      'flipped_experiment', vocabulary.path, batch_size=128, input_length=96,
+      'flipped_demo', vocabulary.path, batch_size=128, input_length=96,
       target_length=96, seed=5, pack=False, format='direct',
   )
   batch = next(plain)

@@ -5,29 +5,24 @@ import pathlib
 
 from flipped_t5x.experiment import results as results_lib
 from flipped_t5x.experiment import runs as runs_lib
+from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import mixtures
 import pytest
 
 TINY = {
-    'TRAIN_STEPS': 4, 'WARMUP_STEPS': 1, 'BATCH_SIZE': 4, 'VOCAB_SIZE': 160,
-    'EMB_DIM': 8, 'NUM_ENCODER_LAYERS': 1, 'HEAD_DIM': 4, 'MLP_DIM': 8,
-    'CHECKPOINT_PERIOD': 2, 'LOG_PERIOD': 1, 'INPUT_LENGTH': 80,
-    'TARGET_LENGTH': 80,
+    'TRAIN_STEPS': 4, 'WARMUP_STEPS': 1, 'BATCH_SIZE': 4, 'LOG_PERIOD': 1,
+    'CHECKPOINT_PERIOD': 2, 'INPUT_LENGTH': 80, 'TARGET_LENGTH': 80,
 }
 
 
 def test_files_of_the_methods():
   settings = {
       run.method: run.settings()
-      for run in runs_lib.runs(
-          pathlib.Path('out'), list(runs_lib.METHODS), [7]
-      )
+      for run in runs_lib.runs(pathlib.Path('out'), runs_lib.METHODS, [7])
   }
   assert {m: (s['FORMAT'], s['LAMBDA']) for m, s in settings.items()} == {
       'flipped': ('flipped', 3.0), 'no_unlikelihood': ('flipped', 0.0),
-      'direct': ('direct', 0.0), 'direct_unlikelihood': ('direct', 3.0),
-      'channel': ('channel', 0.0), 'flipped_lambda_1': ('flipped', 1.0),
-      'flipped_lambda_10': ('flipped', 10.0),
+      'direct': ('direct', 0.0), 'channel': ('channel', 0.0),
   }
   own = {'FORMAT', 'LAMBDA', 'INPUT_LENGTH', 'TARGET_LENGTH', 'MODEL_DIR'}
   for method, values in settings.items():
@@ -48,77 +43,110 @@ def test_order_of_runs_and_unknown_methods(tmp_path):
     runs_lib.runs(tmp_path, ['flip'], [0])
 
 
-@pytest.mark.slow
-def test_runs_are_done_once_and_resumed(data, tmp_path, capsys, monkeypatch):
-  monkeypatch.setitem(  # All of them would be a minute.
-      mixtures._EXPLICIT, runs_lib.MIXTURE, ('vader_kind_reworded',)
-  )
-  run, = runs_lib.runs(tmp_path, ['direct'], [0], TINY)
-  assert run.do() == 0
-  settings = run.settings()
-  path = run.results(settings)
-  content, changed = path.read_bytes(), path.stat().st_mtime_ns
-  assert run.complete(settings)
-  assert results_lib.find(tmp_path, ['flipped', 'direct']) == {
-      'direct': {0: path}
-  }
-  # What the tests are made of is there.
-  monkeypatch.setattr(results_lib, 'TESTED', ('held-out templates',))
-  found = results_lib.predictions(path, json.loads(content))
-  assert found.keys() == {'held-out templates'}
-  assert {len(r.prediction) for r in found['held-out templates'].values()} == {
-      8  # Rows.
-  }
-  # Complete: nothing is done again.
-  capsys.readouterr()
-  assert run.do() == 0
-  assert capsys.readouterr().out == f'{run.folder}: complete\n'
-  assert path.stat().st_mtime_ns == changed
-  # Stopped after training: it is evaluated, and the same comes out.
-  path.unlink()
-  assert not run.complete(settings)
-  assert run.do() == 0
-  assert f'{run.folder}: resuming from step 4' in capsys.readouterr().out
-  assert path.read_bytes() == content
-  # Of other settings.
-  other, = runs_lib.runs(tmp_path, ['direct'], [0], TINY | {'BATCH_SIZE': 8})
-  with pytest.raises(
-      ValueError, match=r'BATCH_SIZE was 4, now 8\): remove .*direct/0, or'
-  ):
-    other.do()
-  # A mistake is reported, and ends the run.
-  bad, = runs_lib.runs(tmp_path, ['direct'], [1], TINY | {'WARMUP_STEPS': 9})
-  assert bad.do() == 1
-  assert 'warmup_steps 9' in capsys.readouterr().err
-
-
-def test_a_run_is_trained_and_then_evaluated(tmp_path, monkeypatch):
-  run, = runs_lib.runs(tmp_path, ['channel'], [3], TINY)
-  commands, statuses = [], [0, 0]
+@pytest.fixture
+def commands(monkeypatch):
+  """The commands that were run; each writes the file that it is asked for."""
+  given = []
 
   def command(arguments):
-    commands.append(arguments)
-    return statuses.pop(0)
+    given.append(arguments)
+    if '--output' in arguments:
+      path = pathlib.Path(arguments[arguments.index('--output') + 1])
+      path.write_text(json.dumps({'settings': {}}))
+    return 0
 
   monkeypatch.setattr(runs_lib.cli, 'main', command)
+  return given
+
+
+def outputs(commands):
+  return [c[c.index('--output') + 1] for c in commands if '--output' in c]
+
+
+def test_a_run_is_trained_and_evaluated_once(tmp_path, commands, capsys):
+  run, = runs_lib.runs(tmp_path, ['channel'], [3], TINY)
+  folder = tmp_path / 'channel' / '3'
   assert run.do() == 0
-  train, evaluate = commands
+  train = commands[0]
   assert train == ['train', *run.arguments]
   assert '--gin_file=experiment/channel.gin' in train
   assert '--gin.SEED=3' in train and '--gin.TRAIN_STEPS=4' in train
-  assert evaluate == [
-      'eval', '--checkpoint', str(tmp_path / 'channel' / '3'), '--mixture',
-      'channel_experiment_all',
+  mixture = ['--mixture', 'channel_experiment_eval']
+  assert [c[:-2] for c in commands[1:]] == [
+      ['eval', str(folder), *mixture],
+      ['eval', str(folder / 'checkpoints' / '2'), *mixture],
   ]
-  # After a failed training there is nothing to evaluate.
-  statuses[:] = [2, 0]
-  assert run.do() == 2 and len(commands) == 3
-  # Complete with the same settings, and an error with others.
   settings = run.settings()
-  path = run.results(settings)
-  path.parent.mkdir(parents=True)
-  path.write_text(json.dumps({'settings': settings, 'step': 4}))
-  assert run.do() == 0 and len(commands) == 3
-  path.write_text(json.dumps({'settings': {**settings, 'SEED': 4}, 'step': 4}))
-  with pytest.raises(ValueError, match='SEED was 4, now 3'):
+  assert outputs(commands)[0] == str(run.results(settings))
+  # What is missing is done again; here, the evaluation of an earlier step.
+  run.results(settings).write_text(json.dumps({'settings': settings}))
+  (folder / 'steps' / '2.json').unlink()
+  del commands[:]
+  assert run.do() == 0
+  assert outputs(commands) == [str(folder / 'steps' / '2.json')]
+  del commands[:]
+  assert run.do() == 0 and not commands
+  assert capsys.readouterr().out.endswith(f'{folder}: complete\n')
+  # Of other settings.
+  run.results(settings).write_text(
+      json.dumps({'settings': {**settings, 'SEED': 4}})
+  )
+  with pytest.raises(
+      ValueError, match=f'SEED was 4, now 3\\): remove {folder}, or'
+  ):
     run.do()
+
+
+def test_after_a_failure_nothing_more_is_done(tmp_path, commands, monkeypatch):
+  monkeypatch.setattr(
+      runs_lib.cli, 'main', lambda c: commands.append(c) or 2
+  )
+  run, = runs_lib.runs(tmp_path, ['direct'], [0], TINY)
+  assert run.do() == 2 and len(commands) == 1
+
+
+def test_the_starting_point_is_asked_in_each_format(tmp_path, commands):
+  made = runs_lib.runs(
+      tmp_path, ['flipped', 'no_unlikelihood', 'direct'], [0, 1]
+  )
+  (tmp_path / 'start').mkdir()
+  start = made[0].settings()['INITIAL_CHECKPOINT_PATH']
+  assert runs_lib.evaluate_start(tmp_path, made) == 0
+  assert [(c[1], c[3], c[5]) for c in commands] == [
+      (start, form, f'{form}_experiment_eval')
+      for form in ('flipped', 'direct')
+  ]
+  del commands[:]
+  assert runs_lib.evaluate_start(tmp_path, made) == 0 and not commands
+
+
+@pytest.mark.slow
+def test_a_run_from_random_weights_is_evaluated(data, tmp_path, monkeypatch):
+  monkeypatch.setitem(  # All of them would be a minute.
+      mixtures._EXPLICIT, 'experiment_eval', ('vader_sentiment_reworded',)
+  )
+  words = ' '.join(map(str, range(60)))
+  vocabulary = data / 'tiny.model'
+  tokenization.train_vocabulary([words, 'row of train test'], 180, vocabulary)
+  run, = runs_lib.runs(tmp_path, ['direct'], [0], TINY | {
+      'INITIAL_CHECKPOINT_PATH': None, 'VOCABULARY': str(vocabulary),
+      'VOCAB_SIZE': 180, 'EMB_DIM': 8, 'NUM_ENCODER_LAYERS': 1, 'MLP_DIM': 8,
+      'NUM_DECODER_LAYERS': 1, 'NUM_HEADS': 2, 'HEAD_DIM': 4,
+  })
+  assert run.do() == 0
+  path = run.results(run.settings())
+  first = path.read_bytes()
+  curve = results_lib.curves
+  monkeypatch.setattr(results_lib, 'COLUMNS', {
+      'sentiment: new wordings': 'vader_sentiment_reworded'
+  })
+  found = results_lib.find(tmp_path, runs_lib.METHODS)
+  assert found == {'direct': {0: path}}
+  assert list(curve(found)['direct']) == ['2', '4']
+  examples = results_lib.read_examples(path, json.loads(first))
+  assert {
+      len(e.scores) for e in examples['sentiment: new wordings'].values()
+  } == {8}  # Rows.
+  path.unlink()
+  assert run.do() == 0  # Resumes; nothing is trained again.
+  assert path.read_bytes() == first

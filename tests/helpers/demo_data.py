@@ -27,7 +27,7 @@ NETWORK = network.T5Config(
     num_decoder_layers=1, head_dim=8, mlp_dim=32,
 )
 _GIN = """
-include 'runs/demo.gin'
+include 'runs/scratch.gin'
 MODEL_DIR = '{model_dir}'
 MIXTURE = '{mixture}'
 VOCAB_SIZE = {vocab_size}

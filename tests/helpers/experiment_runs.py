@@ -1,5 +1,7 @@
 """Results of the experiment's runs, and files of scored examples."""
 
+import json
+
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.experiment import results as results_lib
 import numpy as np
@@ -10,12 +12,13 @@ def results(accuracy, **changes):
   """Results of a run: task -> template -> accuracy of 10 examples."""
   return {
       'step': 4, 'network': {'emb_dim': 8}, 'versions': {},
-      'checkpoint': {'sha256': 'f00'},
+      'checkpoint': {'sha256': 'f00'}, 'format': 'flipped',
       'settings': {'TRAIN_STEPS': 4, 'BATCH_SIZE': 2, 'SEED': 0},
       'tasks': {
           task: {
               'accuracy': {'mean': float(np.mean(list(templates.values())))},
               'majority_accuracy': 0.6, 'random_accuracy': 0.5,
+              'scores': {'file': f'results/{task}.parquet'},
               'templates': {
                   name: {
                       'accuracy': value, 'examples': 10,
@@ -31,29 +34,37 @@ def results(accuracy, **changes):
 
 
 def accuracies(base):
-  """Every task in two templates; words with and without their names."""
+  """Every task in two wordings; new words are 0.2 better."""
   found = {
-      task: {'a/b': base, 'a/b (named)': base + 0.2}
+      task: {'a/b (x)': base, 'a/b (y)': base + 0.2}
       for task in results_lib.COLUMNS.values()
   }
-  found['vader_kind_new'] = {'c/d': base + 0.2, 'c/d (named)': base + 0.4}
+  found['vader_sentiment_words'] = {
+      'c/d (x)': base + 0.2, 'c/d (y)': base + 0.4
+  }
   return found
 
 
-def write_scores(path, right):
-  """Ten examples of two options, the first of them right, in one template."""
-  scores = [[0.0, -1.0], [-1.0, 0.0]][0 if right else 1]
-  scored_examples.write(
-      pa.Table.from_pylist([
-          {
-              'template': 'a/b', 'example_id': i, 'options': ['a', 'b'],
-              'scores': scores, 'prediction': int(not right), 'gold': 0,
-              'tied': False,
-          }
-          for i in range(10)
-      ], scored_examples.SCHEMA),
-      path,
-  )
+def scores(rows):
+  """A file of two options: rows is [(score of a, of b, gold), ...]."""
+  return pa.Table.from_pylist([
+      {
+          'template': 'a/b (x)', 'example_id': i, 'options': ['a', 'b'],
+          'scores': [a, b], 'prediction': int(b > a), 'gold': gold,
+          'tied': False,
+      }
+      for i, (a, b, gold) in enumerate(rows)
+  ], scored_examples.SCHEMA)
+
+
+def write(folder, name, content, rows):
+  """Writes a file of results, and the same scores for each of its tasks."""
+  (folder / 'results').mkdir(parents=True, exist_ok=True)
+  for task in content['tasks']:
+    scored_examples.write(
+        scores(rows), folder / 'results' / f'{task}.parquet'
+    )
+  (folder / name).write_text(json.dumps(content))
 
 
 def three_methods():

@@ -9,14 +9,13 @@ import pytest
 FOUR = {'paws/labeled_final', 'ag_news', 'imdb', 'cos_e/v1.11'}
 EIGHT = FOUR | {'glue/qqp', 'dbpedia_14', 'rotten_tomatoes', 'social_i_qa'}
 KEYS = {
-    'demo': 2, 'demo_eval': 2, 'small': 9,
-    'experiment': 1, 'experiment_eval': 4, 'experiment_all': 5,
+    'demo': 2, 'demo_eval': 3, 'experiment_eval': 6, 'small': 9,
     'train_4': 4, 'train_8': 8, 'train': 20, 'nlp_eval': 14,
     'bigbench_eval': 21, 'label_generalization': 5,
 }
 EVALUATION = (
-    'demo_eval', 'experiment_all', 'experiment_eval', 'nlp_eval',
-    'bigbench_eval', 'label_generalization',
+    'demo_eval', 'experiment_eval', 'nlp_eval', 'bigbench_eval',
+    'label_generalization',
 )
 
 
@@ -24,7 +23,7 @@ def test_names():
   assert set(mixtures.names()) == {
       f'{form}_{key}' for form in formats.FORMATS for key in KEYS
   }
-  assert len(mixtures.names()) == 4 * 12
+  assert len(mixtures.names()) == 4 * 10
 
 
 @pytest.mark.parametrize('key', KEYS)
@@ -47,8 +46,9 @@ def test_datasets_of_the_role(key):
       for name in mixtures.mixture(f'flipped_{key}').datasets
   }
   expected = {
-      'demo_eval': {'demo'}, 'train_4': {'train'}, 'train_8': {'train'},
-      'experiment_all': {'experiment', 'experiment_eval'},
+      'demo_eval': {'demo', 'demo_eval'},
+      'experiment_eval': {'demo', 'demo_eval'},
+      'train_4': {'train'}, 'train_8': {'train'},
       'small': {'demo', 'train', 'extra'},
   }
   assert roles == expected.get(key, {key})
@@ -107,17 +107,12 @@ def test_what_pypi_has_is_not_evaluated_on():
         assert evaluated.hub != other.hub or not other.hub
 
 
-def test_shares_of_the_experiment():
-  assert mixtures.mixture('flipped_experiment').rates() == {
-      'vader_kind': 13_120.0
-  }
-  every = mixtures.mixture('channel_experiment_all').datasets
-  trained = mixtures.mixture('channel_experiment').datasets
-  others = mixtures.mixture('channel_experiment_eval').datasets
-  assert set(every) == {*trained, *others}
-  for name in others:  # Held-out rows of what is trained on.
-    assert catalog.dataset(name).rows_of in trained
-    assert catalog.dataset(name).eval_split == 'test'
+def test_evaluation_of_the_demo_is_on_held_out_rows_of_it():
+  trained = mixtures.mixture('flipped_demo').datasets
+  for name in mixtures.mixture('flipped_experiment_eval').datasets:
+    data = catalog.dataset(name)
+    assert (data.rows_of or name) in trained
+    assert data.eval_split == 'test'
 
 
 @pytest.mark.parametrize('form', formats.FORMATS)

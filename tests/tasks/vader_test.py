@@ -52,22 +52,6 @@ def test_rows_and_labels(archive):
   assert labels['Breakfast 7 <3 caf\u00e9'] == 3
 
 
-def test_kinds_of_short_texts(archive):
-  so = ' '.join(['so'] * 20)
-  texts = {
-      'movieReviewSnippets': ('Warm.', f'{so} long', so),
-      'tweets': ('Lunch.', 'Rain.'),
-  }
-  path = archive(**{
-      stem: ''.join(f'1\t0.5\t{text}\r\n' for text in rows)
-      for stem, rows in texts.items()
-  }, amazonReviewSnippets='', nytEditorialSnippets='')
-  assert {
-      r['text']: r['label']
-      for rows in read(path, 'vader_kind').values() for r in rows
-  } == {'Warm.': 0, so: 0, 'Lunch.': 3, 'Rain.': 3}
-
-
 def test_splits_are_by_hash_and_disjoint(archive):
   texts = {
       split: [r['text'] for r in rows]
