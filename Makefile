@@ -18,15 +18,21 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --durations=15
 # `make demo LAMBDA=0` trains a second run, beside the default one.
 RUN := output/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
 OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
+# 100 held-out rows of each task, before and after training.
+EVAL := --mixture flipped_demo_eval --limit 100 --input_length 128 \
+  --target_length 48
 
 .PHONY: demo experiment test test-all lint docs extras clean
 
 demo: $(BASE)
 	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
-	$(BIN)/flipped-t5x eval --checkpoint $(RUN)
-	$(BIN)/flipped-t5x report $(RUN)
+	$(BIN)/flipped-t5x eval pypi:flan_t5_small_titles --method flipped \
+	  $(EVAL) --output $(RUN)/before.json
+	$(BIN)/flipped-t5x eval $(RUN) $(EVAL) --output $(RUN)/after.json
+	$(BIN)/flipped-t5x report $(RUN)/before.json $(RUN)/after.json \
+	  --output $(RUN)
 
-# 21 runs, see docs/experiment.md; `make experiment SEEDS=0 METHODS=flipped` is
+# 12 runs, see docs/experiment.md; `make experiment SEEDS=0 METHODS=flipped` is
 # one of them. Run the same command again to resume.
 experiment: $(BASE)
 	$(BIN)/python -m flipped_t5x.experiment $(if $(SEEDS),--seeds $(SEEDS)) \
