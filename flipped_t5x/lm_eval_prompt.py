@@ -16,7 +16,7 @@ try:
   from lm_eval.api import task as task_lib
 except ModuleNotFoundError as e:
   raise errors.MissingPackage(
-      f"{e}: lm-evaluation-harness is installed by pip install -e '.[lm_eval]'",
+      f"{e}: lm-evaluation-harness is installed by pip install -e '.[lm-eval]'",
       name=e.name,
   ) from e
 
@@ -52,9 +52,10 @@ class Prompt:
     self._is_ours = instruction is not None
     self._delimiter = task.config.target_delimiter
     try:
-      tree = utils.env.parse(self.source + jinja_chunks.SEPARATOR)
+      env = utils.env.overlay(finalize=jinja_chunks.inserted)
+      tree = env.parse(self.source + jinja_chunks.SEPARATOR)
       self.chunks = jinja_chunks.split(tree)
-      self._compiled = utils.env.from_string(tree)
+      self._compiled = env.from_string(tree)
     except (jinja2.TemplateError, ValueError) as e:
       raise self.error(f'prompt {self.source!r}: {e}') from e
 
@@ -120,12 +121,9 @@ class Prompt:
       text = self._compiled.render(fields)
     except Exception as e:  # Whatever its expressions raise.
       raise self.error(f'document {request.doc_id}: {e!r}') from e
-    prompt, _, _ = text.partition(jinja_chunks.TARGET_MARK)
-    # An odd-numbered piece is the number of a chunk.
-    pieces = jinja_chunks.CHUNK_MARK.split(prompt)
-    parts = (int(p) if i % 2 else p for i, p in enumerate(pieces))
+    parts, _ = jinja_chunks.parts(text)
     rendered = templates.Rendered(
-        tuple(p for p in parts if p != ''),
+        parts,
         self.chunks,
         (option.removeprefix(self._delimiter).strip(),),
         gold=0,

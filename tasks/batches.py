@@ -35,10 +35,10 @@ _MIN_BINS = 64  # Rows packed at a time; with 4, they hold an eighth less.
 class TrainBatches:
   """Endless batches of a mixture; see `prompts/arrays.py`.
 
-  The examples are dealt out, one by one, to `num_shards` shards, each of which
-  makes its own rows. A batch has the same number of rows from each shard, in
-  order. So batches depend on the number of shards, and not on which host reads
-  which shard.
+  The examples are dealt out to `num_shards` shards: of each `num_shards`
+  examples one to each, by lot. Each shard makes its own rows. A batch has the
+  same number of rows from each shard, in order. So batches depend on the number
+  of shards, and not on which host reads which shard.
   """
 
   def __init__(
@@ -112,7 +112,15 @@ class TrainBatches:
           'sha256_of_templates': _digest(templates), 'rate': rate,
       }
       datasets.append(_pairs(data, draw, seed + number))
-    self._mixed = grain.MapDataset.mix(datasets, list(rates.values()))
+    mixed = grain.MapDataset.mix(datasets, list(rates.values()))
+    if num_shards > 1:
+      # A mixture repeats its datasets in a fixed pattern, and a shard that took
+      # every n-th example could have those of one dataset alone. Once packed,
+      # the shares would be of rows, and not of examples.
+      mixed = grain.experimental.WindowShuffleMapDataset(
+          mixed, window_size=num_shards, seed=seed
+      )
+    self._mixed = mixed
     self.select(range(batch_size))
 
   def select(self, rows: Sequence[int]) -> int:

@@ -17,18 +17,21 @@ For a row of a dataset in one of its templates, both have the form
 from collections.abc import Callable, Mapping, Sequence
 import difflib
 import functools
+import itertools
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x.prompts import jinja_chunks
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import catalog
 import jinja2
+from jinja2 import nodes
 
 # The keys of a query that has no row. A query with a row may have `output` too.
 RANK_KEYS = ('input', 'instruction', 'options')
 GUESS_KEYS = ('input', 'output')
 _ROW_KEYS = ('dataset', 'template', 'row')
-_INPUT = '{{input}}'
+_INPUT = 'input'  # The name that an instruction may insert.
 
 
 class QueryError(errors.UserError):
@@ -140,10 +143,10 @@ def render_to_rank(
         f'options {list(options)}: give at least two different options, none of'
         ' them empty'
     )
-  instruction = given['instruction']
-  if not instruction.replace(_INPUT, '').strip():
+  rendered = rendered_text(given['instruction'], given['input'], options)
+  if not ''.join(rendered.chunks).strip():
     raise errors.UserError('the instruction is empty, and it is what is scored')
-  return rendered_text(instruction, given['input'], options)
+  return rendered
 
 
 def render_to_guess(
@@ -189,25 +192,60 @@ def rendered_text(
   """Puts an instruction and a text together as a template would.
 
   Args:
-    instruction: the instruction. `{{input}}` in it marks the place of the text;
-      without it the text comes first.
+    instruction: the instruction, in Jinja. `{{ input }}` in it marks the place
+      of the text; without it the text comes first.
     text: the text.
     options: the options.
 
   Returns:
     The rendered prompt; its `gold` is 0 and has no meaning.
+
+  Raises:
+    UserError: the instruction is not Jinja, or inserts anything else.
   """
-  if _INPUT not in instruction:
-    instruction = f'{_INPUT} {instruction}'
+  pieces = _pieces(instruction)
+  if None not in pieces:
+    pieces = [None, ' ', *pieces]
   parts: list[int | str] = []
   chunks: list[str] = []
-  for i, literal in enumerate(instruction.split(_INPUT)):
-    if i:
-      parts.append(text)
-    if literal:
+  for is_text, run in itertools.groupby(pieces, lambda piece: piece is None):
+    if is_text:
+      parts += [text for _ in run]
+    else:
       parts.append(len(chunks))
-      chunks.append(literal)
+      chunks.append(''.join(filter(None, run)))
   return templates.Rendered(tuple(parts), tuple(chunks), options, gold=0)
+
+
+def _pieces(instruction: str) -> list[str | None]:
+  """The literal texts of an instruction; None is the place of the text."""
+  try:
+    tree = jinja_chunks.environment(None).parse(instruction)
+  except jinja2.TemplateSyntaxError as e:
+    raise _no_instruction(instruction, str(e)) from e
+  pieces: list[str | None] = []
+  for statement in tree.body:
+    if not isinstance(statement, nodes.Output):
+      raise _no_instruction(instruction, 'it has a statement')
+    for node in statement.nodes:
+      if isinstance(node, nodes.TemplateData):
+        pieces.append(node.data)
+      elif isinstance(node, nodes.Name) and node.name == _INPUT:
+        pieces.append(None)
+      else:
+        name = getattr(node, 'name', None)
+        raise _no_instruction(
+            instruction, f'it inserts {name!r}' if name else 'it computes'
+        )
+  return pieces
+
+
+def _no_instruction(instruction: str, why: str) -> errors.UserError:
+  return errors.UserError(
+      f'instruction {instruction!r}: {why}; all that can be inserted is'
+      ' {{ input }}, and braces that are to stay are written'
+      ' {% raw %}{{ }}{% endraw %}'
+  )
 
 
 def find_template(

@@ -12,6 +12,7 @@ import collections
 from collections.abc import Mapping, Sequence
 import functools
 import re
+from typing import Any
 
 from flipped_t5x import errors
 import jinja2
@@ -21,10 +22,16 @@ from jinja2 import sandbox
 
 SEPARATOR = '|||'
 
-# Unicode reserves U+FDD0 to U+FDEF for use inside programs; no text has them.
-_OPEN, _CLOSE, _PIPES = '\ufdd0', '\ufdd1', '\ufdd2'
-TARGET_MARK = f'{_OPEN}target{_CLOSE}'
-CHUNK_MARK = re.compile(f'{_OPEN}([0-9]+){_CLOSE}')
+# Unicode reserves U+FDD0 to U+FDEF for use inside programs. A text may have
+# them nevertheless; what a template inserts is therefore escaped.
+_OPEN, _CLOSE, _ESCAPE = '\ufdd0', '\ufdd1', '\ufdd2'
+_TARGET_MARK = f'{_OPEN}target{_CLOSE}'
+_CHUNK_MARK = re.compile(f'{_OPEN}([0-9]+){_CLOSE}')
+_CODES = {_OPEN: 'o', _CLOSE: 'c', _ESCAPE: 'e', SEPARATOR: 's'}
+_MARK = re.compile(f'[{_OPEN}{_CLOSE}{_ESCAPE}]')
+_MARK_OR_SEPARATOR = re.compile(f'{_MARK.pattern}|{re.escape(SEPARATOR)}')
+_ESCAPED = re.compile(f'{_ESCAPE}([{"".join(_CODES.values())}])')
+_MEANINGS = {code: text for text, code in _CODES.items()}
 
 _SAFE_METHODS = frozenset((
     'capitalize', 'count', 'endswith', 'find', 'index', 'join', 'lower',
@@ -54,13 +61,15 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
 @functools.cache
 def environment(max_field_chars: int | None) -> Sandbox:
   """A sandbox with promptsource's globals and filters."""
-  env = Sandbox(undefined=jinja2.StrictUndefined)
+  env = Sandbox(undefined=jinja2.StrictUndefined, finalize=inserted)
   env.globals['zip'] = zip
   env.filters['choice'] = _choice
   env.filters['most_frequent'] = _most_frequent
   if max_field_chars is not None:
     truncate = env.filters['truncate']
-    env.finalize = lambda value: truncate(env, str(value), max_field_chars)
+    env.finalize = lambda value: inserted(
+        truncate(env, str(value), max_field_chars)
+    )
   return env
 
 
@@ -75,21 +84,61 @@ def _most_frequent(values):
   return [v for v, n in counts.items() if n == max(counts.values())]
 
 
-def hide_pipes(value):
+def inserted(value: Any) -> str:
+  """What an expression inserts, as `finalize` of an environment.
+
+  Args:
+    value: the value of the expression.
+
+  Returns:
+    Its text, in which nothing looks like a mark of `split`; `parts` restores
+    it.
+  """
+  return _escape(str(value), _MARK)
+
+
+def _escape(text: str, pattern: re.Pattern[str]) -> str:
+  return pattern.sub(lambda match: _ESCAPE + _CODES[match[0]], text)
+
+
+def _unescape(text: str) -> str:
+  return _ESCAPED.sub(lambda match: _MEANINGS[match[1]], text)
+
+
+def hide_separators(value: Any) -> Any:
   """Keeps a `|||` inside the data from ending an option."""
   if isinstance(value, str):
-    return value.replace(SEPARATOR, _PIPES)
+    return _escape(value, _MARK_OR_SEPARATOR)
   if isinstance(value, Mapping):
-    return {k: hide_pipes(v) for k, v in value.items()}
+    return {k: hide_separators(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return [hide_pipes(v) for v in value]
+    return [hide_separators(v) for v in value]
   return value
 
 
 def split_options(text: str) -> list[str]:
   """The options of rendered answer choices, with the data's own `|||` back."""
-  options = [o.strip() for o in text.split(SEPARATOR)]
-  return [o.replace(_PIPES, SEPARATOR) for o in options]
+  # Escaped twice: before a field was rendered, and as what was inserted.
+  return [
+      _unescape(_unescape(option.strip())) for option in text.split(SEPARATOR)
+  ]
+
+
+def parts(text: str) -> tuple[tuple[int | str, ...], str | None]:
+  """Takes apart what a template that `split` has marked renders.
+
+  Args:
+    text: the whole text.
+
+  Returns:
+    The prompt in order, where an int is the number of a chunk and a str what
+    was inserted; and the answer, None if the text has no `|||`.
+  """
+  prompt, mark, answer = text.partition(_TARGET_MARK)
+  # An odd-numbered piece is the number of a chunk (one group in the pattern).
+  pieces = _CHUNK_MARK.split(prompt)
+  found = (int(p) if i % 2 else _unescape(p) for i, p in enumerate(pieces))
+  return tuple(p for p in found if p != ''), _unescape(answer) if mark else None
 
 
 def split(tree: nodes.Template) -> tuple[str, ...]:
@@ -103,7 +152,7 @@ def split(tree: nodes.Template) -> tuple[str, ...]:
 
   Raises:
     UserError: there is no `|||`, more than one, or one that cannot be found
-      before rendering.
+      before rendering; or the text has characters that are used as marks.
   """
   unsupported = next(tree.find_all(_UNSUPPORTED), None)
   if unsupported is not None:
@@ -118,6 +167,11 @@ def split(tree: nodes.Template) -> tuple[str, ...]:
     raise errors.UserError(
         f"has {count} times '{SEPARATOR}' in its text; once is needed, between"
         ' the prompt and the answer'
+    )
+  if any(_MARK.search(n.data) for n in tree.find_all(nodes.TemplateData)):
+    raise errors.UserError(
+        'its text has one of the characters U+FDD0 to U+FDD2, which Unicode'
+        ' keeps out of texts'
     )
   chunks: list[str] = []
   _split_body(tree.body, chunks)
@@ -160,8 +214,8 @@ def drop_answer(body: list[nodes.Node]) -> bool:
     found = False
     if isinstance(node, nodes.Output):
       for j, child in enumerate(node.nodes):
-        if isinstance(child, nodes.TemplateData) and TARGET_MARK in child.data:
-          prompt, mark, _ = child.data.partition(TARGET_MARK)
+        if isinstance(child, nodes.TemplateData) and _TARGET_MARK in child.data:
+          prompt, mark, _ = child.data.partition(_TARGET_MARK)
           child.data = prompt + mark
           del node.nodes[j + 1 :]
           found = True
@@ -189,7 +243,7 @@ def _split_output(output: nodes.Output, chunks: list[str]) -> bool:
         chunks.append(text)
         text = f'{_OPEN}{len(chunks) - 1}{_CLOSE}'
       if pipes:
-        text += TARGET_MARK + answer
+        text += _TARGET_MARK + answer
         in_target = True
       node = nodes.TemplateData(text, lineno=node.lineno)
     children.append(node)

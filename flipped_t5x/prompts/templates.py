@@ -248,13 +248,10 @@ class Template:
     except _RENDER_ERRORS as e:
       fields = [name for name in context if name not in _CONTEXT]
       raise self._error(f'{e} (fields: {", ".join(fields)})') from e
-    prompt, mark, answer = text.partition(jinja_chunks.TARGET_MARK)
-    if not mark:
+    parts, answer = jinja_chunks.parts(text)
+    if answer is None:
       raise Dropped('template does not apply')
-    # An odd-numbered piece is the number of a chunk (one group in the pattern).
-    pieces = jinja_chunks.CHUNK_MARK.split(prompt)
-    parts = (int(p) if i % 2 else p for i, p in enumerate(pieces))
-    return tuple(p for p in parts if p != ''), answer
+    return parts, answer
 
   def _render_options(self, row: Mapping[str, Any], seed: int) -> list[str]:
     """The options of one row, white space stripped."""
@@ -264,7 +261,7 @@ class Template:
       return self._fixed_options
     try:
       text = self._choices.render(
-          jinja_chunks.hide_pipes(row), _rng=random.Random(seed)
+          jinja_chunks.hide_separators(row), _rng=random.Random(seed)
       )
     except _RENDER_ERRORS as e:
       raise self._error(f'answer choices: {e}') from e

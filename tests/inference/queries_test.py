@@ -32,6 +32,15 @@ def template(jinja, answer_choices='no ||| yes'):
      '<extra_id_0> Is " <extra_id_1> " good?', 'Is "T" good?'),
     ('{{input}}, {{input}}?', 'input: T <extra_id_0> T <extra_id_1>\n'
      'output: yes', '<extra_id_0> , <extra_id_1> ?', 'T, T?'),
+    ('Is "{{ input }}" good?', 'input: <extra_id_0> T <extra_id_1>\n'
+     'output: yes', '<extra_id_0> Is " <extra_id_1> " good?', 'Is "T" good?'),
+    ('Is "{{-\tinput\n}}" good?', 'input: <extra_id_0> T <extra_id_1>\n'
+     'output: yes', '<extra_id_0> Is " <extra_id_1> " good?', 'Is "T" good?'),
+    ('{{ input }}{{input}} { %}?', 'input: T T <extra_id_0>\noutput: yes',
+     '<extra_id_0> { %}?', 'TT { %}?'),
+    ('Is {% raw %}{{x}}{% endraw %}{# note #} good?',
+     'input: T <extra_id_0>\noutput: yes', '<extra_id_0> Is {{x}} good?',
+     'T Is {{x}} good?'),
 ))
 def test_place_of_the_text(instruction, inputs, targets, prompt):
   rendered = queries.render_to_rank(TEXT | {'instruction': instruction})
@@ -39,6 +48,22 @@ def test_place_of_the_text(instruction, inputs, targets, prompt):
   assert (text.inputs, text.targets) == (inputs, targets)
   assert rendered.prompt == prompt
   assert rendered.options == ('yes', 'no')
+
+
+@pytest.mark.parametrize('instruction, message', (
+    ('Is {{text}} good?', "it inserts 'text'"),
+    ('Is {{ Input }} good?', "it inserts 'Input'"),
+    ('Is {{ input | upper }} good?', "it inserts 'upper'"),
+    ('Is {{ "input" }} good?', 'it computes'),
+    ('{% if input %}Good?{% endif %}', 'it has a statement'),
+    ('Is {{ input good?', "expected token 'end of print statement'"),
+    ('Is {# good?', 'Missing end of comment tag'),
+))
+def test_instruction_that_inserts_something_else(instruction, message):
+  with pytest.raises(ValueError) as error:
+    queries.render_to_rank(TEXT | {'instruction': instruction})
+  assert str(error.value).startswith(f'instruction {instruction!r}: {message}')
+  assert 'all that can be inserted is {{ input }}, and' in str(error.value)
 
 
 def test_row_of_a_promptsource_template():
@@ -173,6 +198,7 @@ def test_guess_of_a_row():
     ({'input': 3}, 'input must be a text, not 3'),
     ({'instruction': ''}, 'the instruction is empty'),
     ({'instruction': ' {{input}}\n'}, 'the instruction is empty'),
+    ({'instruction': '{{ input }}'}, 'the instruction is empty'),
     ({'row': {}}, 'input and row cannot both be given'),
     ({'template': 'x'}, 'input and template cannot both be given'),
     ({'optons': ['a']}, r"unknown key 'optons'; nearest: \['options'\]"),

@@ -74,6 +74,37 @@ def test_pipes_in_the_data():
   assert rendered.gold == 0
 
 
+# What the program itself writes between a chunk's number, or for `|||`.
+MARKS = (
+    '\ufdd0target\ufdd1', '\ufdd00\ufdd1', '\ufdd2', '\ufdd2s', '\ufdd2es',
+    '\ufdd0', 'a \ufdd1\ufdd2|||o',
+)
+
+
+@pytest.mark.parametrize('mark', MARKS, ids=ascii)
+@pytest.mark.parametrize('max_field_chars', (None, 100))
+def test_private_marks_in_the_data(mark, max_field_chars):
+  template = make(
+      'Is {{x}} so? {{answer_choices | join("/")}} ||| {{l[0]}}',
+      '{{l | join("|||")}} ||| {{y}}', max_field_chars=max_field_chars,
+  )
+  row = {'x': f'before {mark} after', 'y': f'{mark}.', 'l': [f'{mark}!', 'b']}
+  rendered = template.render(row)
+  assert rendered.options == (f'{mark}!', 'b', f'{mark}.')
+  assert rendered.gold == 0
+  joined = f'{mark}!/b/{mark}.'
+  assert rendered.parts == (0, row['x'], 1, joined, 2)
+  assert rendered.prompt == f'Is {row["x"]} so? {joined}'
+  assert template.render_prompt(row).parts == rendered.parts
+
+
+def test_private_marks_in_a_template():
+  with pytest.raises(ValueError, match=r'my name": its text has one of the'):
+    make('Is {{x}} \ufdd0target\ufdd1 so? ||| no')
+  with pytest.raises(ValueError, match=r'characters U\+FDD0 to U\+FDD2'):
+    make('Is {{x}} so? ||| no\ufdd2')
+
+
 def test_more_text_behind_the_option():
   assert render('{{x}} ||| {{answer_choices[x]}} it is', x=1).gold == 1
 

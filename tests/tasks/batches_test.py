@@ -236,6 +236,39 @@ def test_drops_are_counted():
   assert iterator.counts['tiny_mood']['truncated'] == 0
 
 
+@pytest.mark.parametrize('num_shards', (1, 2, 4))
+def test_packing_keeps_the_shares_of_the_mixture(
+    num_shards, tmp_path, monkeypatch
+):
+  lines = ['name,templates,train,test,eval_split,fields']
+  for name, words in (('short', 1), ('long', 14)):
+    (tmp_path / f'{name}.yaml').write_text(
+        TAKES_AN_OPTION.replace('mine', name)
+    )
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'train.jsonl').write_text(''.join(
+        json.dumps({'text': ' '.join(['film'] * words), 'label': i % 2}) + '\n'
+        for i in range(50)
+    ))
+    lines.append(f'{name},file:{name}.yaml,50,50,test,text label')
+  (tmp_path / 'own.csv').write_text('\n'.join(lines))
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(tmp_path / 'own.csv'))
+  monkeypatch.setenv('FLIPPED_T5X_SOURCES', f'{tmp_path}/')
+  iterator = batches.TrainBatches(
+      'short,long', demo_data.vocabulary(), 8, 80, 80, seed=3, pack=True,
+      num_shards=num_shards,
+  )
+  drawn = collections.Counter()
+  for batch in take(iterator, 50):
+    for segments in batch['encoder_segment_ids']:
+      lengths = np.bincount(segments)[1:]
+      drawn.update('long' if n > 25 else 'short' for n in lengths)
+  # Of 0.5; what is still in open rows is a part of a percent.
+  assert drawn.total() > 800
+  share = drawn['short'] / drawn.total()
+  assert share == pytest.approx(0.5, abs=0.05), drawn
+
+
 TAKES_AN_OPTION = """\
 dataset: mine
 templates:

@@ -239,7 +239,7 @@ def test_max_field_chars_and_dropped_rows():
   row = {'premise': 'a' * 30, 'hypothesis': 'b', 'label': 0}
   assert load('rte')[name].render(row).parts[0] == 'a' * 30
   assert load('rte', 10)[name].render(row).parts[0] == 'a' * 7 + '...'
-  with pytest.raises(templates.Dropped, match='no answer'):
+  with pytest.raises(templates.Dropped, match='no label'):
     load('rte')[name].render(row | {'label': -1})
 
 
