@@ -17,6 +17,7 @@ import os
 import runpy
 import sys
 
+from flipped_t5x import libtpu_loading
 from flipped_t5x.engine import hosts
 import flipped_t5x.tasks  # so that SeqIO finds them  # noqa: F401
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
   # Gin would take a folder named runs, models or methods in the working folder
   # for a package, and fail.
   sys.path[:] = [p for p in sys.path if p and not _is_working_folder(p)]
+  libtpu_loading.avoid()
   hosts.join_tpu_slice()
   sys.argv = [f't5x.{argv[1]}', *argv[2:]]
   # As `python -m` would: T5X's gin files refer to `__main__`.

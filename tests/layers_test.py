@@ -14,7 +14,8 @@ FLOORS = {
     'errors': -3,  # The ground: any file may import it.
     'locks': -2,
     'files': -1,
-    'hub_errors': 0, 'packages': 0, 'settings': 0, 'terminal': 0,
+    'hub_errors': 0, 'libtpu_loading': 0, 'packages': 0, 'settings': 0,
+    'terminal': 0,
     'gin_config': 1, 'network': 1, 'objectives': 1, 'prompts': 1, 'ranking': 1,
     'vocabulary_files': 1,
     'feature_converters': 2, 'lm_eval_prompt': 2,

@@ -11,6 +11,7 @@ import types
 
 from absl import logging
 from flipped_t5x import errors
+from flipped_t5x import libtpu_loading
 
 # Command -> its module and what it does; modules import JAX, and take their
 # time: only that of the command is imported.
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
   if overrides and not hasattr(arguments, 'gin_file'):
     parser.error(f'{arguments.command} takes no --gin. flags')
   arguments.gin_overrides = overrides
+  libtpu_loading.avoid()
   logging.set_verbosity(logging.ERROR)  # Orbax's notes are not for the user.
   try:
     module.run(arguments)

@@ -18,6 +18,7 @@ import os
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import libtpu_loading
 from flipped_t5x import terminal
 from flipped_t5x.inference import encoded_queries
 from flipped_t5x.inference import explanation
@@ -433,6 +434,7 @@ def load(
     UserError: the weights do not fit the configuration, the vocabulary does not
       fit the weights, there is no vocabulary, or an argument is wrong.
   """
+  libtpu_loading.avoid()
   if dtype is not None and dtype not in DTYPES:
     raise errors.UserError(f'dtype {dtype!r} is not one of {DTYPES}')
   for name, length in (
