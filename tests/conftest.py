@@ -5,6 +5,7 @@ import pathlib
 import random
 
 from flax import traverse_util
+from flipped_t5x import libtpu_loading
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.prompts import tokenization
@@ -38,6 +39,7 @@ def pytest_configure():
   """Compiles faster in this process; those that tests start are as always."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XLA_FLAGS', xla_flags.QUICK)
+    libtpu_loading.avoid()
     jax.devices()  # Flags are read here, once.
 
 

@@ -530,16 +530,47 @@ def test_eval(cloud, mode):
 
 @pytest.mark.parametrize('words, message', [
     (['train.sh'], 'no RUN'),
-    (['train.sh', '--gin_file=a'], 'RUN must start with a letter'),
+    (['train.sh', '--gin_file=a'], 'no RUN'),
+    (['train.sh', '-r', *GIN], 'unknown argument -r; see train.sh --help'),
     (['train.sh', 'a/b', *GIN], 'RUN must start with a letter'),
     (['train.sh', 'r', '--gin.SEED=1'], 'no --gin_file'),
     (['logs.sh', '-n', 'x', 'r'], "-n takes a number, not 'x'"),
     (['on_workers.sh'], 'no command'),
     (['create.sh', '--spot'], 'unknown argument --spot'),
-])
+    (['train.sh', 'r', 'more', *GIN], 'unknown argument more'),
+    (['logs.sh', 'r', '-n'], '-n needs a value'),
+    (['on_workers.sh', 'df', '--dry-run'], '--dry-run goes before the command'),
+    (['cache.sh', 'a', 'b'], 'unknown argument b'),
+    # Near misses of --dry-run, and flags that nobody knows.
+    *(
+        ([script, *words, flag], f'unknown argument {flag}')
+        for script, *words in (
+            ('create.sh',), ('setup_vm.sh',), ('delete.sh', '--yes'),
+            ('train.sh', 'r', *GIN), ('eval.sh', 'r', *GIN),
+            ('babysit.sh', 'r', *GIN), ('stop.sh', 'r'), ('logs.sh', 'r'),
+            ('cache.sh', 'a'), ('on_workers.sh',),
+        ) for flag in ('--dry_run', '--dryrun=1', '-x', '--no-such-flag')
+        if (script, flag) != ('cache.sh', '--dryrun=1')
+    ),
+], ids=lambda x: ' '.join(x) if isinstance(x, list) else '')
 def test_wrong_arguments(cloud, words, message):
   assert message in cloud.run(*words, status=1)
   assert not cloud.calls()
+
+
+def test_words_after_two_hyphens_are_the_commands(cloud):
+  cloud.ready()
+  printed = cloud.run(
+      'on_workers.sh', '--worker=0', '--', 'printf', '%s', '--dry-run'
+  )
+  assert '[worker 0] --dry-run' in printed
+
+
+def test_flags_in_two_words(cloud):
+  printed = cloud.run(
+      'train.sh', '--gin_file', 'a.gin', 'r', '--dry-run', '--gin_file=b.gin'
+  )
+  assert '--gin_file=a.gin --gin_file=b.gin' in printed
 
 
 def test_stop_ends_only_the_runs_group(cloud):
@@ -783,6 +814,8 @@ def test_dry_run_prints_what_is_run(cloud, words):
 
   prepare()
   printed = cloud.run(script, '--dry-run', *arguments)
+  if script != 'on_workers.sh':  # There it would be the command's.
+    assert cloud.run(script, *arguments, '--dry-run') == printed
   assert made() == ([], False)
   # delete.sh asks for a node that is gone.
   cloud.run('bash', '-u', text=f'{printed}\ntrue\n')
@@ -795,6 +828,7 @@ def test_dry_run_prints_what_is_run(cloud, words):
 
 def test_dry_run_of_babysit_makes_no_calls(cloud):
   printed = cloud.run('babysit.sh', '--dry-run', 'my run', *GIN)
+  assert cloud.run('babysit.sh', 'my run', *GIN, '--dry-run') == printed
   assert not cloud.calls()
   assert 'queued-resources create' in printed
   train = cloud.run('train.sh', '--dry-run', 'my run', *GIN)

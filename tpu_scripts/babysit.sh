@@ -9,14 +9,11 @@
 # checkpoint in MODEL_DIR. Leaves the TPU there at the end: delete.sh.
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-while (($#)); do
-  common_option "$1" || break
-  shift
-done
-(($#)) || die 'no RUN; see babysit.sh --help'
-run_name "$1"
-name=$1
-require_gin_file "$@"
+read_arguments t5x_option "$@"
+one_run
+name=$NAME
+require_gin_file "${PASSED[@]}"
+set -- "$name" "${PASSED[@]}"
 load_settings
 restarts=0 crashes=0 silent=0 errors=0
 

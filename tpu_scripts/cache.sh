@@ -14,13 +14,15 @@
 # tasks/catalog.csv, and not those of FLIPPED_T5X_CATALOG.
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-while (($#)); do
-  common_option "$1" || break
-  shift
-done
-(($#)) || die 'no TASKS; see cache.sh --help'
-tasks=$1
-shift
+# Beam's own options are many; none of them has a hyphen in its name.
+beam_option() {
+  [[ $1 =~ ^--[a-z][a-z0-9_]*(=.*)?$ && $1 != --dry_run* ]] || return 1
+  PASSED+=("$1")
+}
+read_arguments beam_option "$@"
+((${#WORDS[@]})) || die 'no TASKS; see cache.sh --help'
+no_more_words 1
+tasks=${WORDS[0]}
 load_settings
 require CACHE_DIR
 BIN=${VIRTUAL_ENV:-$CHECKOUT/.venv}/bin
@@ -31,7 +33,7 @@ options=(
   --temp_location="gs://$BUCKET/dataflow" --setup_file="$CHECKOUT/setup.py"
   --requirements_file="$CHECKOUT/tpu_scripts/dataflow_requirements.txt"
   --requirements_cache=skip # Workers install it from PyPI.
-  "$@"
+  "${PASSED[@]}"
 )
 run "$BIN/seqio_cache_tasks" --module_import=flipped_t5x.tasks \
   --tasks="$tasks" --output_cache_dir="$CACHE_DIR" \

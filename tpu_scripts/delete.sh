@@ -5,13 +5,11 @@
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 yes=false
-while (($#)); do
-  case $1 in
-    --yes) yes=true ;;
-    *) common_option "$1" || die "unknown argument $1; see delete.sh --help" ;;
-  esac
-  shift
-done
+delete_option() {
+  [[ $1 == --yes ]] && yes=true
+}
+read_arguments delete_option "$@"
+no_more_words 0
 load_settings
 DELETE_QUEUED=(
   gcloud compute tpus queued-resources delete "$QUEUED_RESOURCE"

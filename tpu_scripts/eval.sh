@@ -13,20 +13,17 @@
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 mode='eval'
-while (($#)); do
+eval_option() {
   case $1 in
     --infer) mode=infer ;;
-    *) common_option "$1" || break ;;
+    *) t5x_option "$@" ;;
   esac
-  shift
-done
-(($#)) || die 'no RUN; see eval.sh --help'
-run_name "$1"
-name=$1
-shift
-require_gin_file "$@"
+}
+read_arguments eval_option "$@"
+one_run
+require_gin_file "${PASSED[@]}"
 load_settings
-FOLDER=gs://$BUCKET/$name
-start_run "$name.$mode" python -m flipped_t5x.t5x_main "$mode" \
+FOLDER=gs://$BUCKET/$NAME
+start_run "$NAME.$mode" python -m flipped_t5x.t5x_main "$mode" \
   --gin_search_paths=gin "--gin.MODEL_DIR='$FOLDER'" \
-  "--gin.${mode^^}_OUTPUT_DIR='$FOLDER/$mode'" --alsologtostderr "$@"
+  "--gin.${mode^^}_OUTPUT_DIR='$FOLDER/$mode'" --alsologtostderr "${PASSED[@]}"

@@ -38,12 +38,65 @@ common_option() {
   esac
 }
 
+# read_arguments OWN WORD...: sorts a command line. Flags count wherever they
+# stand. Those of all scripts are taken here, others by the function OWN, which
+# is called with the rest of the line, fails if the flag is not known to it, and
+# sets TAKEN to 2 if the next word is the flag's value. What is no flag is put
+# into WORDS.
+read_arguments() {
+  local own=$1 TAKEN
+  WORDS=()
+  shift
+  while (($#)); do
+    TAKEN=1
+    case $1 in
+      -*)
+        common_option "$1" || "$own" "$@" ||
+          die "unknown argument $1; see ${0##*/} --help"
+        (($# >= TAKEN)) || die "$1 needs a value"
+        ;;
+      *) WORDS+=("$1") ;;
+    esac
+    shift "$TAKEN"
+  done
+}
+
+no_option() { return 1; }
+
+# Puts the flags of t5x.train, t5x.eval and t5x.infer into PASSED.
+PASSED=()
+t5x_option() {
+  case $1 in
+    --gin.*=* | --gin_file=* | --gin_bindings=* | --gin_search_paths=* | \
+      --seqio_additional_cache_dirs=* | --tfds_data_dir=* | --shard_id=* | \
+      --verbosity=* | --v=*) PASSED+=("$1") ;;
+    --gin_file | --gin_bindings | --gin_search_paths | \
+      --seqio_additional_cache_dirs | --tfds_data_dir | --shard_id)
+      PASSED+=("$1=${2-}")
+      TAKEN=2
+      ;;
+    *) return 1 ;;
+  esac
+}
+
 # For scripts without arguments of their own.
 only_common_options() {
-  while (($#)); do
-    common_option "$1" || die "unknown argument $1; see ${0##*/} --help"
-    shift
-  done
+  read_arguments no_option "$@"
+  no_more_words 0
+}
+
+# no_more_words N: dies if there are more words than N.
+no_more_words() {
+  ((${#WORDS[@]} <= $1)) ||
+    die "unknown argument ${WORDS[$1]}; see ${0##*/} --help"
+}
+
+# Sets NAME to the one RUN among the words.
+one_run() {
+  ((${#WORDS[@]})) || die "no RUN; see ${0##*/} --help"
+  no_more_words 1
+  NAME=${WORDS[0]}
+  run_name "$NAME"
 }
 
 # The words as bash reads them back, quoted only where that is needed.

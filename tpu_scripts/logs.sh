@@ -7,24 +7,23 @@
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 only='' follow=no lines=20
-while (($#)); do
+logs_option() {
   case $1 in
     -f) follow=follow ;;
     -n)
-      shift
-      lines=${1-}
+      lines=${2-}
+      TAKEN=2
       ;;
     --worker=*) only=${1#*=} ;;
-    *) common_option "$1" || break ;;
+    *) return 1 ;;
   esac
-  shift
-done
-(($# == 1)) || die 'one RUN is needed; see logs.sh --help'
+}
+read_arguments logs_option "$@"
+one_run
 [[ $lines =~ ^[0-9]+$ ]] || die "-n takes a number, not '$lines'"
-run_name "$1"
 load_settings
 if [[ -z $only ]]; then
   only=$(all_workers)
   [[ $follow == no ]] || only=0
 fi
-ask_workers "$only" logs "$1" "$lines" "$follow"
+ask_workers "$only" logs "$NAME" "$lines" "$follow"

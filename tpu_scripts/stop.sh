@@ -7,11 +7,7 @@
 # after STOP_SECONDS SIGKILL. Nothing is looked up by name.
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-while (($#)); do
-  common_option "$1" || break
-  shift
-done
-(($# == 1)) || die 'one RUN is needed; see stop.sh --help'
-run_name "$1"
+read_arguments no_option "$@"
+one_run
 load_settings
-ask_workers "$(all_workers)" stop "$1" "$STOP_SECONDS"
+ask_workers "$(all_workers)" stop "$NAME" "$STOP_SECONDS"

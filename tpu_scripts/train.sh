@@ -11,17 +11,11 @@
 #     --gin.partitioning.PjitPartitioner.num_partitions=2
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-while (($#)); do
-  common_option "$1" || break
-  shift
-done
-(($#)) || die 'no RUN; see train.sh --help'
-run_name "$1"
-name=$1
-shift
-require_gin_file "$@"
+read_arguments t5x_option "$@"
+one_run
+require_gin_file "${PASSED[@]}"
 load_settings
-FLAGS=(--gin_search_paths=gin "--gin.MODEL_DIR='gs://$BUCKET/$name'")
+FLAGS=(--gin_search_paths=gin "--gin.MODEL_DIR='gs://$BUCKET/$NAME'")
 [[ -z $CACHE_DIR ]] || FLAGS+=(--seqio_additional_cache_dirs="$CACHE_DIR")
-start_run "$name" python -m flipped_t5x.t5x_main train "${FLAGS[@]}" \
-  --alsologtostderr "$@"
+start_run "$NAME" python -m flipped_t5x.t5x_main train "${FLAGS[@]}" \
+  --alsologtostderr "${PASSED[@]}"
