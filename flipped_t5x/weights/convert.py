@@ -107,7 +107,7 @@ def convert(
   )
   _check_room(destination, after.nbytes)
   # Before any weights are read, in case it cannot be made.
-  card = _card(destination.name, before, after)
+  card = _card(destination.name, before, after, str(source))
   with _alone(destination):
     compare = None
     if check:
@@ -133,13 +133,16 @@ def convert(
 
 
 def _card(
-    name: str, before: model_files.ModelFiles, after: model_files.ModelFiles
+    name: str,
+    before: model_files.ModelFiles,
+    after: model_files.ModelFiles,
+    source: str,
 ) -> str:
   """The model card; '' unless the model is converted to `hf`."""
   if after.kind != model_files.HF:
     return ''
   dtypes = {tensor.dtype.name for tensor in after.tensors.values()}
-  return model_card.markdown(name, before, dtypes)
+  return model_card.markdown(name, before, source, dtypes)
 
 
 def _check_destination(path: str | os.PathLike[str]) -> pathlib.Path:

