@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -156,12 +157,21 @@ def _pip_download(package: Package, folder: pathlib.Path) -> None:
          '--requirement', requirements.name],
         capture_output=True, text=True, check=False,
     )
-  if result.returncode:
-    raise Unavailable(
-        f'pip could not download {package.requirement} of sha256'
-        f' {package.sha256} from PyPI (is the network there?):\n'
+  if not result.returncode:
+    return
+  if 'DO NOT MATCH THE HASHES' in result.stderr:
+    raise errors.UserError(
+        f'{package.requirement}: the package index has another file than the'
+        f' one of sha256 {package.sha256}; nothing of it was kept:\n'
         f'{result.stderr.strip()}'
     )
+  if os.strerror(errno.ENOSPC) in result.stderr:
+    raise OSError(errno.ENOSPC, f'pip: {result.stderr.strip()}')
+  raise Unavailable(
+      f'pip could not download {package.requirement} of sha256'
+      f' {package.sha256} from PyPI (is the network there?):\n'
+      f'{result.stderr.strip()}'
+  )
 
 
 def _check_sha256(path: pathlib.Path, package: Package) -> None:

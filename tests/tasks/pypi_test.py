@@ -327,6 +327,32 @@ def test_pip_fails(offer, data):
   assert not files_of(data)
 
 
+def test_pip_finds_another_digest(offer, data):
+  """It compares before we can; the next source is not asked."""
+  offer('bigbench', error=(
+      'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS'
+      ' FILE.'
+  ))
+  with pytest.raises(
+      ValueError, match=r'^bigbench==1\.0\.0: the package index has another'
+  ):
+    open_test('winowhy')
+  assert not files_of(data)
+
+
+def test_pip_finds_the_disk_full(offer, data):
+  offer('bigbench', error=(
+      'ERROR: Could not install packages due to an OSError: [Errno 28] No space'
+      ' left on device'
+  ))
+  with pytest.raises(
+      OSError, match=r'^bigbench==1\.0\.0: .*No space left on device; nothing'
+      ' of it is left in .*FLIPPED_T5X_DATA'
+  ):
+    open_test('winowhy')
+  assert not files_of(data)
+
+
 def test_without_pip(offer, monkeypatch):
   offer('bigbench', demo_archive.tar(sdist()))
 
