@@ -8,12 +8,14 @@ each name. Files of PyTorch before 1.6, which are no zips, are refused.
 
 import collections
 from collections.abc import Callable, Mapping
-import dataclasses
+import io
+import math
 import os
 import pathlib
 import pickle
+import pickletools
 import struct
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 import zipfile
 
 from flipped_t5x import errors
@@ -24,6 +26,10 @@ import numpy as np
 _ZIP = b'PK\x03\x04'
 # How a file of PyTorch before 1.6 begins: a pickle of one number.
 _BEFORE_1_6 = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+# Room for thousands of tensors. An object may take one byte of a pickle and 56
+# bytes of memory.
+_MOST_BYTES = {'data.pkl': 2**22, 'byteorder': 16}
+_MOST_EXPANDED = 2**24
 _LOCAL_HEADER = 30  # Bytes of a zip's, before the name and the extra field.
 
 _DTYPES = {
@@ -44,8 +50,9 @@ class _Refused(errors.UserError):
   """The file holds, or its pickle names, what weights do not need."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Call:
+# These are tuples because a pickle may set the fields of what it has made, even
+# those of a frozen dataclass: what was checked would no longer hold.
+class _Call(NamedTuple):
   """What a pickle gets for a function's name, and cannot change."""
 
   function: Callable[..., Any]
@@ -54,15 +61,13 @@ class _Call:
     return self.function(*args)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Type:
+class _Type(NamedTuple):
   """What a pickle gets for the name of a storage's type."""
 
   dtype: np.dtype
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Storage:
+class _Storage(NamedTuple):
   """Consecutive values of one type.
 
   Attributes:
@@ -76,8 +81,7 @@ class _Storage:
   size: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _View:
+class _View(NamedTuple):
   """A tensor: a storage, and the place of each value in it."""
 
   storage: _Storage
@@ -165,6 +169,8 @@ def _tensor(
   start += offset
   if (
       view.span > storage.size - view.offset
+      # A step of 0 makes any number of values of one.
+      or math.prod(view.shape) > max(storage.size, _MOST_EXPANDED)
       or offset + nbytes > available
       or start + nbytes > file_size
   ):
@@ -249,12 +255,13 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
       raise errors.UserError('it is a zip, but not one of PyTorch')
     folder = folders[0]
     order = entries.get(f'{folder}byteorder')
-    if order and archive.read(order) != b'little':
+    if order and _read_entry(archive, order) != b'little':
       raise errors.UserError(
           'it was written on a machine whose bytes are in another order'
       )
-    with archive.open(f'{folder}data.pkl') as data:
-      state = _Unpickler(data).load()
+    data = _read_entry(archive, entries[f'{folder}data.pkl'])
+  _check_memo(data)
+  state = _Unpickler(io.BytesIO(data)).load()
   places = {}
   for name, info in entries.items():
     if not name.startswith(f'{folder}data/'):
@@ -269,3 +276,30 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
         info.file_size,
     )
   return state, places
+
+
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+  """An entry's content; UserError if it is larger than it can have to be."""
+  most = _MOST_BYTES[info.filename.rpartition('/')[2]]
+  if info.file_size > most:
+    raise errors.UserError(
+        f'{info.filename} has {info.file_size:,} bytes, where weights need'
+        f' {most:,} at most'
+    )
+  return archive.read(info)  # No more than `file_size` is unpacked.
+
+
+def _check_memo(data: bytes) -> None:
+  """UserError if a pickle numbers more objects than it has.
+
+  Python makes room for all numbers up to the largest, whose four bytes may be
+  those of 64 GB.
+  """
+  steps = list(pickletools.genops(data))
+  numbers = [int(v) for code, v, _ in steps if code.name.endswith('PUT')]
+  largest = max(numbers, default=0)
+  if largest > len(steps):
+    raise errors.UserError(
+        f'its pickle has an object number {largest}, but only {len(steps)}'
+        ' steps'
+    )

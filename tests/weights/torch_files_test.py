@@ -4,8 +4,10 @@ import os
 import pathlib
 import pickle
 import random
+import tracemalloc
 import zipfile
 
+from flipped_t5x import errors
 from flipped_t5x.weights import torch_files
 import ml_dtypes
 import numpy as np
@@ -233,6 +235,75 @@ def test_a_file_cannot_change_how_others_are_read(tmp_path):
       with pytest.raises(ValueError, match='bad.bin is '):
         torch_files.open(bad)
     assert_same(torch_files.open(good), {'a': VALUES['Float']})
+
+
+def storage(kind='Float', key='0', size=24):
+  return b''.join((
+      b'(', plain('storage'), named('torch', f'{kind}Storage'),
+      *map(plain, (key, 'cpu', size)), b'tQ',
+  ))
+
+
+@pytest.mark.parametrize('content', (
+    # The tensor's offset, shape and strides; its storage's size and key.
+    tensor('Float', (2,)) + b'(' + storage() + plain(10**9) + plain((24,))
+    + plain((1,)) + b'tb',
+    tensor('Float', (2,)) + plain((None, {'offset': 10**9})) + b'b',
+    tensor('Float', (2,)) + plain({'shape': (10**9,)}) + b'b',
+    call(
+        named('torch._utils', '_rebuild_tensor_v2'),
+        storage() + b'(' + plain('0') + b'N' + plain(10**9) + b'tb',
+        *map(plain, (10**8, (2,), (1,), False)), HOOKS,
+    ),
+))
+def test_fields_that_are_set_afterwards(tmp_path, content):
+  """A pickle's BUILD: it would be read beyond what was checked."""
+  path = zipped(tmp_path / 'a.bin', mapping({'a': content}), FLOATS)
+  with pytest.raises(errors.UserError, match='a.bin is '):
+    found = torch_files.open(path)
+    found['a'].read()
+
+
+@pytest.mark.parametrize('name', ('data.pkl', 'byteorder'))
+def test_a_small_file_that_unpacks_to_a_large_one(tmp_path, name):
+  """3 MB of zeros, compressed a thousandfold."""
+  path = tmp_path / 'a.bin'
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    if name != 'data.pkl':
+      archive.writestr('model/data.pkl', b'\x80\x02' + one_tensor() + b'.')
+    with archive.open(f'model/{name}', 'w') as file:
+      for _ in range(64):
+        file.write(bytes(2**20))
+  tracemalloc.start()
+  with pytest.raises(errors.UserError, match=f'{name} has 67,108,864 bytes'):
+    torch_files.open(path)
+  assert tracemalloc.get_traced_memory()[1] < 2**22
+  tracemalloc.stop()
+
+
+def test_an_entry_that_says_it_is_small(tmp_path):
+  path = zipped(
+      tmp_path / 'a.bin', one_tensor(), FLOATS, zipfile.ZIP_DEFLATED,
+      byteorder=bytes(10**6),
+  )
+  content = path.read_bytes()
+  path.write_bytes(content.replace(
+      (10**6).to_bytes(4, 'little'), (6).to_bytes(4, 'little')
+  ))
+  with pytest.raises(errors.UserError, match='a.bin is damaged'):
+    torch_files.open(path)
+
+
+def test_memory_by_the_numbers_of_objects(tmp_path):
+  content = mapping({'a': tensor('Float', (2,))}) + b'r\xff\xff\xff\x7f'
+  with pytest.raises(errors.UserError, match='an object number 2147483647'):
+    torch_files.open(zipped(tmp_path / 'a.bin', content, FLOATS))
+
+
+def test_many_values_of_one(tmp_path):
+  content = mapping({'a': tensor('Float', (10**9,), (0,))})
+  with pytest.raises(errors.UserError, match='truncated: a goes beyond'):
+    torch_files.open(zipped(tmp_path / 'a.bin', content, FLOATS))
 
 
 @pytest.mark.parametrize('content, message', (
