@@ -9,6 +9,7 @@ layers (`encoder/encoder/...`); its compile time does not grow with depth.
 """
 
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -22,6 +23,24 @@ _REMAT_POLICIES = {
     'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'full': jax.checkpoint_policies.nothing_saveable,
 }
+
+
+# The largest sizes that are believed: what is larger is a damaged or hostile
+# file, for which names and shapes would be made for hours.
+MOST = {
+    'num_encoder_layers': 10**4, 'num_decoder_layers': 10**4,
+    **dict.fromkeys(
+        ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim'), 10**7
+    ),
+}
+
+
+def check_size(name: str, value: Any, most: int) -> None:
+  """Raises UserError unless a size is a whole number from 1 to `most`."""
+  if type(value) is not int or not 1 <= value <= most:
+    raise errors.UserError(
+        f'{name} {value!r} is not a size, a whole number from 1 to {most:,}'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +82,8 @@ class T5Config:
   remat_policy: str = 'none'
 
   def __post_init__(self):
+    for name, most in MOST.items():
+      check_size(name, getattr(self, name), most)
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
     if self.remat_policy not in ('none', *_REMAT_POLICIES):
       raise errors.UserError(

@@ -9,6 +9,7 @@ from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x.network import layers
+from flipped_t5x.network import t5
 from flipped_t5x.prompts import tokenization
 
 # Field -> attribute of `T5Config`, and the field's default.
@@ -139,8 +140,10 @@ def _sizes(path: pathlib.Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     if field == 'num_decoder_layers':
       default = sizes['num_encoder_layers']
     sizes[name] = raw.get(field, default)
-    if type(sizes[name]) is not int or sizes[name] < 1:
-      raise errors.UserError(f'{path}: {field} {raw[field]!r} is not a size')
+    try:
+      t5.check_size(field, sizes[name], t5.MOST[name])
+    except ValueError as e:
+      raise errors.UserError(f'{path}: {e}') from e
   return sizes
 
 

@@ -219,6 +219,13 @@ def test_activations(tmp_path, changed, activations):
     ({'d_ff': 0}, 'd_ff 0 is not a size'),
     ({'num_layers': 2.5}, 'num_layers 2.5 is not a size'),
     ({'num_heads': True}, 'num_heads True is not a size'),
+    *(
+        ({field: 10**30}, f'{field} 10+ is not a size, a whole number from 1')
+        for field in (
+            'num_layers', 'num_decoder_layers', 'num_heads', 'd_model', 'd_kv',
+            'd_ff', 'vocab_size',
+        )
+    ),
     ({'dropout_rate': 'none'}, "dropout_rate 'none' is not a number"),
     ({'feed_forward_proj': ['relu']}, 'feed_forward_proj .* is not supported'),
 ))
