@@ -4,9 +4,38 @@ from collections.abc import Sequence
 import posixpath
 import re
 import sys
+from typing import Any
 
 from rich import cells
 import tqdm
+
+# Control characters but tab and line feed, such as ESC, which steers a
+# terminal; what changes the direction of text, or is not seen; and lone
+# surrogates, which are no text.
+_HIDDEN = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f'
+    '\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff'
+    '\U000e0000-\U000e007f]'
+)
+
+
+def visible(value: Any) -> Any:
+  """Text from files as it is safe to show: what is hidden is spelled out.
+
+  Args:
+    value: a text, or JSON whose texts and keys are all treated.
+
+  Returns:
+    The same with `\\x1b` for ESC, `\\u202e` for the mark that reverses text,
+    and so on.
+  """
+  if isinstance(value, str):
+    return _HIDDEN.sub(lambda m: ascii(m[0])[1:-1], value)
+  if isinstance(value, dict):
+    return {visible(k): visible(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [visible(v) for v in value]
+  return value
 
 
 def shortened(text: str, width: int) -> str:

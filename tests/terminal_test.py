@@ -4,6 +4,18 @@ from flipped_t5x import terminal
 import pytest
 
 
+@pytest.mark.parametrize('text, shown', (
+    ('a\x1b[31mb', 'a\\x1b[31mb'),
+    ('a\u202eb\u2066\ufeff', 'a\\u202eb\\u2066\\ufeff'),
+    ('\x00\x7f\x9b\r', '\\x00\\x7f\\x9b\\r'),
+    ('\ud800', '\\ud800'),
+    ('ä\t中\n😀 \u200d e\u0301', 'ä\t中\n😀 \u200d e\u0301'),
+))
+def test_what_is_hidden_is_spelled_out(text, shown):
+  assert terminal.visible(text) == shown
+  assert terminal.visible({text: [text, 1]}) == {shown: [shown, 1]}
+
+
 def test_columns():
   assert terminal.aligned([('option', 'x'), ('a', '10.5'), ('日本', '-1')]) == (
       'option     x\na       10.5\n日本      -1'

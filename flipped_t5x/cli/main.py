@@ -12,6 +12,7 @@ import types
 from absl import logging
 from flipped_t5x import errors
 from flipped_t5x import libtpu_loading
+from flipped_t5x import terminal
 
 # Command -> its module and what it does; modules import JAX, and take their
 # time: only that of the command is imported.
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
       raise
     # Gin adds in which calls it was.
     message = str(e).split('\n  In call to configurable')[0]
-    print(f'flipped-t5x: {message}', file=sys.stderr)
+    print(f'flipped-t5x: {terminal.visible(message)}', file=sys.stderr)
     return 1
   except Exception:
     traceback.print_exc()

@@ -12,6 +12,7 @@ from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import ranking
+from flipped_t5x import terminal
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import statistics
 from flipped_t5x.reports import evaluated_run
@@ -206,7 +207,7 @@ def examples(run: Run, task: str) -> dict[str, ranking.Predictions]:
         ' (their SHA-256 differ): evaluate the run again'
     )
   found = scored_examples.read(str(path))
-  return {template: values.ranked for template, values in found.items()}
+  return {terminal.visible(t): values.ranked for t, values in found.items()}
 
 
 def _examples_path(run: Run, task: str) -> epath.Path:

@@ -38,7 +38,7 @@ def tables(
     for name in names:
       shown.add_row(
           rich.text.Text(terminal.folded(name, name_width - 2)),
-          *(c if c[-1] in _MARKS else f'{c} '
+          *(rich.text.Text(c if c[-1] in _MARKS else f'{c} ')
             for c in by_task[name][start:start + fits]),
       )
     found.append(shown)

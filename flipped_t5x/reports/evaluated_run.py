@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import terminal
 from flipped_t5x.evaluation import t5x_results
 
 _ALL_IN_ONE = 'results.json'
@@ -58,7 +59,7 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
   """
   run = files.any_path(run)
   if t5x_results.found_in(run):
-    results = t5x_results.read(run)
+    results = terminal.visible(t5x_results.read(run))
     return EvaluatedRun(
         _name(run), run / _ALL_IN_ONE, results, None, of_t5x=True
     )
@@ -66,7 +67,7 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
   folder = path.parent
   if not path.is_file():
     raise FileNotFoundError(f'{path} does not exist; {_instead(folder)}')
-  results = files.read_json(path)
+  results = terminal.visible(files.read_json(path))
   if not results.get('tasks'):
     raise errors.UserError(
         f'{path}: it has no tasks, so it is not a file of results as'
@@ -127,12 +128,12 @@ def unique_names(paths: Sequence[epath.Path]) -> list[str]:
     name = '/'.join(parts[-enough:])
     if sum(p.parent == path.parent for p in paths) > 1:
       name += f'/{path.stem}'
-    names.append(name)
+    names.append(terminal.visible(name))
   return names
 
 
 def _name(folder: epath.Path) -> str:
-  return _absolute(folder).name or str(folder)
+  return terminal.visible(_absolute(folder).name or str(folder))
 
 
 def _absolute(path: epath.Path) -> epath.Path:

@@ -1,8 +1,13 @@
 """A report as Markdown, with plots in files beside it."""
 
 from collections.abc import Iterator
+import re
 
 from flipped_t5x.reports import parts
+
+# Emphasis, code, links and images. An underscore inside a word is no emphasis.
+_ACTIVE = re.compile(r'[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])')
+_BEGINNING = re.compile(r'^(\d*)([-#+=|:.)])')
 
 
 def render(report: parts.Report, suffix: str = '') -> str:
@@ -12,7 +17,7 @@ def render(report: parts.Report, suffix: str = '') -> str:
     report: the report.
     suffix: the end of the names of the plots' files, see `file_name`.
   """
-  lines = [f'# {_escape(report.title)}', '', _escape(report.facts), '']
+  lines = [f'# {_escape(report.title)}', '', _block(report.facts), '']
   for section in report.sections:
     if section.title:
       lines += [f'## {_escape(section.title)}', '']
@@ -28,12 +33,12 @@ def file_name(plot: parts.Plot, suffix: str) -> str:
 
 def _part(part, suffix: str) -> Iterator[str]:
   if part.kind == 'text':
-    text = _escape(part.text)
+    text = _block(part.text)
     yield from (f'**{text}**' if part.warns else text, '')
   elif part.kind == 'items':
     for i, item in enumerate(part.items, 1):
       bullet = f'{i}.' if part.ordered else '-'
-      yield f'{bullet} {_escape(item)}'
+      yield f'{bullet} {_block(item)}'
     yield ''
   elif part.kind == 'table':
     if part.heading:
@@ -75,7 +80,12 @@ def _code(text: str) -> str:
   return f'{fence}{room}{text}{room}{fence}'
 
 
+def _block(text: str) -> str:
+  """A text at the start of a line, where it might begin a list or a heading."""
+  return _BEGINNING.sub(r'\1\\\2', _escape(text))
+
+
 def _escape(text: str) -> str:
-  """The text in one line, with HTML's characters escaped."""
-  text = ' '.join(text.split())
+  """The text in one line, with what is Markdown or HTML escaped."""
+  text = _ACTIVE.sub(r'\\\g<0>', ' '.join(text.split()))
   return text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')

@@ -92,18 +92,19 @@ def _write_one(run, output, console) -> None:
   console.print()
   for line in notes(run.results):
     console.print(rich.text.Text(line))
-  console.print(
+  console.print(rich.text.Text(
       f'step {run.results["step"]}, {evaluated_run.splits(run.results)} split'
-  )
+  ))
   _say_where(console, page, stem, run.path)
 
 
 def _say_where(console, page, stem, numbers=None) -> None:
   """Prints the paths of the files, each in one line, so it can be copied."""
+  lines = [f'report:  {page}', f'         {stem}.md and plots beside it']
   if numbers is not None:
-    console.print(rich.text.Text(f'numbers: {numbers}'), soft_wrap=True)
-  console.print(rich.text.Text(f'report:  {page}'), soft_wrap=True)
-  console.print(f'         {stem}.md and plots beside it', soft_wrap=True)
+    lines.insert(0, f'numbers: {numbers}')
+  for line in lines:
+    console.print(rich.text.Text(terminal.visible(line)), soft_wrap=True)
 
 
 def _target(output, folder, stem) -> tuple[epath.Path, str]:
@@ -167,7 +168,7 @@ def table(results: Mapping[str, Any], width: int = 80) -> rich.table.Table:
     shown.add_row(
         rich.text.Text(
             terminal.folded(name.removeprefix(folder), room)
-        ), *cells
+        ), *map(rich.text.Text, cells)
     )
   return shown
 

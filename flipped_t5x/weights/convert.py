@@ -12,6 +12,7 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import files as files_lib
 from flipped_t5x import locks
+from flipped_t5x import terminal
 from flipped_t5x.prompts import formats
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import logits_check
@@ -323,7 +324,7 @@ def _write(
     files_lib.write_json(
         folder / model_files.HF_SIDECAR, {**fields, 'step': files.step}
     )
-    files_lib.write(folder / 'README.md', card)
+    files_lib.write(folder / 'README.md', terminal.visible(card))
     return
   step = files.step or 0
   if files.kind == model_files.NATIVE:

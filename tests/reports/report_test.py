@@ -6,6 +6,8 @@ import re
 import evaluated_runs as runs
 from flipped_t5x import locks
 from flipped_t5x.cli import main
+from flipped_t5x.reports import markdown
+from flipped_t5x.reports import parts
 import pytest
 import report_page
 
@@ -174,6 +176,47 @@ def test_output(tmp_path, capsys):
   error = capsys.readouterr().err
   assert f'--output {wrong}' in error and '.html or .md' in error
   assert not wrong.exists()
+
+
+ESC, REVERSED = '\x1b]0;owned\x07\x1b[2J', 'a\u202egnp.b'
+LINK = '[l](javascript:alert(1))'
+
+
+def test_hostile_names(tmp_path, capsys):
+  """In the split, a task, a template, a reason and a setting."""
+  template = f'{LINK} {ESC} {REVERSED} <b>*x*</b> [/red] `c` ![i](http://x)'
+  path = runs.write(
+      tmp_path / 'x', {f'{LINK}{ESC}': runs.task({template: 30})},
+      missing={REVERSED: f'# [/y] {ESC} {LINK}'},
+      settings={f'{ESC}{LINK}': f'`{REVERSED}` {ESC}'},
+  )
+  results = json.loads(path.read_text())
+  for task in results['tasks'].values():
+    task['data']['split'] = '[/x]'
+  path.write_text(json.dumps(results))
+  assert main.main(['report', str(path)]) == 0
+  printed = capsys.readouterr().out
+  assert '[/x] split' in printed and '\\x1b' in printed
+  page = (path.parent / 'report.html').read_text()
+  text = (path.parent / 'report.md').read_text()
+  for shown in (printed, page, text):
+    assert not {'\x07', '\x1b', '\u202e'} & set(shown)
+    assert '\\u202e' in shown.replace('\\\\', '\\')
+  assert '<b>' not in page and '<b>' not in text
+  plain = re.sub(r'`+ .*? `+', '', text)  # Without code.
+  assert not re.search(r'(?<!\\)\[[^]]*\]\((?!\w+\.png\))', plain)
+  assert r'\[l\](javascript:alert(1))' in plain
+
+
+def test_a_text_that_would_begin_a_list_or_a_heading():
+  for text in ('# a', '- a', '1. a', '+ a', '2) a', '> a'):
+    lines = markdown.render(parts.Report('', '', [
+        parts.Section('', [parts.Text(text), parts.Items([text])])
+    ])).splitlines()
+    begun = [line.removeprefix('- ') for line in lines if 'a' in line]
+    assert len(begun) == 2
+    for line in begun:
+      assert re.match(r'\\[-#+]|\d\\[.)]|&gt;', line), line
 
 
 def test_one_report_at_a_time(tmp_path, capsys):
