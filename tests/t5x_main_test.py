@@ -76,6 +76,7 @@ def test_folders_of_the_names_of_ours(tmp_path):
       '-m', 'flipped_t5x.t5x_main', 'train', f'--gin_search_paths={ROOT}/gin',
       '--gin_file=runs/t5x_finetune.gin', '--gin_file=models/t5_1_1_small.gin',
       '--gin_file=methods/flipped.gin', '--gin.MODEL_DIR="relative"',
+      '--gin.INITIAL_CHECKPOINT_PATH=None',
       cwd=tmp_path,
   )
   assert status == 1

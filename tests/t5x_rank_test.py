@@ -140,6 +140,10 @@ def folders(tmp_path_factory, start):
   other, stopped = shard(SHARD_ID=1), shard(stop=2)
   finish(other)
   finish(stopped, status=9)
+  # Once more: T5X scores nothing, and leaves empty folders.
+  output = finish(start('infer', folders['inferred'], BATCH_SIZE=32))
+  assert output.count('Skipping inference') == len(TASKS)
+  assert len(list(folders['inferred'].glob('tmp-*'))) == len(TASKS)
   chunks = folders['shards'] / f'tmp-{TASKS[0]}-00000-of-00002'
   assert len(list(chunks.glob('*-chunk?????'))) == 2
   with pytest.raises(ValueError, match=f'{chunks.name}: .* not finished'):
@@ -241,13 +245,20 @@ def test_report(which, folders, expected, capsys):
   assert 'step 30, eval split' in capsys.readouterr().out
 
 
-def test_bad_input_is_named(start, tmp_path):
+def test_bad_input_is_named(start, folders, tmp_path):
   cases = (
       ('infer', {'CHECKPOINT_PATH': '/nowhere/checkpoint_7'},
        '/nowhere/checkpoint_7: no such checkpoint'),
       ('eval', {'EVAL_OUTPUT_DIR': 'relative'}, 'EVAL_OUTPUT_DIR'),
+      # As if methods/direct.gin were given without a mixture.
+      ('infer', {'FORMAT': 'direct', 'MIXTURE': 'flipped_nlp_eval'},
+       "'flipped_nlp_eval' is of the format 'flipped', and FORMAT is 'direct'"),
+      ('infer', {'INFER_OUTPUT_DIR': str(folders['inferred']),
+                 'INPUT_LENGTH': 40}, 'INPUT_LENGTH: 48 there, 40 now'),
   )
+  config = (folders['inferred'] / 'config.gin').read_text()
   running = [start(what, tmp_path, **macros) for what, macros, _ in cases]
   for process, (_, _, message) in zip(running, cases, strict=True):
     assert message in finish(process, status=1)
   assert not list(tmp_path.glob('*score*'))
+  assert (folders['inferred'] / 'config.gin').read_text() == config

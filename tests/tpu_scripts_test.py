@@ -521,7 +521,6 @@ def test_eval(cloud, mode):
   cloud.run('eval.sh', *flags, 'r', *GIN)
   assert cloud.started(3) == [[
       '-m', 'flipped_t5x.t5x_main', mode, '--gin_search_paths=gin',
-      "--gin.MODEL_DIR='gs://my-bucket/runs/r'",
       f"--gin.{mode.upper()}_OUTPUT_DIR='gs://my-bucket/runs/r/{mode}'",
       '--alsologtostderr', *GIN,
   ]]

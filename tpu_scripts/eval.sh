@@ -3,9 +3,8 @@
 #
 #   tpu_scripts/eval.sh [--dry-run] [--infer] RUN --gin_file=... [--gin. ...]
 #
-# MODEL_DIR is gs://BUCKET/RUN, that of train.sh, and what is written goes to
-# its folder eval or infer. To logs.sh and stop.sh the job is RUN.eval or
-# RUN.infer.
+# What is written goes to the folder eval or infer of gs://BUCKET/RUN, MODEL_DIR
+# of train.sh. To logs.sh and stop.sh the job is RUN.eval or RUN.infer.
 #
 #   tpu_scripts/eval.sh flipped_xl --gin_file=runs/t5x_eval.gin \
 #     --gin_file=models/t5_1_1_xl.gin --gin_file=methods/flipped.gin \
@@ -23,7 +22,7 @@ read_arguments eval_option "$@"
 one_run
 require_gin_file "${PASSED[@]}"
 load_settings
-FOLDER=gs://$BUCKET/$NAME
+FOLDER=gs://$BUCKET/$NAME/$mode
 start_run "$NAME.$mode" python -m flipped_t5x.t5x_main "$mode" \
-  --gin_search_paths=gin "--gin.MODEL_DIR='$FOLDER'" \
-  "--gin.${mode^^}_OUTPUT_DIR='$FOLDER/$mode'" --alsologtostderr "${PASSED[@]}"
+  --gin_search_paths=gin "--gin.${mode^^}_OUTPUT_DIR='$FOLDER'" \
+  --alsologtostderr "${PASSED[@]}"

@@ -113,7 +113,11 @@ def _inferred(
   """SeqIO's name of each task, and its examples from all shards."""
   shards = {}
   for name in names:
-    if _UNFINISHED.fullmatch(name):
+    unfinished = _UNFINISHED.fullmatch(name)
+    # T5X makes the folder of a shard anew each time, even of a finished one.
+    if unfinished and '{}-score.jsonl-{}-of-{}{}'.format(
+        *unfinished.groups(), _DONE
+    ) not in names:
       raise errors.UserError(
           f'{folder / name}: t5x.infer has not finished this; the same command'
           ' resumes it'

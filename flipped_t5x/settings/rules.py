@@ -93,6 +93,7 @@ def _check_order(files: Sequence[statements.GinFile]) -> None:
       ]
       if undone:
         _, other, earlier = owners[undone[0]]
+        undone = [name for name in undone if owners[name][2] == earlier]
         advice = (
             'give only one of them' if (kind, other) == ('part', 'part')
             else f'give it before {earlier}'
@@ -133,10 +134,9 @@ def _check_override(
   old = statements.final(before).get(override.key)
   if old is None:
     return
-  hidden = old.macros()
-  if override.is_macro and not _is_macro_reference(old.value):
-    hidden = set()
-  hidden |= macros_read(before) - macros_read([*before, override])
+  hidden = macros_read(before) - macros_read([*before, override])
+  if not override.is_macro or _is_macro_reference(old.value):
+    hidden |= macros_read(before, [old])
   hidden -= {'gin.REQUIRED'}
   if hidden:
     raise errors.UserError(
@@ -175,13 +175,15 @@ def _nearest(name: str, known: Iterable[str]) -> list[str]:
   return difflib.get_close_matches(name.upper(), known) or known
 
 
-def macros_read(bindings: _Bindings) -> set[str]:
-  """The macros that what these bindings configure reads.
+def macros_read(
+    bindings: _Bindings, readers: _Bindings | None = None
+) -> set[str]:
+  """The macros that bindings read, also through what they refer to.
 
   Args:
-    bindings: all statements, in order. A configurable to which one of them
-      refers counts if what is bound last still refers to it, and any other
-      configurable counts.
+    bindings: all statements, in order.
+    readers: the bindings that read; None for those of every configurable to
+      which no statement refers. Others read if one of these leads to them.
   """
   last = statements.final(bindings)
   referred = {
@@ -197,7 +199,7 @@ def macros_read(bindings: _Bindings) -> set[str]:
   waiting = [
       b for (_, name), group in groups.items() if name not in referred
       for b in group
-  ]
+  ] if readers is None else [*readers]
   while waiting:
     for reference in set(waiting.pop().references()) - seen:
       seen.add(reference)

@@ -9,8 +9,9 @@
 A run of the embedded engine says in `config.json` which text format and lengths
 the model was trained with. `flipped-t5x convert` writes the same into what it
 makes: `config.json` and `sentencepiece.model` beside T5X's checkpoint,
-`flipped_t5x.json` in a Hugging Face folder. Other models are taken to have the
-format and lengths of the published FLIPPED models.
+`flipped_t5x.json` in a Hugging Face folder. A run of T5X says it in its
+`config.gin`. Other models are taken to have the format and lengths of the
+published FLIPPED models.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,10 +34,11 @@ from flipped_t5x.weights import hf_vocabulary
 from flipped_t5x.weights import packaged
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import t5x_runs
 from flipped_t5x.weights import tensors as tensors_lib
 
 HF, NATIVE, T5X = 'hf', 'native', 't5x'
-CONFIG, VOCABULARY = 'config.json', 'sentencepiece.model'
+CONFIG, VOCABULARY = run_config.CONFIG, t5x_runs.VOCABULARY
 HF_SIDECAR = 'flipped_t5x.json'
 INPUT_LENGTH, TARGET_LENGTH = 384, 64  # As the published FLIPPED-11B has.
 _HUB_NAME = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
@@ -118,7 +120,9 @@ def open(
   found = (_open_hf if _is_hf(folder) else _open_checkpoint)(folder, step)
   own = found.vocabulary
   if vocabulary is not None:
-    found = dataclasses.replace(found, vocabulary=_vocabulary(vocabulary))
+    found = dataclasses.replace(
+        found, vocabulary=vocabulary_files.find(vocabulary)
+    )
   problems = tensors_lib.differences(
       found.tensors, tensors_lib.shapes(found.network)
   )
@@ -186,7 +190,7 @@ def _open_hf(folder: epath.Path, step: int | None) -> ModelFiles:
   folder = pathlib.Path(os.path.abspath(folder))
   network, tensors = hf_checkpoints.open(folder)
   return ModelFiles(
-      HF, epath.Path(folder), network, tensors, hf_vocabulary.find(folder),
+      HF, epath.Path(folder), network, tensors, _hf_vocabulary(folder),
       **_sidecar(folder / HF_SIDECAR),
   )
 
@@ -205,14 +209,19 @@ def _sidecar(path: pathlib.Path) -> dict[str, Any]:
   return fields
 
 
-def _vocabulary(name: str | os.PathLike[str]) -> pathlib.Path:
-  """The SentencePiece file of a setting, with what its folder adds to it."""
-  folder = pathlib.Path(name).expanduser()
-  if folder.is_dir() and not (folder / VOCABULARY).is_file():
-    found = hf_vocabulary.find(folder)
-    if found is not None:
-      return found
-  return vocabulary_files.find(name)
+def _hf_vocabulary(folder: pathlib.Path) -> pathlib.Path | None:
+  """The SentencePiece model; one made from `tokenizer.json` is kept."""
+  found = hf_vocabulary.spiece_path(folder)
+  tokenizer = folder / 'tokenizer.json'
+  if found is not None or not tokenizer.is_file():
+    return found
+  digest = files.sha256(tokenizer.read_bytes())[:16]
+  path = files.data_folder() / 'vocabularies' / f'tokenizer-{digest}.model'
+  if not path.is_file():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as unfinished:
+      hf_vocabulary.write_spiece(folder, unfinished)
+  return path
 
 
 def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
@@ -222,9 +231,12 @@ def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
   is_native = path.parent.name == 'checkpoints'
   run = path.parent.parent if is_native else path.parent
   if not (run / CONFIG).is_file() or _is_hf(run):
-    return ModelFiles(
-        T5X, path, infer_network(tensors, path), tensors, step=step
-    )
+    fields = t5x_runs.model_fields(run)
+    network = infer_network(tensors, path)
+    activations = fields.get('settings', {}).get('MLP_ACTIVATIONS')
+    if activations:
+      network = dataclasses.replace(network, mlp_activations=activations)
+    return ModelFiles(T5X, path, network, tensors, step=step, **fields)
   config = run_config.RunConfig.read(run)
   vocabulary = run / VOCABULARY
   return ModelFiles(

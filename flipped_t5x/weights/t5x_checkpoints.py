@@ -140,7 +140,7 @@ def steps(folder: str | os.PathLike[str]) -> dict[int, epath.Path]:
   """Step -> path of the complete checkpoints of a run's folder, in order."""
   return {
       step: path for step, path in _numbered(_absolute(folder)).items()
-      if _is_checkpoint(path)
+      if is_checkpoint(path)
   }
 
 
@@ -156,7 +156,7 @@ def newest(folder: str | os.PathLike[str]) -> tuple[int, epath.Path] | None:
   if not found:
     return None
   step = max(found)
-  if not _is_checkpoint(found[step]):
+  if not is_checkpoint(found[step]):
     complete = ', '.join(map(str, steps(folder))) or 'none'
     raise errors.UserError(
         f'{found[step]} is incomplete: it has neither `state` nor `checkpoint`.'
@@ -174,7 +174,7 @@ def find(path: str | os.PathLike[str]) -> epath.Path:
     UserError: the newest one is incomplete.
   """
   wanted = _absolute(path)
-  if _is_checkpoint(wanted):
+  if is_checkpoint(wanted):
     return wanted
   inside = newest(wanted)
   if inside:
@@ -195,7 +195,7 @@ def _numbered(run: epath.Path) -> dict[int, epath.Path]:
       match = _STEP.fullmatch(path.name)
       # Elsewhere a number may be the name of anything.
       named = match and (match[1] or parent.name == 'checkpoints')
-      if match and (named or _is_checkpoint(path)) and path.is_dir():
+      if match and (named or is_checkpoint(path)) and path.is_dir():
         found[int(match[2])] = path
   return dict(sorted(found.items()))
 
@@ -205,7 +205,8 @@ def _absolute(path: str | os.PathLike[str]) -> epath.Path:
   return found if files.is_remote(found) else epath.Path(os.path.abspath(found))
 
 
-def _is_checkpoint(path: epath.Path) -> bool:
+def is_checkpoint(path: epath.Path) -> bool:
+  """Whether a path is that of one checkpoint, of either layout."""
   return (path / 'state').is_dir() or (path / 'checkpoint').is_file()
 
 

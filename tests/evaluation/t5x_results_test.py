@@ -231,8 +231,9 @@ def empty(path):
      f'{SHARD}.COMPLETED is missing'),
     (lambda p: [f.unlink() for f in p.parent.glob(f'{SHARD}*')],
      f'{SHARD} is missing'),
-    (lambda p: (p.parent / f'tmp-{KIND}-00000-of-00003').mkdir(),
-     f'tmp-{KIND}-00000-of-00003: t5x.infer has not finished'),
+    (lambda p: p.parent.joinpath(f'{p.name}.COMPLETED').rename(
+        p.parent / f'tmp-{KIND}-00001-of-00003'
+    ), f'tmp-{KIND}-00001-of-00003: t5x.infer has not finished'),
     (lambda p: p.rename(str(p).replace('of-00003', 'of-00002')),
      f'{KIND} has files of 00002 and of 00003 shards'),
     (lambda p: change(p, step=10), 'different checkpoints: .*20.*, .*10'),
@@ -250,6 +251,15 @@ def test_a_folder_of_infer_that_is_not_whole(damage, message, copies, capsys):
     t5x_results.read(folder)
   assert str(folder) in capsys.readouterr().err
   assert not (folder / 'report.md').exists()
+
+
+def test_an_inference_that_was_repeated(copies):
+  folder = copies / 'inferred'
+  whole = t5x_results.read(folder)
+  for path in list(folder.glob('*.COMPLETED')):
+    task, shard = path.name.removesuffix('.COMPLETED').split('-score.jsonl-')
+    (folder / f'tmp-{task}-{shard}').mkdir()
+  assert t5x_results.read(folder) == whole
 
 
 def candidate(example_id, option_index, score):

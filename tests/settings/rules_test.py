@@ -24,6 +24,8 @@ def check(files, overrides=(), folder=''):
     # The seed of the batches would still be SEED.
     ('train.train.seed = 7', 'train.train.seed would take .* --gin.SEED'),
     ('train.train.batches = @mine()', 'train.batches .*--gin.BATCH_SIZE'),
+    ('train.train.vocabulary = "x"', '--gin.VOCABULARY'),
+    ('train.train.partitioner = None', '--gin.MODEL_PARALLEL'),
     ('FORMAT = flipped', "a text needs quotes .*FORMAT=\"'...'\""),
     ('LAMBDA = ', 'gin cannot read this value'),
 ))

@@ -261,15 +261,72 @@ def test_lengths_and_mixtures_for_training():
   for form in ('flipped', 'direct', 'channel'):
     name = f'{form}_tiny_mixture'
     assert registry.training_mixture(name, 3.0, form) == name
-  score = 'direct_tiny_kind_score_Where'
-  assert registry.training_mixture(score, 0.0, 'direct') == score
-  with pytest.raises(ValueError, match=f'{score}.* has no .*LAMBDA is 3.0'):
-    registry.training_mixture(score, 3.0, 'direct')
   for own, other in (('direct', 'flipped'), ('flipped_plain', 'flipped')):
     with pytest.raises(
         ValueError, match=f"'{own}'.* is '{other}': take {other}_tiny_mixture,"
     ):
       registry.training_mixture(f'{own}_tiny_mixture', 3.0, other)
+  # A task of the user's own, without a wrong side.
+  task = registry.train_task('tiny_kind')
+  lone = seqio.TaskRegistry.add(
+      'lone', task.source,
+      output_features={
+          k: v for k, v in task.output_features.items() if k != 'wrong_inputs'
+      },
+  ).name
+  assert registry.training_mixture(lone, 0.0, 'flipped') == lone
+  with pytest.raises(ValueError, match='lone.* has no .*LAMBDA is 3.0'):
+    registry.training_mixture(lone, 3.0, 'flipped')
+
+
+def test_caches_that_are_missing():
+  with pytest.raises(ValueError, match='flipped_tiny_.* has no cache in .*'):
+    registry.training_mixture(
+        'flipped_tiny_mixture', 3.0, 'flipped', use_cached=True
+    )
+
+
+SCORE = 'direct_tiny_kind_score_Where'
+
+
+@pytest.mark.parametrize(
+    'name', (SCORE, 'direct_demo_eval', 'flipped_demo_eval')
+)
+@pytest.mark.parametrize('unlikelihood_weight', (0.0, 3.0))
+def test_wrong_options_are_no_targets_to_train_on(name, unlikelihood_weight):
+  with pytest.raises(ValueError, match=f'{name}.* is for evaluation'):
+    registry.training_mixture(name, unlikelihood_weight, name.split('_')[0])
+
+
+def test_mixtures_for_evaluation():
+  assert registry.evaluation_mixture(SCORE, 'direct') == SCORE
+  assert registry.evaluation_mixture('direct_demo_eval', 'direct') == (
+      'direct_demo_eval'
+  )
+  with pytest.raises(
+      ValueError, match="'flipped_nlp_eval' is of .* take direct_nlp_eval,"
+  ):
+    registry.evaluation_mixture('flipped_nlp_eval', 'direct')
+  with pytest.raises(ValueError, match='flipped_tiny_mixture.* no options'):
+    registry.evaluation_mixture('flipped_tiny_mixture', 'flipped')
+
+
+@pytest.mark.parametrize('form', ('flipped', 'direct'))
+def test_names_of_the_catalog(form):
+  name = registry.training_mixture('tiny_kind,tiny_mood', 3.0, form)
+  mixture = seqio.get_mixture_or_task(name)
+  assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == {
+      f'{form}_tiny_kind': 120, f'{form}_tiny_mood': 60
+  }
+  name = registry.evaluation_mixture('tiny_kind', form)
+  tasks = seqio.get_subtasks(seqio.get_mixture_or_task(name))
+  assert {t.name for t in tasks} == {
+      f'{form}_tiny_kind_score_Kind', f'{form}_tiny_kind_score_Where'
+  }
+  with pytest.raises(ValueError, match="'tiny_kid'; nearest: .*'tiny_kind'"):
+    registry.evaluation_mixture('tiny_kid', form)
+  with pytest.raises(ValueError, match='flipped_train,tiny_kind.* the format'):
+    registry.training_mixture('flipped_train,tiny_kind', 3.0, 'channel')
 
 
 def test_drops_are_counted():

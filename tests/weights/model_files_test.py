@@ -271,3 +271,60 @@ def test_neither_tensorflow_nor_seqio_nor_pytorch(tiny_run, hf_folder):
       capture_output=True, text=True,
   )
   assert process.stdout == 'set()\n'
+
+
+CONFIG_GIN = """
+from __gin__ import dynamic_registration
+
+# Macros:
+# ==============================================================================
+FORMAT = 'channel'
+INPUT_LENGTH = 64
+LAMBDA = 0.0
+MLP_ACTIVATIONS = ('silu', 'linear')
+OVERRIDES = {'adafactor.Adafactor.decay_rate': 0.9}
+TARGET_LENGTH = 384
+
+# Parameters for adafactor.Adafactor:
+# ==============================================================================
+adafactor.Adafactor.decay_rate = 0.9
+"""
+
+
+@pytest.fixture
+def t5x_run(tmp_path, tiny_params, tiny_vocabulary_path):
+  """A run of T5X of CHANNEL, with its `config.gin` and its vocabulary."""
+  t5x_checkpoints.write(tiny_params, 30, tmp_path / 'run')
+  (tmp_path / 'run/config.gin').write_text(CONFIG_GIN)
+  shutil.copy(tiny_vocabulary_path, tmp_path / 'run/sentencepiece.model')
+  return tmp_path / 'run'
+
+
+@pytest.mark.parametrize('name', ('', 'checkpoint_30'))
+def test_a_run_of_t5x_says_what_it_is(name, t5x_run, tiny_network):
+  found = model_files.open(t5x_run / name)
+  assert (found.kind, found.step) == ('t5x', 30)
+  assert (found.format, found.input_length, found.target_length) == (
+      'channel', 64, 384
+  )
+  assert found.network == dataclasses.replace(
+      tiny_network, mlp_activations=('silu', 'linear')
+  )
+  assert found.vocabulary == t5x_run / 'sentencepiece.model'
+  assert found.settings['LAMBDA'] == 0.0
+  assert found.settings['adafactor.Adafactor.decay_rate'] == 0.9
+
+
+def test_other_runs_of_t5x(t5x_run):
+  config = t5x_run / 'config.gin'
+  config.write_text(CONFIG_GIN.replace('channel', 'chanel'))
+  with pytest.raises(ValueError, match="unknown format 'chanel'"):
+    model_files.open(t5x_run)
+  # Not of this project's gin files.
+  config.write_text("MIXTURE_OR_TASK_NAME = 'c4'\n")
+  (t5x_run / 'sentencepiece.model').unlink()
+  found = model_files.open(t5x_run)
+  assert (found.format, found.input_length, found.target_length) == (
+      'flipped', 384, 64
+  )
+  assert found.settings == {} and found.vocabulary is None
