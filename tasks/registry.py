@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 import functools
 import itertools
 import os
+import pathlib
 import re
 
 from flipped_t5x import errors
@@ -57,6 +58,13 @@ def vocabulary(
     file = os.fspath(named)
   else:
     file = str(vocabulary_files.find(named))
+    added = tokenization.load_vocabulary(pathlib.Path(file)).added
+    if added:
+      raise errors.UserError(
+          f'{file}: SeqIO and T5X cannot read the tokens that were added to'
+          f' this vocabulary, such as {added[0]!r}; use flipped-t5x train and'
+          ' eval'
+      )
   return seqio.SentencePieceVocabulary(file, extra_ids=tokenization.EXTRA_IDS)
 
 

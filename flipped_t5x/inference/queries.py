@@ -221,7 +221,7 @@ def _pieces(instruction: str) -> list[str | None]:
   """The literal texts of an instruction; None is the place of the text."""
   try:
     tree = jinja_chunks.environment(None).parse(instruction)
-  except jinja2.TemplateSyntaxError as e:
+  except jinja2.TemplateError as e:
     raise _no_instruction(instruction, str(e)) from e
   pieces: list[str | None] = []
   for statement in tree.body:

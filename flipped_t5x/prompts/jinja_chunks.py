@@ -5,7 +5,8 @@ the source. The syntax tree is changed so that it prints the chunk's number, in
 marks, instead of its text; rendering it then gives the parts of the prompt.
 
 Templates and rows are untrusted text: the environment is a Jinja sandbox in
-which only a few methods of strings and lists can be called.
+which only a few methods of strings and lists can be called, and in which time
+and memory are bounded, see `render_limits.py`.
 """
 
 import collections
@@ -15,7 +16,9 @@ import re
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x.prompts import render_limits
 import jinja2
+from jinja2 import filters
 from jinja2 import nodes
 from jinja2 import runtime
 from jinja2 import sandbox
@@ -57,19 +60,71 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
   def wrap_str_format(self, value):
     return None  # Otherwise `format` would bypass `is_safe_attribute`.
 
+  intercepted_binops = render_limits.OPERATORS
+
+  def call_binop(self, context, operator, left, right):
+    render_limits.operate(operator, left, right)
+    return super().call_binop(context, operator, left, right)
+
+  def call(self, context, obj, *args, **kwargs):
+    owner = getattr(obj, '__self__', None)
+    if isinstance(owner, str) and obj.__name__ == 'replace':
+      return render_limits.replace(owner, *args, **kwargs)
+    if isinstance(owner, str) and obj.__name__ == 'join':
+      return render_limits.join(*args, separator=owner)
+    return super().call(context, obj, *args, **kwargs)
+
+  def parse(self, source, name=None, filename=None):
+    """The syntax tree, whose loops and assignments are bounded.
+
+    Raises:
+      TemplateError: it is not Jinja, or too long or too deep to be read.
+      UserError: it has statements that are not allowed.
+    """
+    if len(source) > render_limits.MAX_SOURCE:
+      raise render_limits.TooMuch(
+          f'it has {len(source):,} characters; {render_limits.MAX_SOURCE:,} are'
+          ' allowed'
+      )
+    try:
+      tree = super().parse(source, name, filename)
+      _check_statements(tree)
+      return render_limits.instrument(tree)
+    except RecursionError as e:
+      raise render_limits.TooMuch('it is nested too deeply') from e
+
+  def from_string(self, source, *args, **kwargs):
+    """A compiled template; raises what `parse` does."""
+    try:
+      return super().from_string(source, *args, **kwargs)
+    # What Python's own compiler raises for very deep expressions.
+    except (MemoryError, RecursionError, SyntaxError) as e:
+      raise render_limits.TooMuch('it is nested too deeply') from e
+
 
 @functools.cache
 def environment(max_field_chars: int | None) -> Sandbox:
   """A sandbox with promptsource's globals and filters."""
   env = Sandbox(undefined=jinja2.StrictUndefined, finalize=inserted)
-  env.globals['zip'] = zip
-  env.filters['choice'] = _choice
-  env.filters['most_frequent'] = _most_frequent
+  env.globals = {'range': env.globals['range'], 'zip': zip}
+  env.filters = {
+      **{
+          name: render_limits.bounded(env.filters[name])
+          for name in render_limits.FILTERS
+      },
+      'choice': _choice,
+      'random': _choice,
+      'most_frequent': _most_frequent,
+      'replace': render_limits.replace,
+      'join': render_limits.join,
+      'format': render_limits.formatted,
+      '_ticking': render_limits.ticking,
+      '_assigned': render_limits.assigned,
+  }
   if max_field_chars is not None:
-    truncate = env.filters['truncate']
-    env.finalize = lambda value: inserted(
-        truncate(env, str(value), max_field_chars)
-    )
+    env.finalize = lambda value: inserted(filters.do_truncate(
+        env, str(render_limits.checked(value)), max_field_chars
+    ))
   return env
 
 
@@ -81,7 +136,8 @@ def _choice(context, values):
 def _most_frequent(values):
   """All values that occur most often, in order of first occurrence."""
   counts = collections.Counter(values)
-  return [v for v, n in counts.items() if n == max(counts.values())]
+  most = max(counts.values(), default=0)
+  return [v for v, n in counts.items() if n == most]
 
 
 def inserted(value: Any) -> str:
@@ -94,7 +150,7 @@ def inserted(value: Any) -> str:
     Its text, in which nothing looks like a mark of `split`; `parts` restores
     it.
   """
-  return _escape(str(value), _MARK)
+  return _escape(str(render_limits.checked(value)), _MARK)
 
 
 def _escape(text: str, pattern: re.Pattern[str]) -> str:
@@ -154,12 +210,7 @@ def split(tree: nodes.Template) -> tuple[str, ...]:
     UserError: there is no `|||`, more than one, or one that cannot be found
       before rendering; or the text has characters that are used as marks.
   """
-  unsupported = next(tree.find_all(_UNSUPPORTED), None)
-  if unsupported is not None:
-    kind = type(unsupported).__name__
-    raise errors.UserError(
-        f'line {unsupported.lineno}: Jinja {kind} is not allowed'
-    )
+  _check_statements(tree)
   count = sum(
       n.data.count(SEPARATOR) for n in tree.find_all(nodes.TemplateData)
   )
@@ -176,6 +227,18 @@ def split(tree: nodes.Template) -> tuple[str, ...]:
   chunks: list[str] = []
   _split_body(tree.body, chunks)
   return tuple(chunks)
+
+
+def _check_statements(tree: nodes.Template) -> None:
+  """UserError where a statement cannot be split, or calls itself."""
+  unsupported = next(tree.find_all(_UNSUPPORTED), None)
+  if unsupported is not None:
+    kind = type(unsupported).__name__
+    raise errors.UserError(
+        f'line {unsupported.lineno}: Jinja {kind} is not allowed'
+    )
+  if any(loop.recursive for loop in tree.find_all(nodes.For)):
+    raise errors.UserError('a recursive loop is not allowed')
 
 
 def _split_body(body: Sequence[nodes.Node], chunks: list[str]) -> bool:

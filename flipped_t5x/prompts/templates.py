@@ -19,15 +19,17 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x.prompts import jinja_chunks
+from flipped_t5x.prompts import render_limits
 from flipped_t5x.prompts import row_labels
+from flipped_t5x.prompts import template_files
 import jinja2
 from jinja2 import meta
 from jinja2 import nodes
-import yaml
 
 # What a template can raise on a row that it was not written for.
 _RENDER_ERRORS = (
-    jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError,
+    jinja2.TemplateError, ArithmeticError, AttributeError, LookupError,
+    MemoryError, RecursionError, TypeError, ValueError,
 )
 # The names in a template's context that are not fields of the row.
 _CONTEXT = ('answer_choices', '_gold')
@@ -244,7 +246,7 @@ class Template:
   ) -> tuple[tuple[int | str, ...], str]:
     """The parts of the prompt, and the text of the answer."""
     try:
-      text = compiled.render(context, _rng=random.Random(seed))
+      text = _text(compiled, context, seed)
     except _RENDER_ERRORS as e:
       fields = [name for name in context if name not in _CONTEXT]
       raise self._error(f'{e} (fields: {", ".join(fields)})') from e
@@ -260,12 +262,20 @@ class Template:
     if self._fixed_options is not None:
       return self._fixed_options
     try:
-      text = self._choices.render(
-          jinja_chunks.hide_separators(row), _rng=random.Random(seed)
-      )
+      text = _text(self._choices, jinja_chunks.hide_separators(row), seed)
     except _RENDER_ERRORS as e:
       raise self._error(f'answer choices: {e}') from e
     return jinja_chunks.split_options(text)
+
+
+def _text(
+    compiled: jinja2.Template, context: Mapping[str, Any], seed: int
+) -> str:
+  """The text of a template; TooMuch if it takes too long or is too large."""
+  budget = render_limits.Budget()
+  return budget.joined(compiled.generate(
+      context, _rng=random.Random(seed), _budget=budget
+  ))
 
 
 def _check_options(options: Sequence[str]) -> None:
@@ -296,20 +306,6 @@ class _GoldOptions(list):
     number = row_labels.option_number(label, self)
     self.read.add(number)
     return super().__getitem__(number)
-
-
-# The loader in C is ten times faster; not every build of PyYAML has it.
-_SafeLoader: Any = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):
-  """Reads promptsource's two tags as plain mappings, and no other tag."""
-
-
-for _tag in ('!Template', '!TemplateMetadata'):
-  _Loader.add_constructor(
-      _tag, lambda loader, node: loader.construct_mapping(node, deep=True)
-  )
 
 
 def promptsource_folder() -> pathlib.Path:
@@ -376,27 +372,21 @@ def load_file(
     UserError: the file does not have promptsource's form, or a template is
       wrong.
   """
-  try:
-    content = yaml.load(path.read_bytes(), _Loader)
-    names = content['dataset'], content.get('subset')
-    dataset = '/'.join(filter(None, names))
-    entries = list(content['templates'].values())
-    loaded = {}
-    for e in entries:
-      metrics = e['metadata'].get('metrics') or ()
-      if 'Accuracy' not in metrics or not e['answer_choices']:
-        continue
+  dataset, entries = template_files.read(path)
+  loaded: dict[str, Template] = {}
+  for entry in entries:
+    if 'Accuracy' not in entry.metrics or not entry.answer_choices:
+      continue
+    try:
       template = Template(
-          dataset, e['name'], e['jinja'], e['answer_choices'], metrics,
-          max_field_chars, label,
+          dataset, entry.name, entry.jinja, entry.answer_choices,
+          entry.metrics, max_field_chars, label,
       )
       if template.name in loaded:
         raise errors.UserError(f'{template!r} appears twice')
-      loaded[template.name] = template
-  except (yaml.YAMLError, KeyError, TypeError, AttributeError) as e:
-    raise errors.UserError(f'{path}: not a promptsource file: {e!r}') from e
-  except ValueError as e:
-    raise errors.UserError(f'{path}: {e}') from e
+    except ValueError as e:
+      raise errors.UserError(f'{entry.where}: {e}') from e
+    loaded[template.name] = template
   if not loaded:
     raise errors.UserError(
         f'{path}: no template has answer choices and the metric Accuracy'

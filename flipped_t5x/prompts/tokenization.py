@@ -11,11 +11,13 @@ import io
 import itertools
 import os
 import pathlib
-from typing import Protocol
+from typing import Any, Protocol
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.prompts import added_tokens
 from flipped_t5x.prompts import formats
+from google.protobuf import message as protobuf_message
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
@@ -56,34 +58,104 @@ class SentencePiece:
 
   Gives the ids of `seqio.SentencePieceVocabulary(path, extra_ids=100)`: the
   sentinels follow the model's own pieces, and `<extra_id_0>` is the last.
+  Tokens that were added to a T5 follow the sentinels, which the file then has,
+  too; see `added_tokens.py`.
+
+  Attributes:
+    path: the file.
+    vocab_size: the number of ids.
+    first_sentinel: the lowest id of a sentinel, of `<extra_id_99>`.
+    added: the tokens that follow the sentinels.
   """
 
   def __init__(self, path: str | os.PathLike[str]):
     """Loads a model; UserError if the file is not one in T5's conventions."""
     self.path = pathlib.Path(path)
-    model = _ModelProto()
+    model = read_model(self.path)
     try:
-      model.ParseFromString(self.path.read_bytes())
-      for k in reversed(range(EXTRA_IDS)):
-        model.pieces.add(
-            piece=f'▁<extra_id_{k}>', score=0.0,
-            type=_ModelProto.SentencePiece.USER_DEFINED,
-        )
-      self._processor = sentencepiece.SentencePieceProcessor(
-          model_proto=model.SerializeToString()
-      )
+      self.first_sentinel = add_sentinels(model)
+      self._processor = _processor(model)
+      end = self.first_sentinel + EXTRA_IDS
+      added = list(model.pieces)[end:]
+      del model.pieces[end:]
+      # The parts of a text between added tokens have none; not even one that
+      # they would have once they are normalized.
+      self._encoder = _processor(model) if added else self._processor
     except Exception as e:
       raise errors.UserError(f'{path}: not a SentencePiece model: {e}') from e
     p = self._processor
     if (p.pad_id(), p.eos_id(), p.unk_id()) != (PAD_ID, EOS_ID, UNK_ID):
       raise errors.UserError(f'{path}: pad, eos, unk are not 0, 1, 2, as in T5')
     self.vocab_size = p.GetPieceSize()
+    self.added = tuple(piece.piece for piece in added)
+    self._splitter = None
+    if added:
+      sentinels = [
+          (f'<extra_id_{k}>', end - 1 - k, added_tokens.IN_TEXT)
+          for k in range(EXTRA_IDS)
+      ]
+      self._splitter = added_tokens.Splitter(
+          [*sentinels, *(
+              (piece.piece, end + i, piece.score)
+              for i, piece in enumerate(added)
+          )],
+          model.SerializeToString(),
+      )
 
   def encode(self, text: str) -> list[int]:
-    return self._processor.EncodeAsIds(text)
+    if self._splitter is None:
+      return self._encoder.EncodeAsIds(text)
+    ids = []
+    for piece in self._splitter.split(text):
+      if isinstance(piece, int):
+        ids.append(piece)
+      else:
+        ids += self._encoder.EncodeAsIds(piece)
+    return ids
 
   def decode(self, ids: Iterable[int]) -> str:
     return self._processor.DecodeIds([int(i) for i in ids])
+
+
+def _processor(model: Any) -> sentencepiece.SentencePieceProcessor:
+  return sentencepiece.SentencePieceProcessor(
+      model_proto=model.SerializeToString()
+  )
+
+
+def read_model(path: pathlib.Path) -> Any:
+  """The `ModelProto` of a file; UserError if it has none."""
+  try:
+    return _ModelProto.FromString(path.read_bytes())
+  except protobuf_message.DecodeError as e:
+    raise errors.UserError(f'{path}: not a SentencePiece model: {e}') from e
+
+
+def add_sentinels(model: Any) -> int:
+  """Adds the sentinels to a `ModelProto` that has none.
+
+  Args:
+    model: the model.
+
+  Returns:
+    The id of the first, `<extra_id_99>`.
+
+  Raises:
+    UserError: it has other sentinels.
+  """
+  names = [piece.piece for piece in model.pieces]
+  sentinels = [f'▁<extra_id_{k}>' for k in reversed(range(EXTRA_IDS))]
+  if sentinels[0] in names:
+    first = names.index(sentinels[0])
+    if names[first : first + EXTRA_IDS] == sentinels:
+      return first
+  if any('<extra_id_' in name for name in names):
+    raise errors.UserError('it has sentinels of its own, not those of T5')
+  for piece in sentinels:
+    model.pieces.add(
+        piece=piece, score=0.0, type=_ModelProto.SentencePiece.USER_DEFINED
+    )
+  return len(names)
 
 
 @functools.cache
@@ -139,6 +211,14 @@ def train_vocabulary(
   files.write(path, model.getvalue())
 
 
+def _sentinels(vocabulary: Vocabulary) -> range:
+  """The ids of the sentinels; SeqIO's vocabularies have them at the end."""
+  first = getattr(
+      vocabulary, 'first_sentinel', vocabulary.vocab_size - EXTRA_IDS
+  )
+  return range(first, first + EXTRA_IDS)
+
+
 def encode_inputs(
     vocabulary: Vocabulary, text: formats.Text, length: int | None = None
 ) -> tuple[list[int], bool]:
@@ -157,7 +237,9 @@ def encode_inputs(
   """
   # No SentencePiece token crosses a space, so the pieces can be encoded apart.
   pieces = [list(vocabulary.encode(piece)) for piece in text.instance]
-  label = vocabulary.encode(text.label)
+  # A line feed is a token of its own in some vocabularies, and else no token.
+  line_feed = '\n' if text.instance and text.label else ''
+  label = vocabulary.encode(f'{line_feed}{text.label}')
   tokens = sum(map(len, pieces))
   excess = 0 if length is None else tokens + len(label) + 1 - length
   if excess >= max(tokens, 1):
@@ -167,11 +249,11 @@ def encode_inputs(
         f' for the instance in {length}',
     )
   truncated = excess > 0
-  first_sentinel = vocabulary.vocab_size - EXTRA_IDS
+  sentinels = _sentinels(vocabulary)
   while excess > 0:
     # Sentinels are cut last.
     longest = max(
-        pieces, key=lambda p: (len(p) > 0 and p[0] < first_sentinel, len(p))
+        pieces, key=lambda p: (len(p) > 0 and p[0] not in sentinels, len(p))
     )
     cut = min(excess, len(longest))
     del longest[len(longest) - cut :]
@@ -202,8 +284,8 @@ def encode_targets(
   kept, truncated = tokens[:room], len(tokens) > room
   if not tokens:
     raise TooLong('empty target', 'the target has no text')
-  first_sentinel = vocabulary.vocab_size - EXTRA_IDS
-  if truncated and all(t >= first_sentinel for t in kept):
+  sentinels = _sentinels(vocabulary)
+  if truncated and all(token in sentinels for token in kept):
     raise TooLong(
         'target cut to nothing',
         f'target {text.targets!r} of {len(tokens)} tokens is cut to nothing at'

@@ -3,7 +3,7 @@
 The folder of a T5 has the SentencePiece model itself, or the `tokenizer.json`
 that the library `tokenizers` has made of it, from which the same model can be
 made again. Neither model has the sentinels, which `tokenization.SentencePiece`
-adds.
+adds. Files beside it may add more tokens, see `hf_added_tokens.py`.
 """
 
 import base64
@@ -16,67 +16,149 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import hf_added_tokens
 from sentencepiece import sentencepiece_model_pb2
 
 _SPIECE = 'spiece.model'
 _TOKENIZER = 'tokenizer.json'
+# All that the vocabulary of a folder depends on.
+FILES = (_SPIECE, _TOKENIZER, *hf_added_tokens.FILES)
 _SENTINELS = [f'<extra_id_{k}>' for k in range(tokenization.EXTRA_IDS)]
 _SPECIAL = {'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'}
 # The class is made at run time, and SentencePiece has no stubs of it.
 _ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 
 
-def spiece_path(folder: pathlib.Path) -> pathlib.Path | None:
-  """The SentencePiece model's file in a folder; None if it has none."""
-  path = folder / _SPIECE
-  return path if path.is_file() else None
+def find(folder: pathlib.Path) -> pathlib.Path | None:
+  """The vocabulary of a folder; None if it has none.
+
+  Args:
+    folder: a Hugging Face folder.
+
+  Returns:
+    Its `spiece.model`; or, if it has none or adds tokens to it, a file that is
+    made in the data folder.
+
+  Raises:
+    UserError: see `write_spiece`.
+  """
+  spiece = folder / _SPIECE
+  sources = [folder / name for name in FILES if (folder / name).is_file()]
+  if not {spiece, folder / _TOKENIZER} & {*sources}:
+    return None
+  if spiece in sources and not _read(folder)[1]:
+    return spiece
+  digest = files.sha256(b''.join(
+      files.sha256(path.read_bytes()).encode() for path in sources
+  ))
+  path = files.data_folder() / 'vocabularies' / f'hf-{digest[:16]}.model'
+  if not path.is_file():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as unfinished:
+      write_spiece(folder, unfinished)
+  return path
 
 
 def write_spiece(folder: pathlib.Path, destination: pathlib.Path) -> None:
   """Writes the SentencePiece model of a folder, copied or made anew.
 
   Args:
-    folder: has `spiece.model` or `tokenizer.json`.
+    folder: has `spiece.model` or `tokenizer.json`, and perhaps files that add
+      tokens.
     destination: the file to write.
 
   Raises:
     FileNotFoundError: the folder has neither.
-    UserError: `tokenizer.json` is damaged or not that of a T5; the message says
-      in what.
+    UserError: `tokenizer.json` is damaged or not that of a T5, is that of
+      another model than `spiece.model`, or a token cannot be added; the message
+      says what.
   """
-  path = spiece_path(folder)
-  if path:
-    shutil.copyfile(path, destination)
+  model, added = _read(folder)
+  if added:
+    tokenization.add_sentinels(model)
+    for token in added:
+      model.pieces.add(
+          piece=token.content, type=_ModelProto.SentencePiece.USER_DEFINED,
+          score=token.score,
+      )
+  elif (folder / _SPIECE).is_file():
+    shutil.copyfile(folder / _SPIECE, destination)
     return
-  path = folder / _TOKENIZER
-  if not path.is_file():
+  destination.write_bytes(model.SerializeToString())
+
+
+def _read(folder: pathlib.Path) -> tuple[Any, list[hf_added_tokens.Token]]:
+  """The `ModelProto` of a folder, and the tokens that it adds."""
+  spiece, tokenizer = folder / _SPIECE, folder / _TOKENIZER
+  own = None
+  if spiece.is_file():
+    own = tokenization.read_model(spiece)
+  elif not tokenizer.is_file():
     raise FileNotFoundError(
         f'{folder}: no vocabulary there, neither {_SPIECE} nor {_TOKENIZER}'
     )
+  if not tokenizer.is_file():
+    return own, hf_added_tokens.read(folder, _pieces(own))
+  model, added = _of_tokenizer(tokenizer)
+  if own is not None and _pieces(own) != _pieces(model):
+    raise errors.UserError(
+        f'{tokenizer} has other pieces than {spiece}: delete the one that is'
+        ' not that of the model'
+    )
+  return own or model, added
+
+
+def _pieces(model: Any) -> list[str]:
+  return [piece.piece for piece in model.pieces]
+
+
+def _of_tokenizer(
+    path: pathlib.Path,
+) -> tuple[Any, list[hf_added_tokens.Token]]:
+  """The `ModelProto` of a `tokenizer.json`, and the tokens that it adds."""
   try:
-    model = _model(json.loads(path.read_text('utf-8')))
+    content = json.loads(path.read_text('utf-8'))
+    model = _model(content)
+    added = hf_added_tokens.added(
+        path, {t['id']: t for t in content['added_tokens']},
+        _pieces(model),
+    )
   except _Unlike as e:
     raise errors.UserError(f'{path} is not a T5\'s: {e}') from None
+  except errors.UserError:
+    raise
   except Exception as e:  # A field is missing or of another type.
     raise errors.UserError(f'{path} is damaged: {str(e) or repr(e)}') from e
-  destination.write_bytes(model.SerializeToString())
+  return model, added
 
 
 def write(vocabulary: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes the files that `AutoTokenizer.from_pretrained(folder)` needs.
 
   Args:
-    vocabulary: a SentencePiece model without sentinels.
+    vocabulary: a SentencePiece model; see `tokenization.SentencePiece`.
     folder: the folder to write to.
   """
-  shutil.copyfile(vocabulary, folder / _SPIECE)
+  found = tokenization.load_vocabulary(vocabulary)
   special = {**_SPECIAL, 'additional_special_tokens': _SENTINELS}
-  files.write_json(folder / 'special_tokens_map.json', special)
-  files.write_json(folder / 'tokenizer_config.json', {
+  config = {
       **special,
       'extra_ids': tokenization.EXTRA_IDS,
       'tokenizer_class': 'T5Tokenizer',
-  })
+  }
+  if found.added:
+    model = _ModelProto.FromString(vocabulary.read_bytes())
+    first = found.first_sentinel + tokenization.EXTRA_IDS
+    config['added_tokens_decoder'] = {
+        str(first + i): hf_added_tokens.Token(p.piece, p.score).as_json()
+        for i, p in enumerate(model.pieces[first:])
+    }
+    del model.pieces[found.first_sentinel :]
+    (folder / _SPIECE).write_bytes(model.SerializeToString())
+  else:
+    shutil.copyfile(vocabulary, folder / _SPIECE)
+  files.write_json(folder / 'special_tokens_map.json', special)
+  files.write_json(folder / 'tokenizer_config.json', config)
 
 
 class _Unlike(errors.UserError):
@@ -119,24 +201,33 @@ def _model(tokenizer: Mapping[str, Any]) -> Any:
 
 
 def _without_sentinels(tokenizer: Mapping[str, Any]) -> list[tuple[str, float]]:
-  """Piece and score; ValueError unless the last 100 ids are the sentinels."""
+  """Piece and score; UserError unless the sentinels follow the pieces."""
   vocab = tokenizer['model']['vocab']
   # Added tokens may be among the pieces, too.
   tokens = {i: piece for i, (piece, _) in enumerate(vocab)} | {
       token['id']: token['content'] for token in tokenizer['added_tokens']
   }
-  number = len(tokens) - tokenization.EXTRA_IDS
-  last = [tokens.get(number + i) for i in range(tokenization.EXTRA_IDS)]
-  if last != _SENTINELS[::-1] or number > len(vocab):
-    others = sorted(
-        token['content'] for token in tokenizer['added_tokens']
-        if token['content'] not in (*_SENTINELS, *_SPECIAL.values())
+  ids = {content: i for i, content in tokens.items()}
+  first = ids.get(_SENTINELS[-1], len(tokens))
+  found = [tokens.get(first + i) for i in range(tokenization.EXTRA_IDS)]
+  last = first + len(_SENTINELS)
+  added = {token['id'] for token in tokenizer['added_tokens']}
+  if (
+      found != _SENTINELS[::-1] or first > len(vocab)
+      or any(i not in added for i in range(last, len(vocab)))
+  ):
+    raise _Unlike(
+        'its pieces are not followed by <extra_id_99> to <extra_id_0>, and by'
+        f' nothing else but added tokens; it adds {_others(tokenizer)}'
     )
-    message = 'its last ids are not <extra_id_99> to <extra_id_0>'
-    if others:
-      message += f'; it adds {others[:5]}'
-    raise _Unlike(message)
-  return vocab[:number]
+  return vocab[:first]
+
+
+def _others(tokenizer: Mapping[str, Any]) -> list[str]:
+  return [
+      token['content'] for token in tokenizer['added_tokens']
+      if token['content'] not in (*_SENTINELS, *_SPECIAL.values())
+  ][:5]
 
 
 def _flat(

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from flipped_t5x import hub_errors
+from flipped_t5x.weights import hf_vocabulary
 import huggingface_hub
 from huggingface_hub import constants
 
@@ -15,8 +16,7 @@ _WEIGHTS = tuple(map(re.compile, (
 )))
 _CONFIG = 'config.json'
 _OTHERS = frozenset((
-    _CONFIG, 'flipped_t5x.json', 'generation_config.json', 'spiece.model',
-    'special_tokens_map.json', 'tokenizer.json', 'tokenizer_config.json',
+    _CONFIG, 'flipped_t5x.json', 'generation_config.json', *hf_vocabulary.FILES,
 ))
 
 

@@ -120,9 +120,7 @@ def open(
   found = (_open_hf if _is_hf(folder) else _open_checkpoint)(folder, step)
   own = found.vocabulary
   if vocabulary is not None:
-    found = dataclasses.replace(
-        found, vocabulary=vocabulary_files.find(vocabulary)
-    )
+    found = dataclasses.replace(found, vocabulary=_vocabulary(vocabulary))
   problems = tensors_lib.differences(
       found.tensors, tensors_lib.shapes(found.network)
   )
@@ -190,7 +188,7 @@ def _open_hf(folder: epath.Path, step: int | None) -> ModelFiles:
   folder = pathlib.Path(os.path.abspath(folder))
   network, tensors = hf_checkpoints.open(folder)
   return ModelFiles(
-      HF, epath.Path(folder), network, tensors, _hf_vocabulary(folder),
+      HF, epath.Path(folder), network, tensors, hf_vocabulary.find(folder),
       **_sidecar(folder / HF_SIDECAR),
   )
 
@@ -209,19 +207,14 @@ def _sidecar(path: pathlib.Path) -> dict[str, Any]:
   return fields
 
 
-def _hf_vocabulary(folder: pathlib.Path) -> pathlib.Path | None:
-  """The SentencePiece model; one made from `tokenizer.json` is kept."""
-  found = hf_vocabulary.spiece_path(folder)
-  tokenizer = folder / 'tokenizer.json'
-  if found is not None or not tokenizer.is_file():
-    return found
-  digest = files.sha256(tokenizer.read_bytes())[:16]
-  path = files.data_folder() / 'vocabularies' / f'tokenizer-{digest}.model'
-  if not path.is_file():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as unfinished:
-      hf_vocabulary.write_spiece(folder, unfinished)
-  return path
+def _vocabulary(name: str | os.PathLike[str]) -> pathlib.Path:
+  """The SentencePiece file of a setting, with what its folder adds to it."""
+  folder = pathlib.Path(name).expanduser()
+  if folder.is_dir() and not (folder / VOCABULARY).is_file():
+    found = hf_vocabulary.find(folder)
+    if found is not None:
+      return found
+  return vocabulary_files.find(name)
 
 
 def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:

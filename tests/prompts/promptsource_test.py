@@ -195,24 +195,24 @@ def test_load_file(tmp_path):
 @pytest.mark.parametrize(
     'old, new, message',
     (
-        ('dataset: my', 'dataset: [', 'not a promptsource file'),
-        ('dataset: my', 'data: my', "not a promptsource file: KeyError"),
-        (YAML, '- a', 'not a promptsource file'),
-        ('!Template\n', '!Other\n', 'not a promptsource file'),
-        ('subset: set', 'subset: !!python/object/apply:os.mkdir [RAN]',
-         'not a promptsource file'),
-        ('Accuracy', 'ROUGE', 'no template has answer choices'),
-        ('||| yes', '||| no', "my/set \"good\": option 'no' appears twice"),
+        ('||| yes', '||| no', "4: my/set \"good\": option 'no' appears twice"),
+        ('a {{x}}', 'a {{x', '4: my/set "good": expected'),
     ),
 )
-def test_bad_file(tmp_path, old, new, message):
-  ran, path = tmp_path / 'ran', tmp_path / 'templates.yaml'
+def test_bad_template_of_a_file(tmp_path, old, new, message):
+  path = tmp_path / 'templates.yaml'
   assert old in YAML
-  path.write_text(YAML.replace(old, new.replace('RAN', str(ran))))
-  with pytest.raises(ValueError, match=message) as error:
+  path.write_text(YAML.replace(old, new))
+  with pytest.raises(ValueError) as error:
     templates.load_file(path)
-  assert str(error.value).startswith(f'{path}: ')
-  assert not ran.exists()
+  assert str(error.value).startswith(f'{path}, line {message}')
+
+
+def test_no_eligible_template(tmp_path):
+  path = tmp_path / 'templates.yaml'
+  path.write_text(YAML.replace('Accuracy', 'ROUGE'))
+  with pytest.raises(ValueError, match=f'^{path}: no template has answer'):
+    templates.load_file(path)
 
 
 def test_same_name_twice(tmp_path):
