@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import errno
 import glob
 import hashlib
 import importlib.util
@@ -17,6 +18,10 @@ from flipped_t5x import errors
 from flipped_t5x import locks
 
 # NAME.unfinished-1234abcd is what NAME is written to, beside it.
+# Numbers of the errors of a disk that is full or does not work.
+DISK_ERRORS = (
+    errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS,
+)
 _UNFINISHED = '.unfinished-'
 
 
@@ -180,10 +185,25 @@ def _unfinished(
         locks.lock(descriptor)
         # Before it was locked, another process may have taken it for left over.
         if unfinished.exists():
-          yield unfinished
+          with _named(path):
+            yield unfinished
           return
     finally:
       _remove(unfinished)
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+  """Names a file in errors of a disk that is full or does not work."""
+  try:
+    yield
+  except OSError as e:
+    if e.errno not in DISK_ERRORS or e.filename is not None:
+      raise
+    reason = first_line(e)
+    if os.strerror(e.errno) not in reason:
+      reason = f'{reason}: {os.strerror(e.errno)}'
+    raise OSError(f'{path} could not be written: {reason}') from e
 
 
 @contextlib.contextmanager

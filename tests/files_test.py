@@ -2,11 +2,14 @@
 
 import importlib.util
 import pathlib
+import resource
 import subprocess
 import sys
 
 from flipped_t5x import errors
 from flipped_t5x import files
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -158,3 +161,21 @@ def test_leftovers_in_all_folders(tmp_path):
   assert left.exists()
   files.remove_leftovers(tmp_path, '**/*')
   assert list(tmp_path.rglob('*')) == [tmp_path / 'a']
+
+
+@pytest.mark.parametrize('write', (
+    lambda path: path.write_bytes(bytes(5000)),
+    lambda path: pq.write_table(pa.table({'a': list(range(5000))}), path),
+))
+def test_a_full_disk_names_the_file(tmp_path, write):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  path = tmp_path / 'a.bin'
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2500, hard))
+  try:
+    with pytest.raises(OSError, match=(
+        rf'^{path} could not be written: .*File too large'
+    )), files.replacing(path) as unfinished:
+      write(unfinished)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert list(tmp_path.iterdir()) == []

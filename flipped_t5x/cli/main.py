@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 import importlib
+import logging as stdlib_logging
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ import types
 
 from absl import logging
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import libtpu_loading
 from flipped_t5x import terminal
 
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.error(f'{arguments.command} takes no --gin. flags')
   arguments.gin_overrides = overrides
   libtpu_loading.avoid()
-  logging.set_verbosity(logging.ERROR)  # Orbax's notes are not for the user.
+  _silence()
   try:
     module.run(arguments)
   except KeyboardInterrupt as e:
@@ -100,6 +102,31 @@ def main(argv: list[str] | None = None) -> int:
     )
     return 1
   return 0
+
+
+def _silence() -> None:
+  """Leaves errors to be told once, by the exceptions that they end in.
+
+  Orbax and asyncio also log them, with tracebacks of their own threads.
+  TensorStore prints one for each array that was still being written when the
+  first error had closed Orbax's event loop, and tensorboardX one if at exit the
+  disk is still full.
+  """
+  if os.environ.get('FLIPPED_T5X_TRACEBACK'):
+    return
+  logging.set_verbosity(logging.FATAL)
+  stdlib_logging.getLogger('asyncio').setLevel(stdlib_logging.CRITICAL)
+  show = sys.unraisablehook
+
+  def show_others(unraisable):
+    error = unraisable.exc_value
+    if (
+        str(error) != 'Event loop is closed'
+        and getattr(error, 'errno', None) not in files.DISK_ERRORS
+    ):
+      show(unraisable)
+
+  sys.unraisablehook = show_others
 
 
 def _add_commands(

@@ -11,14 +11,12 @@ import hashlib
 import itertools
 import json
 import mmap
-import os
 import pathlib
-import shutil
-import tempfile
 from typing import Any, Protocol
 
 from flipped_t5x import errors
 from flipped_t5x import files as files_lib
+from flipped_t5x import locks
 from flipped_t5x.tasks.sources import readers
 import numpy as np
 
@@ -65,24 +63,36 @@ class Location:
   def open(self) -> 'Rows':
     """The rows, prepared at first use."""
     digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode())
+    root = files_lib.data_folder() / 'rows'
     folder = (
-        files_lib.data_folder() / 'rows' / self.dataset.name
-        / f'{self.split}-{digest.hexdigest()[:12]}'
+        root / self.dataset.name / f'{self.split}-{digest.hexdigest()[:12]}'
     )
     if not folder.is_dir():
-      resolved, paths = self.files()
-      try:
-        prepare(
-            folder,
-            itertools.chain.from_iterable(map(self.read, paths)),
-            self.dataset.fields,
-            {**self.key, **resolved, **readers.describe(paths[0])},
-        )
-      except ValueError as e:
-        raise errors.UserError(
-            f'{self.dataset.name}: {self.split}: {e} ({paths[0]})'
-        ) from e
+      with (
+          files_lib.made(folder.parent),
+          locks.held(
+              folder.with_name(f'.{folder.name}.lock'), str(folder), wait=True
+          ),
+      ):
+        files_lib.remove_leftovers(root, '**/*')
+        if not folder.is_dir():  # Another process may have made it meanwhile.
+          self._prepare(folder)
     return Rows(folder)
+
+  def _prepare(self, folder: pathlib.Path) -> None:
+    """Writes the rows into a folder that does not exist."""
+    resolved, paths = self.files()
+    try:
+      prepare(
+          folder,
+          itertools.chain.from_iterable(map(self.read, paths)),
+          self.dataset.fields,
+          {**self.key, **resolved, **readers.describe(paths[0])},
+      )
+    except ValueError as e:
+      raise errors.UserError(
+          f'{self.dataset.name}: {self.split}: {e} ({paths[0]})'
+      ) from e
 
 
 class Rows(Sequence):
@@ -95,10 +105,18 @@ class Rows(Sequence):
 
   def __init__(self, folder: pathlib.Path):
     """Opens a folder that `prepare` wrote; UserError if it has changed."""
-    self.origin = json.loads((folder / _ORIGIN).read_text())
-    self._ends = np.load(folder / _INDEX)
-    size = (folder / _ROWS).stat().st_size
-    if len(self._ends) != self.origin['rows'] or self._ends[-1] != size:
+    try:
+      self.origin = files_lib.read_json(folder / _ORIGIN)
+      self._ends = np.load(folder / _INDEX)
+      size = (folder / _ROWS).stat().st_size
+      is_whole = (
+          len(self._ends) == self.origin['rows'] and self._ends[-1] == size
+      )
+    except (EOFError, LookupError, OSError, TypeError, ValueError) as e:
+      raise errors.UserError(
+          f'{folder} is damaged ({e!r}); delete the folder and try again'
+      ) from e
+    if not is_whole:
       raise errors.UserError(
           f'{folder}: not the {self.origin["rows"]} rows that were written;'
           ' delete the folder and try again'
@@ -136,38 +154,40 @@ def prepare(
     UserError: no rows, a row without one of the fields, or one that JSON
       cannot hold.
   """
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = pathlib.Path(
-      tempfile.mkdtemp(prefix=f'{folder.name}.', dir=folder.parent)
-  )
-  digest, ends = hashlib.sha256(), []
   try:
-    with open(unfinished / _ROWS, 'wb') as f:
-      for number, row in enumerate(rows, 1):
-        lacking = [name for name in fields if name not in row]
-        if lacking:
-          raise errors.UserError(
-              f'row {number} has no field {lacking[0]!r} (it has'
-              f' {", ".join(row)}), which the templates read'
-          )
-        try:
-          line = json.dumps(row, ensure_ascii=False).encode() + b'\n'
-        except (TypeError, ValueError) as e:
-          raise errors.UserError(f'row {number}: {e}') from e
-        digest.update(line)
-        f.write(line)
-        ends.append(f.tell())
-    if not ends:
-      raise errors.UserError('no rows')
-    np.save(unfinished / _INDEX, np.array(ends, np.int64))
-    (unfinished / _ORIGIN).write_text(json.dumps(
-        {**origin, 'rows': len(ends), 'sha256': digest.hexdigest()}, indent=2
-    ))
-    os.chmod(unfinished, 0o755)
-    try:
-      os.rename(unfinished, folder)
-    except OSError:
-      if not folder.is_dir():
-        raise
-  finally:
-    shutil.rmtree(unfinished, ignore_errors=True)
+    with files_lib.new_folder(folder) as unfinished:
+      _write(unfinished, rows, fields, origin)
+  except FileExistsError:  # Of a process that could not be waited for.
+    if not folder.is_dir():
+      raise
+
+
+def _write(
+    folder: pathlib.Path,
+    rows: Iterable[Mapping[str, Any]],
+    fields: Sequence[str],
+    origin: Mapping[str, Any],
+) -> None:
+  """Writes the files of an empty folder; arguments as for `prepare`."""
+  digest, ends = hashlib.sha256(), []
+  with open(folder / _ROWS, 'wb') as f:
+    for number, row in enumerate(rows, 1):
+      lacking = [name for name in fields if name not in row]
+      if lacking:
+        raise errors.UserError(
+            f'row {number} has no field {lacking[0]!r} (it has'
+            f' {", ".join(row)}), which the templates read'
+        )
+      try:
+        line = json.dumps(row, ensure_ascii=False).encode() + b'\n'
+      except (TypeError, ValueError) as e:
+        raise errors.UserError(f'row {number}: {e}') from e
+      digest.update(line)
+      f.write(line)
+      ends.append(f.tell())
+  if not ends:
+    raise errors.UserError('no rows')
+  np.save(folder / _INDEX, np.array(ends, np.int64))
+  (folder / _ORIGIN).write_text(json.dumps(
+      {**origin, 'rows': len(ends), 'sha256': digest.hexdigest()}, indent=2
+  ))

@@ -167,6 +167,7 @@ def test_no_space_keeps_the_last_checkpoint(whole, data, tmp_path):
   assert f'{folder}/checkpoints: step 40 could not be saved' in error
   assert 'File too large' in error
   assert 'the last good checkpoint is step 20. Make room' in error
+  assert 'Traceback' not in output and 'ERROR' not in output
   assert main.main(command(folder)) == 0
   assert_same_run(folder, whole)
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import demo_catalog
+from flipped_t5x import errors
 from flipped_t5x import files as files_lib
 from flipped_t5x.tasks.sources import store
 import numpy as np
@@ -100,7 +101,7 @@ def test_origin(tmp_path):
 def test_strange_rows(rows, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     prepare(tmp_path / 'set' / 'test-1', rows)
-  assert not list((tmp_path / 'set').iterdir())
+  assert not list(tmp_path.iterdir())
 
 
 def test_failure_leaves_nothing(tmp_path):
@@ -110,7 +111,7 @@ def test_failure_leaves_nothing(tmp_path):
 
   with pytest.raises(OSError, match='no space'):
     prepare(tmp_path / 'set' / 'test-1', rows())
-  assert not list((tmp_path / 'set').iterdir())
+  assert not list(tmp_path.iterdir())
 
 
 def test_killed(tmp_path):
@@ -123,6 +124,7 @@ def test_killed(tmp_path):
   unfinished, = folder.parent.iterdir()
   assert unfinished.name.startswith('test-1.') and not folder.exists()
   assert len(prepare(folder)) == 4
+  assert [p.name for p in folder.parent.iterdir()] == ['test-1']
 
 
 def test_two_at_once(tmp_path):
@@ -149,6 +151,19 @@ def test_changed_rows(change, tmp_path):
   with pytest.raises(
       ValueError, match=f'^{folder}: not the 4 rows that were written; delete'
   ):
+    store.Rows(folder)
+
+
+@pytest.mark.parametrize('name', ('origin.json', 'index.npy', 'rows.jsonl'))
+@pytest.mark.parametrize('content', (None, b'', b'[1]', b'{"rows": "4"}'))
+def test_damaged_files(tmp_path, name, content):
+  folder = tmp_path / 'test-1'
+  prepare(folder)
+  if content is None:
+    (folder / name).unlink()
+  else:
+    (folder / name).write_bytes(content)
+  with pytest.raises(errors.UserError, match=f'^{folder}.* delete the folder'):
     store.Rows(folder)
 
 
@@ -188,6 +203,24 @@ def test_location_is_prepared_once(tmp_path, monkeypatch):
   location(source='hub', revision='1').open()
   assert len(calls) == 2
   assert len(list((data / 'rows' / 'my' / 'set').iterdir())) == 2
+
+
+def test_leftovers_of_other_datasets(tmp_path, monkeypatch):
+  """Such as those of a file that has changed since, and has another name."""
+  data = demo_catalog.isolate(tmp_path, monkeypatch)
+  dataset = demo_catalog.dataset(tmp_path, monkeypatch)
+  left = data / 'rows' / 'glue' / 'mrpc' / 'test-123.unfinished-01234567'
+  left.mkdir(parents=True)
+  (left / 'rows.jsonl').write_text('half')
+  store.Location(
+      dataset, 'test', {}, lambda: ({}, [tmp_path / 'a']),
+      lambda path: iter(demo_catalog.rows(2)),
+  ).open()
+  assert not left.exists()
+  folder, = (data / 'rows' / 'my' / 'set').iterdir()
+  assert sorted(p.name for p in folder.iterdir()) == [
+      'index.npy', 'origin.json', 'rows.jsonl'
+  ]
 
 
 def test_location_names_dataset_and_file(tmp_path, monkeypatch):
