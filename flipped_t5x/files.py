@@ -40,7 +40,12 @@ def any_path(path: str | os.PathLike[str]) -> epath.Path:
   Raises:
     MissingPackage: the path is on Google Storage, and nothing that can read it
       is installed.
+    UserError: the path has another scheme.
   """
+  if is_remote(path) and not os.fspath(path).startswith('gs://'):
+    raise errors.UserError(
+        f'{path}: only paths on this machine and gs://... are supported'
+    )
   if os.fspath(path).startswith('gs://') and not any(
       map(importlib.util.find_spec, ('gcsfs', 'tensorflow'))
   ):
@@ -56,19 +61,20 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
   return '://' in os.fspath(path)
 
 
-def local_path(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+def local_path(path: str | os.PathLike[str], name: str = '') -> pathlib.Path:
   """A path on this machine, `~` being the user's home.
 
   Args:
     path: the path.
-    name: the flag or setting that it was given as, for messages.
+    name: the setting that it was given as, for messages.
 
   Raises:
     UserError: it has a scheme, such as `gs://`.
   """
   if is_remote(path):
+    named = f'{name}: {path}' if name else path
     raise errors.UserError(
-        f'{name}: {path} is not on this machine: give a local path'
+        f'{named} is not on this machine: give a local path'
     )
   return pathlib.Path(path).expanduser()
 

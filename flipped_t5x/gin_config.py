@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator, Sequence
 import contextlib
 import logging
+import os
 import pathlib
 import re
 import tokenize
@@ -45,6 +46,7 @@ def parse(
     UserError: gin does not understand a file or an override, or see
       `rules.check`.
   """
+  gin_files = [os.path.expanduser(gin_file) for gin_file in gin_files]
   others = rules.check(gin_files, overrides, [str(gin_folder())])
   gin.clear_config()
   gin.add_config_file_search_path(str(gin_folder()))

@@ -104,8 +104,10 @@ class TrainBatches:
       templates = data.load_templates(max_field_chars)
       draw = examples.DrawPair(
           name, templates,
-          tokenization.load_vocabulary(pathlib.Path(vocabulary)), lengths,
-          format, self.counts[name], bool(unlikelihood_weight),
+          tokenization.load_vocabulary(
+              files.local_path(vocabulary, 'VOCABULARY')
+          ),
+          lengths, format, self.counts[name], bool(unlikelihood_weight),
       )
       self.origins[name] = {
           **data.open('train').origin, 'templates': data.templates,
@@ -390,6 +392,6 @@ def open_candidates(
   return CandidateSource(
       data, split, data.load_templates(max_field_chars),
       data.sample(split, limit),
-      tokenization.load_vocabulary(pathlib.Path(vocabulary)),
+      tokenization.load_vocabulary(files.local_path(vocabulary, 'VOCABULARY')),
       {'inputs': input_length, 'targets': target_length}, format,
   )

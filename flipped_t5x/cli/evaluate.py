@@ -23,6 +23,7 @@ import sys
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x.cli import local_paths
 from flipped_t5x.evaluation import evaluate
 from flipped_t5x.evaluation import suites
 from flipped_t5x.inference import model as model_lib
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       ' flipped if it records none, such as one from Hugging Face',
   )
   parser.add_argument(
-      '--output', type=pathlib.Path, metavar='FILE',
+      '--output', type=local_paths.local, metavar='FILE',
       help='a .json file for the results, instead of one in the folder of the'
       ' checkpoint',
   )
@@ -110,7 +111,6 @@ def run(arguments: argparse.Namespace) -> None:
   method = _method(files, checkpoint, arguments.method)
   suite, mixture = _what(files, checkpoint, arguments, method)
   path = arguments.output or folder / _file_name(suite, mixture)
-  path = path.expanduser()
   # Before the weights are read, which may take minutes.
   with evaluate.alone(path):
     pass
@@ -233,7 +233,7 @@ def _folder(checkpoint: str, output: pathlib.Path | None) -> pathlib.Path:
   if output is not None:
     if output.suffix != '.json':
       raise errors.UserError(f'--output {output}: the name must end in .json')
-    folder = output.expanduser().absolute().parent
+    folder = output.absolute().parent
     if not folder.is_dir():
       raise FileNotFoundError(
           f'--output {output}: the folder {folder} does not exist'

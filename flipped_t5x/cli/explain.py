@@ -12,10 +12,10 @@ template and row.
 """
 
 import argparse
-import pathlib
 import sys
 
 from flipped_t5x import errors
+from flipped_t5x.cli import local_paths
 from flipped_t5x.cli import rows
 from flipped_t5x.inference import explanation
 from flipped_t5x.inference import model
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   rows.add_arguments(parser)
   rows.add_options(parser)
   parser.add_argument(
-      '--plot', type=pathlib.Path, metavar='PNG',
+      '--plot', type=local_paths.local, metavar='PNG',
       help='write a heat map; not of a JSONL file',
   )
 

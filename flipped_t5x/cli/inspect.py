@@ -15,10 +15,10 @@ from collections.abc import Iterator
 import contextlib
 import json
 import logging
-import pathlib
 import sys
 
 from flipped_t5x import vocabulary_files
+from flipped_t5x.cli import local_paths
 from flipped_t5x.inspection import inspect_mixture
 from flipped_t5x.inspection import plot
 from flipped_t5x.inspection import report
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       '--json', action='store_true', help='print one JSON object'
   )
   parser.add_argument(
-      '--plot', type=pathlib.Path, metavar='PNG',
+      '--plot', type=local_paths.local, metavar='PNG',
       help='write a plot of the shares and the lengths',
   )
 

@@ -1,14 +1,16 @@
 """`flipped-t5x COMMAND`: one subcommand for each file of this folder."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import importlib
 import logging as stdlib_logging
 import os
 import re
 import sys
+import threading
 import traceback
 import types
+from typing import Any
 
 from absl import logging
 from flipped_t5x import errors
@@ -109,24 +111,29 @@ def _silence() -> None:
 
   Orbax and asyncio also log them, with tracebacks of their own threads.
   TensorStore prints one for each array that was still being written when the
-  first error had closed Orbax's event loop, and tensorboardX one if at exit the
-  disk is still full.
+  first error had closed Orbax's event loop, and tensorboardX in its thread and
+  at exit if the disk is full.
   """
   if os.environ.get('FLIPPED_T5X_TRACEBACK'):
     return
   logging.set_verbosity(logging.FATAL)
   stdlib_logging.getLogger('asyncio').setLevel(stdlib_logging.CRITICAL)
-  show = sys.unraisablehook
+  sys.unraisablehook = _untold(sys.unraisablehook)
+  threading.excepthook = _untold(threading.excepthook)
 
-  def show_others(unraisable):
-    error = unraisable.exc_value
+
+def _untold(show: Callable[[Any], None]) -> Callable[[Any], None]:
+  """A hook for errors outside the main thread, without those told anyway."""
+
+  def show_untold(raised: Any) -> None:
+    error = raised.exc_value
     if (
         str(error) != 'Event loop is closed'
         and getattr(error, 'errno', None) not in files.DISK_ERRORS
     ):
-      show(unraisable)
+      show(raised)
 
-  sys.unraisablehook = show_others
+  return show_untold
 
 
 def _add_commands(

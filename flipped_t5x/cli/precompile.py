@@ -19,13 +19,13 @@ from collections.abc import Mapping
 import dataclasses
 import itertools
 import json
-import pathlib
 import sys
 from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
+from flipped_t5x.cli import local_paths
 from flipped_t5x.engine import optimizers
 from flipped_t5x.precompile import compile_step
 from flipped_t5x.precompile import report
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       ' whose cost is printed; by default that of the gin files, 5,000',
   )
   parser.add_argument(
-      '--hlo', type=pathlib.Path, metavar='FILE',
+      '--hlo', type=local_paths.local, metavar='FILE',
       help='write the text of the compiled program',
   )
   parser.add_argument('--json', action='store_true', help='print JSON')

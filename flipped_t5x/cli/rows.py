@@ -12,6 +12,7 @@ import warnings
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.cli import local_paths
 from flipped_t5x.inference import encoded_queries
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.inference import queries
@@ -86,7 +87,7 @@ def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-      '--output_file', type=pathlib.Path, metavar='FILE',
+      '--output_file', type=local_paths.local, metavar='FILE',
       help='write the results to this file instead of printing them',
   )
   parser.add_argument(
@@ -154,7 +155,7 @@ def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
     rows = _read_lines(sys.stdin.buffer, name, keys)
   else:
     name = arguments.jsonl
-    with open(name, 'rb') as f:
+    with open(files.local_path(name, '--jsonl'), 'rb') as f:
       rows = _read_lines(f, name, keys)
   if not rows.queries:
     raise errors.UserError(f'{name} has no rows')

@@ -94,22 +94,23 @@ def train(
     OSError: a checkpoint could not be written.
   """
   folder = files.local_path(model_dir, 'MODEL_DIR')
+  spiece = files.local_path(vocabulary, 'VOCABULARY')
   partitioner = partitioner or partitioning.Partitioner()
   model = network_lib.Transformer(network)
   config = run_config.RunConfig(
       network, format, input_length, target_length, dict(settings or {})
   )
   with _alone_in(folder):
-    resumes = _check_hosts(folder, config, batches, vocabulary)
+    resumes = _check_hosts(folder, config, batches, spiece)
     partitioner.check(network, batches.batch_size, num_microbatches)
     abstract = partitioner.abstract_state(model, optimizer)
     params, weights = None, None
     if initial_checkpoint and not resumes:
       with agreement.fail_together():
         params, weights = _initial_params(
-            initial_checkpoint, network, vocabulary, abstract['params']
+            initial_checkpoint, network, spiece, abstract['params']
         )
-    _prepare(folder, config, batches, vocabulary, weights)
+    _prepare(folder, config, batches, spiece, weights)
     copies = _share_out(batches, partitioner)
     saver = checkpoints.Checkpoints(folder, keep)
     start = saver.latest or 0
@@ -152,7 +153,7 @@ def _check_hosts(
     folder: pathlib.Path,
     config: run_config.RunConfig,
     batches: arrays.Batches,
-    vocabulary: str,
+    vocabulary: pathlib.Path,
 ) -> bool:
   """Whether the folder has a checkpoint; UserError if the hosts differ."""
   with agreement.fail_together():
@@ -160,7 +161,7 @@ def _check_hosts(
     facts = {
         **config.settings,
         **agreement.versions(),
-        'vocabulary': files.sha256(pathlib.Path(vocabulary).read_bytes()),
+        'vocabulary': files.sha256(vocabulary.read_bytes()),
         'data': batches.origins,
         f'newest checkpoint in {folder}': newest,
     }
@@ -172,14 +173,14 @@ def _prepare(
     folder: pathlib.Path,
     config: run_config.RunConfig,
     batches: arrays.Batches,
-    vocabulary: str,
+    vocabulary: pathlib.Path,
     weights: run_contents.Digested | None,
 ) -> None:
   """Makes or checks the run's folder, and waits until all hosts see it."""
   with agreement.fail_together():
     if _is_first():
-      run_contents.check(folder, batches.origins, pathlib.Path(vocabulary))
-      checkpoints.prepare(folder, config, pathlib.Path(vocabulary))
+      run_contents.check(folder, batches.origins, vocabulary)
+      checkpoints.prepare(folder, config, vocabulary)
       run_contents.record(
           folder, batches.origins, weights.record() if weights else None
       )
@@ -289,7 +290,7 @@ def _share_out(
 def _initial_params(
     path: str,
     network: network_lib.T5Config,
-    vocabulary: str,
+    vocabulary: pathlib.Path,
     abstract: Any,
 ) -> tuple[Any, run_contents.Digested]:
   """Reads weights to start from; errors name the macro that says where."""
