@@ -128,7 +128,7 @@ def _untold(show: Callable[[Any], None]) -> Callable[[Any], None]:
   def show_untold(raised: Any) -> None:
     error = raised.exc_value
     if (
-        str(error) != 'Event loop is closed'
+        str(error) not in ('Event loop is closed', 'handle is closed')
         and getattr(error, 'errno', None) not in files.DISK_ERRORS
     ):
       show(raised)
