@@ -10,7 +10,8 @@ JESTIMATOR_COMMIT = '326824a'
 _GITHUB = 'git+https://github.com/google'
 PACKAGES = (
     'cli', 'engine', 'evaluation', 'experiment', 'inference', 'inspection',
-    'network', 'precompile', 'prompts', 'reports', 'weights',
+    'network', 'new_task', 'precompile', 'prompts', 'reports', 'tables',
+    'weights',
 )
 # SeqIO brings TensorFlow, which nothing else here needs.
 SEQIO = ['seqio>=0.0.20']
@@ -60,6 +61,7 @@ setuptools.setup(
         'matplotlib',
         'numpy',
         'onnx',
+        'openpyxl',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
         'protobuf',

@@ -5,6 +5,7 @@ own with the same columns that `FLIPPED_T5X_CATALOG` names.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -55,7 +56,7 @@ class Dataset:
     templates: `promptsource:DATASET`; `file:PATH` from the catalog's folder;
       `bigbench:` for the task's own; `labels:TEMPLATE` for that template of
       `rows_of` with other label words.
-    num_examples: split -> official number of rows.
+    counts: split -> official number of rows; empty if the catalog has none.
     eval_split: the split to evaluate on.
     limit: the most rows to evaluate on, a seeded sample; None for all.
     rows_of: the dataset whose rows these are, if it is another one.
@@ -75,7 +76,7 @@ class Dataset:
   cluster: str
   metric: str
   templates: str
-  num_examples: Mapping[str, int]
+  counts: Mapping[str, int]
   eval_split: str
   limit: int | None
   rows_of: str
@@ -87,6 +88,16 @@ class Dataset:
   fields: Sequence[str]
   label: str
   folder: pathlib.Path
+
+  @property
+  def num_examples(self) -> Mapping[str, int]:
+    """Split -> number of rows: the catalog's, or else of the rows there are.
+
+    It is empty if the rows are those of another dataset.
+    """
+    if self.counts or self.rows_of:
+      return self.counts
+    return _found(self, _environment())
 
   def official_split(self, split: str) -> str:
     """The hub's name of a split."""
@@ -138,10 +149,10 @@ class Dataset:
     """
     if self.rows_of:
       return dataset(self.rows_of).open(split)
-    if split not in self.num_examples:
+    known = self.counts or store.SPLITS
+    if split not in known:
       raise errors.UserError(
-          f'{self.name} has no split {split!r}; it has'
-          f' {list(self.num_examples)}'
+          f'{self.name} has no split {split!r}; it has {list(known)}'
       )
     return _open(self, split, _environment())
 
@@ -192,7 +203,7 @@ def _environment() -> tuple[str | None, ...]:
 @functools.cache
 def _open(data: Dataset, split: str, unused_environment) -> store.Rows:
   rows = sources.open_split(data, split, catalog().values())
-  official = data.num_examples[split]
+  official = data.counts.get(split, len(rows))
   if len(rows) != official:
     message = (
         f'{data.name}: {split} has {len(rows)} rows where the catalog says'
@@ -203,6 +214,18 @@ def _open(data: Dataset, split: str, unused_environment) -> store.Rows:
       raise errors.UserError(message)
     logging.getLogger(__name__).warning('%s', message)
   return rows
+
+
+@functools.cache
+def _found(data: Dataset, environment) -> Mapping[str, int]:
+  """Split -> number of rows of the splits that a source has."""
+  found = {}
+  for split in store.SPLITS:
+    with contextlib.suppress(FileNotFoundError):
+      found[split] = len(_open(data, split, environment))
+  if not found:
+    _open(data, data.eval_split, environment)  # Says where it was looked for.
+  return found
 
 
 def catalog() -> Mapping[str, Dataset]:
@@ -239,7 +262,7 @@ def _dataset(record: Mapping[str, str], folder: pathlib.Path) -> Dataset:
   """One row; a column that a file does not have counts as empty."""
   if None in record or None in record.values():
     raise errors.UserError('more or fewer values than columns')
-  derived = {'num_examples', 'folder'}
+  derived = {'counts', 'folder'}
   names = {f.name for f in dataclasses.fields(Dataset)} - derived
   known = {*names, *store.SPLITS}
   unknown = record.keys() - known
@@ -270,7 +293,7 @@ def _dataset(record: Mapping[str, str], folder: pathlib.Path) -> Dataset:
   return Dataset(**{name: text[name] for name in names} | {
       'role': role,
       'metric': metric,
-      'num_examples': {s: int(text[s]) for s in store.SPLITS if text[s]},
+      'counts': {s: int(text[s]) for s in store.SPLITS if text[s]},
       'limit': int(text['limit']) if text['limit'] else None,
       'split_names': dict(p.split('=') for p in text['split_names'].split()),
       'fields': fields,

@@ -21,6 +21,7 @@ from flipped_t5x import terminal
 # Command -> its module and what it does; modules import JAX, and take their
 # time: only that of the command is imported.
 COMMANDS = {
+    'new': ('new', 'make a task of a table of your own'),
     'train': ('train', 'train a model, or resume a run that was stopped'),
     'eval': ('evaluate', 'rank the options of held-out examples'),
     'report': ('report', 'tables and plots of results'),

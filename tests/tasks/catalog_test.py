@@ -7,6 +7,7 @@ import sys
 import demo_catalog
 import demo_data
 from flipped_t5x.tasks import catalog
+from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks.sources import store
 import pytest
 
@@ -183,6 +184,26 @@ def test_dataset_of_ones_own(tmp_path, monkeypatch, data):
   assert set(catalog.catalog()) == {*SHIPPED, 'mine/weather'}
   monkeypatch.delenv('FLIPPED_T5X_CATALOG')
   assert 'mine/weather' not in catalog.catalog()
+
+
+def test_numbers_of_rows_may_be_left_out(tmp_path, monkeypatch, data):
+  folder = data / 'local' / 'my' / 'set'
+  demo_catalog.write_lines(folder / 'train.jsonl', demo_catalog.rows(5))
+  demo_catalog.write_lines(folder / 'test.jsonl', demo_catalog.rows(2))
+  dataset = demo_catalog.dataset(tmp_path, monkeypatch, test='')
+  assert dataset.num_examples == {'train': 5, 'test': 2}
+  assert len(dataset.open('train')) == 5
+  assert mixtures.mixture('my/set').rates() == {'my/set': 5}
+  with pytest.raises(ValueError, match="no split 'tset'"):
+    dataset.open('tset')
+  with pytest.raises(FileNotFoundError, match="the split 'validation'"):
+    dataset.open('validation')
+
+
+def test_no_rows_and_no_numbers_of_rows(tmp_path, monkeypatch):
+  dataset = demo_catalog.dataset(tmp_path, monkeypatch, test='')
+  with pytest.raises(FileNotFoundError, match=r"no source.*'test'"):
+    len(dataset.num_examples)
 
 
 def test_catalog_as_spreadsheets_write_it(tmp_path, monkeypatch):
