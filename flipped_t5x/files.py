@@ -23,6 +23,8 @@ DISK_ERRORS = (
     errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS,
 )
 _UNFINISHED = '.unfinished-'
+# What stands in a Git repository for a large file that was not fetched.
+_LFS_POINTER = b'version https://git-lfs'
 
 
 def data_folder() -> pathlib.Path:
@@ -77,6 +79,24 @@ def local_path(path: str | os.PathLike[str], name: str = '') -> pathlib.Path:
         f'{named} is not on this machine: give a local path'
     )
   return pathlib.Path(path).expanduser()
+
+
+def check_is_fetched(path: os.PathLike[str]) -> None:
+  """Raises UserError if a file is only a pointer of Git LFS.
+
+  Args:
+    path: the file. One that is not there is no pointer.
+  """
+  try:
+    with any_path(path).open('rb') as f:
+      start = f.read(len(_LFS_POINTER))
+  except OSError:
+    return  # Whoever reads it will say why.
+  if start == _LFS_POINTER:
+    raise errors.UserError(
+        f'{os.fspath(path)} is only a pointer of Git LFS, and not the file'
+        ' itself: run git lfs pull in its repository, or download the file'
+    )
 
 
 @contextlib.contextmanager
@@ -263,6 +283,7 @@ def read_json(path: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
       raise errors.UserError('not an object')
   except ValueError as e:
+    check_is_fetched(path)
     raise errors.UserError(f'{path}: not JSON: {e}') from e
   return found
 

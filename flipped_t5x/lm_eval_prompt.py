@@ -52,7 +52,9 @@ class Prompt:
     self._is_ours = instruction is not None
     self._delimiter = task.config.target_delimiter
     try:
-      env = utils.env.overlay(finalize=jinja_chunks.inserted)
+      env = utils.env.overlay(
+          finalize=lambda value: jinja_chunks.inserted(str(value))
+      )
       tree = env.parse(self.source + jinja_chunks.SEPARATOR)
       self.chunks = jinja_chunks.split(tree)
       self._compiled = env.from_string(tree)

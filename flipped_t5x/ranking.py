@@ -5,6 +5,7 @@ equal scores wins, and such ties are counted. All options are taken to be
 equally likely a priori.
 """
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 
@@ -124,6 +125,34 @@ def majority(gold: np.ndarray) -> np.ndarray:
   """
   gold = np.asarray(gold)
   return np.full_like(gold, np.bincount(gold).argmax())
+
+
+def majority_text(
+    options: Sequence[Sequence[str]], gold: np.ndarray
+) -> np.ndarray:
+  """int[n]: for every example the option whose text is right most often.
+
+  Where all examples have the same options, this is `majority`. Where they have
+  options of their own, as in multiple choice, the number of an option means
+  nothing, since the right one may always stand at the same place.
+
+  Args:
+    options: the texts of each example's options.
+    gold: int[n], the number of the right option.
+
+  Returns:
+    The predictions; -1 for examples without that option. Of texts that are
+    right equally often, the first in the order of options.
+  """
+  right = collections.Counter(
+      texts[i] for texts, i in zip(options, gold, strict=True)
+  )
+  order = {text: k for texts in reversed(options)
+           for k, text in enumerate(texts)}
+  most = min(right, key=lambda text: (-right[text], order[text]))
+  return np.array([
+      texts.index(most) if most in texts else -1 for texts in options
+  ])
 
 
 def random_accuracy(num_options: np.ndarray) -> float:

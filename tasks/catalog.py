@@ -245,6 +245,7 @@ def catalog() -> Mapping[str, Dataset]:
 @functools.cache
 def _read(path: pathlib.Path) -> Mapping[str, Dataset]:
   datasets = {}
+  files.check_is_fetched(path)
   with open(path, encoding='utf-8-sig', newline='') as f:
     table = csv.DictReader(f)
     for record in table:

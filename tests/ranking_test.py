@@ -149,3 +149,23 @@ def test_spread_by_hand():
       {'mean': 4.0, 'median': 2.5, 'std': 12.5**0.5}
   )
   assert ranking.spread([0.7]) == {'mean': 0.7, 'median': 0.7, 'std': 0.0}
+
+
+def test_majority_by_text():
+  # Fixed options: as by number.
+  gold = np.array([1, 0, 1, 1, 0])
+  fixed = [['no', 'yes']] * 5
+  np.testing.assert_array_equal(
+      ranking.majority_text(fixed, gold), ranking.majority(gold)
+  )
+  tied = ranking.majority_text([['b', 'a']] * 2, np.array([1, 0]))
+  np.testing.assert_array_equal(tied, ranking.majority(np.array([1, 0])))
+  # Options of their own; the right one is always the last.
+  own = [['a', 'b'], ['c', 'd', 'e'], ['e', 'b'], ['f', 'e'], ['e', 'g']]
+  last = np.array([1, 2, 1, 1, 1])  # b, e, b, e, g
+  found = ranking.majority_text(own, last)
+  np.testing.assert_array_equal(found, [1, -1, 1, -1, -1])  # Of b.
+  assert ranking.accuracy(found, last) == 0.4
+  assert ranking.accuracy(ranking.majority(last), last) == 0.8
+  # F1 of the classes 1 (2 of 2 right, of 4) and 2 (never).
+  assert ranking.macro_f1(found, last) == pytest.approx((2 * 2 / 6 + 0) / 2)

@@ -381,6 +381,7 @@ def _finish(
     results = summary.summarize(
         {name: examples.ranked for name, examples in found.items()}, counts,
         {name: examples.scores for name, examples in found.items()},
+        {name: examples.options for name, examples in found.items()},
     )
     results['scores'] = {
         'file': f'{path.parent.parent.name}/{path.name}',

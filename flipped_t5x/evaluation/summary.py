@@ -12,6 +12,7 @@ def summarize(
     ranked: Mapping[str, ranking.Predictions],
     counts: Mapping[str, Mapping[str, int]],
     scores: Mapping[str, Sequence[np.ndarray]] | None = None,
+    options: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
   """Summarizes the predictions of one task's templates.
 
@@ -21,12 +22,16 @@ def summarize(
       candidates that were truncated.
     scores: template -> float[options] of each example. Without scores there is
       no `calibration`.
+    options: template -> the texts of each example's options, by which the
+      majority is found; without them it is found by their numbers.
 
   Returns:
     The task's results that depend on predictions, see docs/evaluation.md.
   """
   templates = {
-      name: _template(predictions, counts[name])
+      name: _template(
+          predictions, counts[name], options[name] if options else None
+      )
       for name, predictions in ranked.items()
   }
 
@@ -58,10 +63,15 @@ def summarize(
 
 
 def _template(
-    ranked: ranking.Predictions, counts: Mapping[str, int]
+    ranked: ranking.Predictions,
+    counts: Mapping[str, int],
+    options: Sequence[Sequence[str]] | None,
 ) -> dict[str, Any]:
   """One template's results."""
-  constant = ranking.majority(ranked.gold)
+  if options is None:
+    constant = ranking.majority(ranked.gold)
+  else:
+    constant = ranking.majority_text(options, ranked.gold)
   return {
       'examples': len(ranked.gold),
       'options': sorted({int(n) for n in ranked.num_options}),

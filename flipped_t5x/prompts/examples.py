@@ -154,7 +154,7 @@ class ExpandOptions:
       self.counts[str(e)] += 1
       return []
     make_text = formats.get(self.format)
-    candidates = []
+    candidates, truncated = [], 0
     for number, option in enumerate(rendered.options):
       text = make_text(rendered, option)
       try:
@@ -167,7 +167,7 @@ class ExpandOptions:
       except tokenization.TooLong as e:
         self.counts[e.reason] += 1
         return []  # A row counts only with all of its options.
-      self.counts[TRUNCATED] += cut_inputs or cut_targets
+      truncated += cut_inputs or cut_targets
       candidates.append({
           'inputs': inputs,
           'targets': targets,
@@ -179,4 +179,5 @@ class ExpandOptions:
           'task': self.task,
           'template': self.template.name,
       })
+    self.counts[TRUNCATED] += truncated
     return candidates

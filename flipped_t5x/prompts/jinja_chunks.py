@@ -124,7 +124,7 @@ def environment(max_field_chars: int | None) -> Sandbox:
   if max_field_chars is not None:
     env.finalize = lambda value: inserted(filters.do_truncate(
         env, str(render_limits.checked(value)), max_field_chars
-    ))
+    ) if value is not None else None)
   return env
 
 
@@ -150,6 +150,8 @@ def inserted(value: Any) -> str:
     Its text, in which nothing looks like a mark of `split`; `parts` restores
     it.
   """
+  if value is None:  # A field that is null has no text, and no text "None".
+    return ''
   return _escape(str(render_limits.checked(value)), _MARK)
 
 

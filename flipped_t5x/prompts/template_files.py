@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 import yaml
 
 # More than promptsource's five, and few enough for a parser that recurses.
@@ -50,6 +51,7 @@ def read(path: pathlib.Path) -> tuple[str, list[Entry]]:
     UserError: it is not YAML in promptsource's form; the message has the line.
     OSError: it cannot be read.
   """
+  files.check_is_fetched(path)
   content = path.read_bytes()
   if len(content) > _MAX_BYTES:
     raise errors.UserError(

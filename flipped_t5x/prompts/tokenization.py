@@ -103,6 +103,21 @@ class SentencePiece:
       )
 
   def encode(self, text: str) -> list[int]:
+    """The ids of a text; UserError if it is no text that UTF-8 can have."""
+    try:
+      return self._encode(text)
+    except RuntimeError as e:  # What SentencePiece makes of such a text.
+      lone = next((c for c in text if '\ud800' <= c <= '\udfff'), None)
+      if lone is None:
+        raise
+      start = text.index(lone)
+      raise errors.UserError(
+          f'{lone!a} at character {start + 1} of'
+          f' {text[max(start - 20, 0) : start + 20]!a} is no character:'
+          ' half of a pair, or a byte of a text that is not UTF-8'
+      ) from e
+
+  def _encode(self, text: str) -> list[int]:
     if self._splitter is None:
       return self._encoder.EncodeAsIds(text)
     ids = []
@@ -128,6 +143,7 @@ def read_model(path: pathlib.Path) -> Any:
   try:
     return _ModelProto.FromString(path.read_bytes())
   except protobuf_message.DecodeError as e:
+    files.check_is_fetched(path)
     raise errors.UserError(f'{path}: not a SentencePiece model: {e}') from e
 
 
@@ -224,6 +240,8 @@ def encode_inputs(
 ) -> tuple[list[int], bool]:
   """Tokens of the encoder's side, the instance cut to fit.
 
+  Where there is no instance, as in CHANNEL, it is the label that is cut.
+
   Args:
     vocabulary: the vocabulary.
     text: instance and label.
@@ -237,11 +255,14 @@ def encode_inputs(
   """
   # No SentencePiece token crosses a space, so the pieces can be encoded apart.
   pieces = [list(vocabulary.encode(piece)) for piece in text.instance]
-  # A line feed is a token of its own in some vocabularies, and else no token.
-  line_feed = '\n' if text.instance and text.label else ''
-  label = vocabulary.encode(f'{line_feed}{text.label}')
+  label = vocabulary.encode(text.label)
+  # The line feed between the two is a token if it was added as one.
+  if '\n' in getattr(vocabulary, 'added', ()) and text.instance and label:
+    label = [*vocabulary.encode('\n'), *label]
   tokens = sum(map(len, pieces))
   excess = 0 if length is None else tokens + len(label) + 1 - length
+  if not text.instance and length is not None and length > 1:
+    return [*label[: length - 1], EOS_ID], excess > 0
   if excess >= max(tokens, 1):
     raise TooLong(
         'label too long',

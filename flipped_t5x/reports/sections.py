@@ -64,8 +64,8 @@ def _tasks(results) -> parts.Section:
   content += missing_parts(evaluated_run.missing(results))
   text = (
       'Accuracy and macro-F1 are mean ± standard deviation over templates;'
-      ' majority and random are the accuracy of the most frequent label and of'
-      ' a uniform draw.'
+      ' majority and random are the accuracy of the option whose text is right'
+      ' most often and of a uniform draw.'
   )
   known = [t for t in results['tasks'].values() if 'low' in t['accuracy']]
   if known:

@@ -128,6 +128,7 @@ def _of_tokenizer(
   except errors.UserError:
     raise
   except Exception as e:  # A field is missing or of another type.
+    files.check_is_fetched(path)
     raise errors.UserError(f'{path} is damaged: {str(e) or repr(e)}') from e
   return model, added
 

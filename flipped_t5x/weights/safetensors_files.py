@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x.weights import tensors
 import ml_dtypes
 import numpy as np
@@ -60,6 +61,7 @@ def _read(path: pathlib.Path, use: Callable[[Any], Any]) -> Any:
     with safetensors.safe_open(path, 'np', backend='pread') as file:
       return use(file)
   except safetensors.SafetensorError as e:
+    files.check_is_fetched(path)
     raise errors.UserError(f'{path} is damaged: {e}') from e
 
 

@@ -227,6 +227,7 @@ def _open_zarr(
       target = saved['optimizer']['target']
       step = int(saved['optimizer']['state']['step'])
   except Exception as e:  # MessagePack's errors have no common base.
+    files.check_is_fetched(path / 'checkpoint')
     raise errors.UserError(
         f'{path}/checkpoint is damaged: {files.first_line(e)}'
     ) from e
@@ -312,6 +313,7 @@ def _start_open(path: epath.Path) -> dict[str, ts.Future]:
     driver = 'zarr3' if described.get('use_zarr3') else 'zarr'
     in_database = ocp.type_handlers.is_ocdbt_checkpoint(state)
   except Exception as e:  # The file may hold anything.
+    files.check_is_fetched(state / '_METADATA')
     raise errors.UserError(
         f'{path} is damaged: {state}/_METADATA: {files.first_line(e)}'
     ) from e

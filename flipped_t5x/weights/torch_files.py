@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import zipfile
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x.weights import tensors
 import ml_dtypes
 import numpy as np
@@ -123,6 +124,7 @@ def open(path: str | os.PathLike[str]) -> dict[str, tensors.Tensor]:
           ' torch.save convert it, or save the weights as safetensors'
       )
     if not start.startswith(_ZIP):
+      files.check_is_fetched(path)
       raise errors.UserError(f'{path} is damaged: it is no file of PyTorch')
     try:
       state, places = _read_zip(file)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import csv
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -9,10 +10,22 @@ from typing import Any
 import zlib
 
 from flipped_t5x import errors
+from flipped_t5x import files
 import pyarrow as pa
 from pyarrow import parquet
 
 Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+  """In place of a value that JSON cannot hold, such as a date or bytes.
+
+  Attributes:
+    type: its type in the file.
+  """
+
+  type: str
 
 # Header of the owners' CSV -> field on the hub.
 _STORY_CLOZE = {
@@ -41,6 +54,7 @@ def read(path: pathlib.Path) -> Iterator[Row]:
       reader for suffix, reader in READERS.items()
       if path.name.endswith(suffix)
   )
+  files.check_is_fetched(path)
   try:
     yield from reader(path)
   except (
@@ -68,14 +82,42 @@ def _json_lines(path: pathlib.Path) -> Iterator[Row]:
 
 def _parquet(path: pathlib.Path) -> Iterator[Row]:
   with parquet.ParquetFile(path) as file:
-    for batch in file.iter_batches(batch_size=1024):
-      yield from batch.to_pylist()
+    schema = file.schema_arrow
+    readable = [f.name for f in schema if _is_json(f.type)]
+    columns = readable if len(readable) < len(schema) else None
+    for batch in file.iter_batches(batch_size=1024, columns=columns):
+      yield from _rows(batch, schema)
 
 
 def _arrow(path: pathlib.Path) -> Iterator[Row]:
   with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
     for batch in batches:
-      yield from batch.to_pylist()
+      readable = [f.name for f in batch.schema if _is_json(f.type)]
+      yield from _rows(batch.select(readable), batch.schema)
+
+
+def _rows(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[Row]:
+  """The rows of the columns that were read; `Unread` for the others."""
+  unread = {
+      f.name: Unread(str(f.type))
+      for f in schema if f.name not in batch.schema.names
+  }
+  for row in batch.to_pylist():
+    yield {**row, **unread}
+
+
+def _is_json(kind: pa.DataType) -> bool:
+  """Whether JSON can hold the values of an Arrow type."""
+  if pa.types.is_dictionary(kind):
+    return _is_json(kind.value_type)
+  if pa.types.is_nested(kind):
+    return all(_is_json(kind.field(i).type) for i in range(kind.num_fields))
+  return (
+      pa.types.is_integer(kind) or pa.types.is_floating(kind)
+      or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+      or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+      or pa.types.is_string_view(kind)
+  )
 
 
 def _bigbench(path: pathlib.Path) -> Iterator[Row]:

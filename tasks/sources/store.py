@@ -172,16 +172,7 @@ def _write(
   digest, ends = hashlib.sha256(), []
   with open(folder / _ROWS, 'wb') as f:
     for number, row in enumerate(rows, 1):
-      lacking = [name for name in fields if name not in row]
-      if lacking:
-        raise errors.UserError(
-            f'row {number} has no field {lacking[0]!r} (it has'
-            f' {", ".join(row)}), which the templates read'
-        )
-      try:
-        line = json.dumps(row, ensure_ascii=False).encode() + b'\n'
-      except (TypeError, ValueError) as e:
-        raise errors.UserError(f'row {number}: {e}') from e
+      line = _line(number, row, fields)
       digest.update(line)
       f.write(line)
       ends.append(f.tell())
@@ -191,3 +182,35 @@ def _write(
   (folder / _ORIGIN).write_text(json.dumps(
       {**origin, 'rows': len(ends), 'sha256': digest.hexdigest()}, indent=2
   ))
+
+
+def _line(
+    number: int, row: Mapping[str, Any], fields: Sequence[str]
+) -> bytes:
+  """A row as JSON, without the values that were not read.
+
+  Args:
+    number: of the row, from 1, for messages.
+    row: field name -> value.
+    fields: what it must have.
+
+  Raises:
+    UserError: it lacks a field, or the field or another value cannot be held.
+  """
+  lacking = [name for name in fields if name not in row]
+  if lacking:
+    raise errors.UserError(
+        f'row {number} has no field {lacking[0]!r} (it has {", ".join(row)}),'
+        ' which the templates read'
+    )
+  for name in fields:
+    if isinstance(row[name], readers.Unread):
+      raise errors.UserError(
+          f'row {number}: the field {name!r} is {row[name].type}, which'
+          ' templates cannot read: write it as a text'
+      )
+  kept = {k: v for k, v in row.items() if not isinstance(v, readers.Unread)}
+  try:
+    return json.dumps(kept, ensure_ascii=False).encode() + b'\n'
+  except (TypeError, ValueError) as e:
+    raise errors.UserError(f'row {number}: {e}') from e

@@ -234,6 +234,36 @@ def test_expand_options_drops_and_cuts():
   assert expand.counts == {'no label': 1, 'truncated': 4}
 
 
+def test_truncated_counts_no_candidates_of_dropped_rows():
+  # The instance is cut for the first option; the last leaves it no room.
+  ask = templates.Template(
+      't', 'Long', 'Is it? {{x}} ||| {{answer_choices[0]}}',
+      'no ||| ' + 'y' * 99,
+  )
+  expand = examples.ExpandOptions('t', ask, VOCABULARY, {'inputs': 40})
+  assert expand(row(x='x' * 60), 0) == []
+  assert expand.counts == {'label too long': 1}
+
+
+def test_channel_cuts_its_options():
+  ask = templates.Template(
+      't', 'Long', 'Is it? {{x}} ||| {{answer_choices[0]}}',
+      'no ||| ' + 'y' * 99,
+  )
+  lengths = {'inputs': 40, 'targets': 99}
+  expand = examples.ExpandOptions('t', ask, VOCABULARY, lengths, 'channel')
+  short, long = expand(row(), 0)
+  assert len(long['inputs']) == 40 and long['inputs'][-1] == 1
+  assert len(short['inputs']) < 10
+  assert expand.counts == {'truncated': 1}
+  pair = examples.DrawPair(
+      't', {'Long': ask}, VOCABULARY, lengths | {'wrong_inputs': 40}, 'channel'
+  )(row(), 0)
+  assert (pair['inputs'], pair['wrong_inputs']) == (
+      short['inputs'], long['inputs']
+  )
+
+
 def test_formats():
   make_one = lambda name: examples.ExpandOptions(
       't', make('Ask')['Ask'], VOCABULARY, format=name

@@ -98,6 +98,18 @@ def test_private_marks_in_the_data(mark, max_field_chars):
   assert template.render_prompt(row).parts == rendered.parts
 
 
+@pytest.mark.parametrize('max_field_chars', (None, 100))
+def test_null_is_no_text(max_field_chars):
+  template = make(
+      'Title: {{t}} Text: {{x}} ||| no', max_field_chars=max_field_chars
+  )
+  rendered = template.render({'t': None, 'x': 'X'})
+  assert rendered.prompt == 'Title:  Text: X'
+  assert rendered.parts == (0, 1, 'X', 2)
+  with pytest.raises(templates.Dropped, match='^no answer$'):
+    make('{{x}} ||| {{y}}', label='l').render({'x': '', 'y': None, 'l': 1})
+
+
 def test_private_marks_in_a_template():
   with pytest.raises(ValueError, match=r'my name": its text has one of the'):
     make('Is {{x}} \ufdd0target\ufdd1 so? ||| no')

@@ -2,8 +2,11 @@
 
 import random
 
+from flipped_t5x import errors
+from flipped_t5x.inference import encoded_queries
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.weights import run_config
 import pytest
 import sentencepiece
 
@@ -231,3 +234,34 @@ def test_training_is_deterministic(
 
 def test_vocabularies_are_read_once(tiny_vocabulary_path, tiny_vocabulary):
   assert tokenization.load_vocabulary(tiny_vocabulary_path) is tiny_vocabulary
+
+
+@pytest.mark.parametrize('text', ('bad \ud83d', 'caf\udce9', '\udce9' * 99))
+def test_text_that_utf_8_cannot_have(text, tiny_vocabulary):
+  with pytest.raises(errors.UserError) as error:
+    tiny_vocabulary.encode(text)
+  message = str(error.value)
+  assert message.isascii() and 'is no character: half of a pair, or' in message
+  lone = next(c for c in text if c >= '\ud800')
+  assert message.startswith(
+      f'{lone!a} at character {text.index(lone) + 1} of '
+  )
+
+
+def test_the_row_with_a_lone_surrogate_is_named(tiny_vocabulary, tiny_network):
+  config = run_config.RunConfig(tiny_network, 'flipped', 48, 32, {})
+  encoder = encoded_queries.Encoder(config, tiny_vocabulary)
+  good = {'input': 'fine', 'instruction': 'What?', 'options': ['a', 'b']}
+  for bad in (
+      {'input': 'bad \ud83d'}, {'instruction': 'What \udce9?'},
+      {'options': ['a', '\ud83d']},
+  ):
+    with pytest.raises(errors.UserError, match='^row 2: .* is no character'):
+      encoder.encode_all(encoder.to_rank, [good, good | bad])
+
+
+def test_pointer_of_git_lfs(tmp_path):
+  path = tmp_path / 'spiece.model'
+  path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\n')
+  with pytest.raises(ValueError, match=f'^{path} is only a pointer of Git LFS'):
+    tokenization.SentencePiece(path)

@@ -1,9 +1,12 @@
 """Files to rows: each kind whole, truncated and malformed."""
 
+import datetime
+import decimal
 import gzip
 import json
 
 from flipped_t5x.tasks.sources import readers
+from flipped_t5x.tasks.sources import store
 import pyarrow as pa
 from pyarrow import parquet
 import pytest
@@ -245,3 +248,64 @@ def test_malformed_story_cloze(text, message, tmp_path):
   path = tmp_path / 'a.csv'
   with pytest.raises(ValueError, match=f'^{path}{message}'):
     read(path, text.encode('utf-8', 'surrogateescape'))
+
+
+UNREAD = {
+    'day': (pa.array([datetime.date(2024, 1, 2)]), 'date32[day]'),
+    'price': (pa.array([decimal.Decimal('1.50')]), 'decimal128(3, 2)'),
+    'raw': (pa.array([b'abc']), 'binary'),
+    'when': (pa.array([1], pa.timestamp('ns')), 'timestamp[ns]'),
+    'image': (
+        pa.array([{'bytes': b'a', 'path': 'p'}]),
+        'struct<bytes: binary, path: string>',
+    ),
+    'days': (
+        pa.array([[datetime.date(2024, 1, 2)]]), 'list<item: date32[day]>'
+    ),
+}
+
+
+def write_unread(path):
+  table = pa.table({
+      'text': ['a'], 'label': [1], 'l': [[1, 2]], 's': [{'a': 'b'}],
+      'd': pa.array(['x']).dictionary_encode(),
+      **{name: column for name, (column, _) in UNREAD.items()},
+  })
+  if path.suffix == '.parquet':
+    parquet.write_table(table, path)
+    return
+  with pa.OSFile(str(path), 'wb') as f, pa.ipc.new_stream(
+      f, table.schema
+  ) as stream:
+    stream.write_table(table)
+
+
+@pytest.mark.parametrize('suffix', ('.parquet', '.arrow'))
+def test_columns_that_json_cannot_hold(suffix, tmp_path):
+  path = tmp_path / f'rows{suffix}'
+  write_unread(path)
+  row, = readers.read(path)
+  read = {'text': 'a', 'label': 1, 'l': [1, 2], 's': {'a': 'b'}, 'd': 'x'}
+  unread = {name: row.pop(name) for name in UNREAD}
+  assert row == read
+  assert {n: u.type.replace('element', 'item') for n, u in unread.items()} == {
+      name: kind for name, (_, kind) in UNREAD.items()
+  }
+  origin = {'source': 'local'}
+  folder = tmp_path / 'prepared'
+  store.prepare(folder, readers.read(path), ('text', 'label'), origin)
+  assert json.loads(store.Rows(folder)[0]) == read
+  with pytest.raises(ValueError, match="row 1: the field 'day' is date32.day., "
+                     'which templates cannot read: write it as a text'):
+    store.prepare(
+        tmp_path / 'more', readers.read(path), ('text', 'day'), origin
+    )
+  assert not (tmp_path / 'more').exists()
+
+
+@pytest.mark.parametrize('suffix', readers.READERS)
+def test_pointers_of_git_lfs(suffix, tmp_path):
+  path = tmp_path / (suffix if suffix == 'task.json' else f'rows{suffix}')
+  path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\n')
+  with pytest.raises(ValueError, match=f'^{path} is only a pointer of Git LFS'):
+    list(readers.read(path))

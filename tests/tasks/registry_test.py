@@ -380,6 +380,15 @@ def test_score_tasks(name, number, vocabulary):
         assert np.array_equal(ours[key], value), key
 
 
+def test_rows_come_in_another_order_in_each_epoch(vocabulary):
+  # Far less than the 10,000 rows that SeqIO would keep in memory.
+  pairs = read(train_task('tiny_kind'), shuffle=True, num_epochs=3)
+  numbers = [row_number(vocabulary, p['inputs']) for p in pairs]
+  epochs = [numbers[i : i + 120] for i in (0, 120, 240)]
+  assert all(sorted(epoch) == list(range(120)) for epoch in epochs)
+  assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
 @pytest.mark.parametrize('missing', (['', 1, None, -1], ['', None, -1]))
 def test_rows_without_a_label(missing, tmp_path, monkeypatch):
   demo_data.install(tmp_path, monkeypatch)
