@@ -147,14 +147,9 @@ def _json_lines(path: pathlib.Path, suffix: str) -> Table:
 
 def _delimited(path: pathlib.Path, suffix: str, encoding: str) -> Table:
   _check_text(path, encoding)
-  delimiter = _DELIMITERS[suffix]
-  with _explained(path, encoding):
-    columns = _header(path, encoding, delimiter)
-    if len(columns) == 1:
-      delimiter = next(
-          (d for d in _OTHER_DELIMITERS if d in columns[0]), delimiter
-      )
-      columns = _header(path, encoding, delimiter)
+  delimiter = _delimiter(path, encoding, _DELIMITERS[suffix])
+  with _explained(path, encoding), _open(path, encoding, delimiter) as batches:
+    columns = batches.schema.names
 
   def rows() -> Iterator[Row]:
     with (
@@ -167,11 +162,13 @@ def _delimited(path: pathlib.Path, suffix: str, encoding: str) -> Table:
   return Table(str(path), suffix, columns, rows, delimiter, encoding)
 
 
-def _header(
-    path: pathlib.Path, encoding: str, delimiter: str
-) -> Sequence[str]:
-  with _open(path, encoding, delimiter) as batches:
-    return batches.schema.names
+def _delimiter(path: pathlib.Path, encoding: str, usual: str) -> str:
+  """What separates cells, by the header: texts below it may have any sign."""
+  with path.open(encoding=encoding, errors='replace') as f:
+    header = f.readline()
+  if usual in header:
+    return usual
+  return next((d for d in _OTHER_DELIMITERS if d in header), usual)
 
 
 def _open(

@@ -71,6 +71,15 @@ def test_delimited(name, separator, encoding, write_as, tmp_path):
   assert list(table) == ROWS
 
 
+def test_commas_in_texts_between_semicolons(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_text('text;label\nA warm, funny film;1\n"a, b, c";0\n')
+  assert list(reading.read(path)) == [
+      {'text': 'A warm, funny film', 'label': '1'},
+      {'text': 'a, b, c', 'label': '0'},
+  ]
+
+
 def test_a_row_larger_than_a_usual_block(tmp_path):
   path = tmp_path / 'a.csv'
   text = 'word ' * 1_000_000
