@@ -8,6 +8,8 @@ Example:
     --template "Reviewer Enjoyment Yes No" --row '{"text": "A warm film."}'
   flipped-t5x rank --checkpoint output/demo --jsonl rows.jsonl \\
     --output_file ranked.jsonl
+  flipped-t5x rank --checkpoint output/demo --table reviews.csv --text review \\
+    --instruction "Did they enjoy it?" --options Yes,No --output_file ranked.csv
 
 A line of rows.jsonl has input, instruction and options (a list), or dataset,
 template and row.
@@ -19,6 +21,7 @@ import dataclasses
 from typing import Any
 
 from flipped_t5x import terminal
+from flipped_t5x.cli import ranked_table
 from flipped_t5x.cli import rows
 from flipped_t5x.inference import model
 from flipped_t5x.inference import queries
@@ -27,9 +30,13 @@ from flipped_t5x.inference import queries
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   rows.add_arguments(parser)
   rows.add_options(parser)
+  ranked_table.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
+  if arguments.table:
+    ranked_table.run(arguments)
+    return
   rows.run(
       arguments, queries.RANK_KEYS, model.Model.rank_batch, _json, _text
   )

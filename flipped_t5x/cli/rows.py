@@ -139,7 +139,7 @@ def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
   Raises:
     UserError: an argument or a line is wrong, or the file has no rows.
   """
-  query = _from_flags(arguments, keys)
+  query = from_flags(arguments, keys)
   if not arguments.jsonl:
     try:
       queries.check(query, keys)
@@ -162,10 +162,18 @@ def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
   return rows
 
 
-def _from_flags(
+def from_flags(
     arguments: argparse.Namespace, keys: Sequence[str]
 ) -> dict[str, Any]:
-  """The query in the command line; empty if there is none."""
+  """The query in the command line, not yet checked; empty if there is none.
+
+  Args:
+    arguments: the command's arguments.
+    keys: `queries.RANK_KEYS` or `queries.GUESS_KEYS`.
+
+  Raises:
+    UserError: labels are given twice, or the row is not JSON.
+  """
   query = {k: getattr(arguments, k) for k in (*keys, *_ROW_KEYS)}
   if query.get('options') is not None:
     query['options'] = query['options'].split(',')
@@ -229,18 +237,9 @@ def run(
   """
   rows = read(arguments, keys)
   check_writable(arguments.output_file)
-  model = model_lib.load(
-      arguments.checkpoint,
-      **{
-          name: getattr(arguments, name)
-          for name in (
-              'vocabulary', 'dtype', 'revision', 'format', 'input_length',
-              'target_length',
-          )
-      },
-  )
+  model = load_model(arguments)
   try:
-    with _warnings_as_messages():
+    with warnings_as_messages():
       results = apply(
           model, rows.queries, batch_size=arguments.batch_size,
           progress=bool(rows.places),
@@ -254,6 +253,20 @@ def run(
     texts = list(map(to_text, results))
   _write(''.join(f'{text}\n' for text in texts), arguments.output_file)
   return results
+
+
+def load_model(arguments: argparse.Namespace) -> model_lib.Model:
+  """The model that the arguments name."""
+  return model_lib.load(
+      arguments.checkpoint,
+      **{
+          name: getattr(arguments, name)
+          for name in (
+              'vocabulary', 'dtype', 'revision', 'format', 'input_length',
+              'target_length',
+          )
+      },
+  )
 
 
 def check_writable(path: pathlib.Path | None) -> None:
@@ -274,7 +287,7 @@ def _write(text: str, path: pathlib.Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _warnings_as_messages() -> Iterator[None]:
+def warnings_as_messages() -> Iterator[None]:
   """Prints warnings about cut rows as messages, without a place in the code."""
   with warnings.catch_warnings():
     warnings.simplefilter('always', encoded_queries.Truncated)
