@@ -6,6 +6,7 @@ import json
 from flipped_t5x.cli import main
 from flipped_t5x.cli import ranked_table
 from flipped_t5x.inference import model as model_lib
+import openpyxl
 import pyarrow as pa
 from pyarrow import parquet
 import pytest
@@ -140,3 +141,31 @@ def test_wrong_flags(argv, message, rank, tmp_path):
   status, printed = rank(write(tmp_path / 'in.csv'), tmp_path / 'o.csv', *argv)
   assert status == 1 and message in printed
   assert [p.name for p in tmp_path.iterdir()] == ['in.csv']
+
+
+def test_rows_of_a_dataset(tiny_run, tmp_path):
+  output = tmp_path / 'out.csv'
+  asked = {
+      'dataset': 'rotten_tomatoes', 'template': 'Reviewer Enjoyment Yes No'
+  }
+  assert main.main([
+      'rank', '--checkpoint', str(tiny_run), '--output_file', str(output),
+      '--table', str(write(tmp_path / 'in.csv')),
+      *(f'--{k}={v}' for k, v in asked.items()),
+  ]) == 0
+  ranked = model_lib.load(tiny_run).rank_batch(
+      [{**asked, 'row': row} for row in ROWS]
+  )
+  with open(output, newline='', encoding='utf-8') as f:
+    found = list(csv.DictReader(f, delimiter=';'))
+  assert [r['predicted_label'] for r in found] == [
+      r[0].option for r in ranked
+  ]
+
+
+def test_excel_is_to_be_saved_in_another_form(rank, tmp_path):
+  book = openpyxl.Workbook()
+  book.active.append(['text'])
+  book.save(tmp_path / 'in.xlsx')
+  status, printed = rank(tmp_path / 'in.xlsx', tmp_path / 'out.xlsx')
+  assert status == 1 and 'as .csv or .parquet' in printed
