@@ -71,7 +71,8 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
     if isinstance(owner, str) and obj.__name__ == 'replace':
       return render_limits.replace(owner, *args, **kwargs)
     if isinstance(owner, str) and obj.__name__ == 'join':
-      return render_limits.join(*args, separator=owner)
+      values, = args
+      return render_limits.join(values, owner)
     return super().call(context, obj, *args, **kwargs)
 
   def parse(self, source, name=None, filename=None):

@@ -197,7 +197,7 @@ def instrument(tree: nodes.Template) -> nodes.Template:
   return tree
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
   return nodes.Filter(
       node, name, [], [], None, None, lineno=node.lineno,
       environment=node.environment,

@@ -154,12 +154,9 @@ def _text(
 
 def _entry(path: pathlib.Path, node: yaml.Node) -> Entry:
   fields = _fields(path, node, 'a template')
-  texts = {
-      name: _text(path, fields, name)
-      for name in ('name', 'jinja', 'answer_choices')
-  }
-  for name in ('name', 'jinja'):
-    if not texts[name]:
+  texts = {name: _text(path, fields, name) or '' for name in ('name', 'jinja')}
+  for name, text in texts.items():
+    if not text:
       raise _error(path, node, f'a template has no {name}')
   if 'metadata' not in fields:
     raise _error(
@@ -170,7 +167,7 @@ def _entry(path: pathlib.Path, node: yaml.Node) -> Entry:
   metadata = _fields(path, fields['metadata'], 'metadata')
   return Entry(
       f'{path}, line {node.start_mark.line + 1}', texts['name'], texts['jinja'],
-      texts['answer_choices'],
+      _text(path, fields, 'answer_choices'),
       _metrics(path, metadata.get('metrics')),
   )
 

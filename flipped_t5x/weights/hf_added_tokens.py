@@ -126,7 +126,7 @@ def added(
     UserError: see `read`.
   """
   first = len(pieces) + tokenization.EXTRA_IDS
-  found = []
+  found: list[Token] = []
   for i, token in sorted(tokens.items()):
     content = token['content']
     if i < first:
