@@ -29,6 +29,7 @@ demo: $(BASE)
 	$(BIN)/flipped-t5x eval pypi:flan_t5_small_titles --method flipped \
 	  $(EVAL) --output $(RUN)/before.json
 	$(BIN)/flipped-t5x eval $(RUN) $(EVAL) --output $(RUN)/after.json
+	$(BIN)/flipped-t5x report $(RUN)/after.json
 	$(BIN)/flipped-t5x report $(RUN)/before.json $(RUN)/after.json \
 	  --output $(RUN)
 
