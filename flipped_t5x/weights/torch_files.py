@@ -298,7 +298,10 @@ def _check_memo(data: bytes) -> None:
   those of 64 GB.
   """
   steps = list(pickletools.genops(data))
-  numbers = [int(v) for code, v, _ in steps if code.name.endswith('PUT')]
+  numbers = [
+      v for code, v, _ in steps
+      if code.name.endswith('PUT') and isinstance(v, int)
+  ]
   largest = max(numbers, default=0)
   if largest > len(steps):
     raise errors.UserError(
