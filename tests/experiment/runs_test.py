@@ -6,6 +6,7 @@ import pathlib
 from flipped_t5x.experiment import results as results_lib
 from flipped_t5x.experiment import runs as runs_lib
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 import pytest
 
@@ -125,9 +126,13 @@ def test_a_run_from_random_weights_is_evaluated(data, tmp_path, monkeypatch):
   monkeypatch.setitem(  # All of them would be a minute.
       mixtures._EXPLICIT, 'experiment_eval', ('vader_sentiment_reworded',)
   )
-  words = ' '.join(map(str, range(60)))
   vocabulary = data / 'tiny.model'
-  tokenization.train_vocabulary([words, 'row of train test'], 180, vocabulary)
+  texts = [
+      template.jinja
+      for name in mixtures.mixture('flipped_demo').datasets
+      for template in catalog.dataset(name).load_templates().values()
+  ]
+  tokenization.train_vocabulary(texts, 180, vocabulary)
   run, = runs_lib.runs(tmp_path, ['direct'], [0], TINY | {
       'INITIAL_CHECKPOINT_PATH': None, 'VOCABULARY': str(vocabulary),
       'VOCAB_SIZE': 180, 'EMB_DIM': 8, 'NUM_ENCODER_LAYERS': 1, 'MLP_DIM': 8,
