@@ -192,26 +192,31 @@ def start(output: pathlib.Path) -> dict[str, dict[str, float]]:
 def curves(
     paths: Mapping[str, Mapping[int, pathlib.Path]],
 ) -> dict[str, dict[str, dict[str, float]]]:
-  """Method -> step -> column -> accuracy, the mean over seeds.
+  """Method -> step -> column -> accuracy of runs with results of earlier steps.
 
   Args:
     paths: the return value of `find`. The results of earlier steps are in the
-      folder `steps` beside each file.
+      folder `steps` beside the file of a run; runs without are left out.
+
+  Returns:
+    The accuracies, means over the seeds of those runs.
   """
   found = {}
   for method, seeds in paths.items():
     steps: dict[int, list[Results]] = {}
     for path in seeds.values():
-      for file in (*(path.parent / 'steps').glob('*.json'), path):
+      earlier = list((path.parent / 'steps').glob('*.json'))
+      for file in (*earlier, path) if earlier else ():
         content = files.read_json(file)
         steps.setdefault(content['step'], []).append(content)
-    found[method] = {
-        str(step): {
-            c: float(np.mean([accuracy(r, c) for r in steps[step]]))
-            for c in COLUMNS
-        }
-        for step in sorted(steps)
-    }
+    if steps:
+      found[method] = {
+          str(step): {
+              c: float(np.mean([accuracy(r, c) for r in steps[step]]))
+              for c in COLUMNS
+          }
+          for step in sorted(steps)
+      }
   return found
 
 

@@ -27,6 +27,7 @@ from flipped_t5x.experiment import report
 METHODS = ('flipped', 'no_unlikelihood', 'direct', 'channel')
 START = 'start'
 _MIXTURE = 'experiment_eval'  # Its name is FORMAT_experiment_eval.
+ROWS = 60  # Of each task; what is evaluated costs as much as the training.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +36,16 @@ class TrainingRun:
 
   Attributes:
     method: one of `METHODS`.
-    seed: the seed of the weights and of all draws.
+    seed: the seed of all draws.
     folder: the folder of the run.
+    curve: whether earlier steps than the last are evaluated, too.
     overrides: macro -> value, overriding those of the method.
   """
 
   method: str
   seed: int
   folder: pathlib.Path
+  curve: bool = False
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
@@ -71,21 +74,18 @@ class TrainingRun:
   ) -> dict[pathlib.Path, list[str]]:
     """File of results -> the arguments of `flipped-t5x eval` that write it.
 
-    Earlier steps than the last are evaluated for the curve.
-
     Args:
       settings: the return value of `settings()`.
     """
-    mixture = ['--mixture', f'{settings["FORMAT"]}_{_MIXTURE}']
     period, steps = settings['CHECKPOINT_PERIOD'], settings['TRAIN_STEPS']
-    found = {self.results(settings): [str(self.folder), *mixture]}
-    for step in range(period, steps, period):
-      path = self.folder / 'steps' / f'{step}.json'
-      checkpoint = self.folder / 'checkpoints' / str(step)
-      found[path] = [str(checkpoint), *mixture]
+    models = {self.results(settings): self.folder}
+    for step in range(period, steps if self.curve else 0, period):
+      models[self.folder / 'steps' / f'{step}.json'] = (
+          self.folder / 'checkpoints' / str(step)
+      )
     return {
-        path: ['eval', *arguments, '--output', str(path)]
-        for path, arguments in found.items()
+        path: _evaluation(str(model), settings['FORMAT'], path)
+        for path, model in models.items()
     }
 
   def check(self, settings: Mapping[str, Any]) -> None:
@@ -121,6 +121,14 @@ class TrainingRun:
     return cli.main(['train', *self.arguments]) or _evaluate(evaluations)
 
 
+def _evaluation(model: str, form: str, path: pathlib.Path) -> list[str]:
+  """The arguments of `flipped-t5x eval` that write the results of a model."""
+  return [
+      'eval', model, '--mixture', f'{form}_{_MIXTURE}', '--limit', str(ROWS),
+      '--output', str(path),
+  ]
+
+
 def _evaluate(evaluations: Mapping[pathlib.Path, list[str]]) -> int:
   """Evaluates, one after the other; returns the first status that is not 0."""
   for path, arguments in evaluations.items():
@@ -145,15 +153,13 @@ def evaluate_start(output: pathlib.Path, runs_: Sequence[TrainingRun]) -> int:
   for run in runs_:
     settings = run.settings()
     form = settings['FORMAT']
-    mixture = f'{form}_{_MIXTURE}'
-    path = output / START / f'results_{mixture}.json'
+    path = output / START / f'results_{form}_{_MIXTURE}.json'
     if not path.is_file():
       evaluations[path] = [
-          'eval', settings['INITIAL_CHECKPOINT_PATH'], '--method', form,
-          '--mixture', mixture,
+          *_evaluation(settings['INITIAL_CHECKPOINT_PATH'], form, path),
+          '--method', form,
           '--input_length', str(settings['INPUT_LENGTH']),
           '--target_length', str(settings['TARGET_LENGTH']),
-          '--output', str(path),
       ]
   return _evaluate(evaluations)
 
@@ -165,6 +171,8 @@ def runs(
     overrides: Mapping[str, Any] | None = None,
 ) -> list[TrainingRun]:
   """Lists the runs: all methods with the first seed, then with the next.
+
+  The runs of the first seed are evaluated at earlier steps, too.
 
   Args:
     output: the folder of all runs.
@@ -182,7 +190,8 @@ def runs(
       )
   return [
       TrainingRun(
-          method, seed, output / method / str(seed), dict(overrides or {})
+          method, seed, output / method / str(seed), seed == seeds[0],
+          dict(overrides or {}),
       )
       for seed in seeds for method in methods
   ]

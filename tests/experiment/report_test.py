@@ -18,6 +18,7 @@ def test_files_that_are_written(tmp_path):
   for method, base, rows in (('flipped', 0.7, right), ('direct', 0.2, wrong)):
     for folder, name in (
         (tmp_path / method / '3', f'results_{method}_experiment_eval.json'),
+        (tmp_path / method / '3' / 'steps', '4.json'),
         (tmp_path / 'start', f'results_{method}_experiment_eval.json'),
     ):
       experiment_runs.write(

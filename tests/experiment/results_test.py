@@ -120,7 +120,13 @@ def test_curves_are_means_over_seeds(tmp_path):
         experiment_runs.results(experiment_runs.accuracies(base - 0.2), step=2),
         [(1, 0, 0)],
     )
-  curves = results_lib.curves(results_lib.find(tmp_path, ['flipped']))
+  # Of these only the last step is evaluated.
+  write_run(tmp_path / 'flipped' / '2', 'flipped', 0.9)
+  write_run(tmp_path / 'direct' / '0', 'direct', 0.9)
+  curves = results_lib.curves(
+      results_lib.find(tmp_path, ['flipped', 'direct'])
+  )
+  assert list(curves) == ['flipped']
   assert list(curves['flipped']) == ['2', '4']
   # 0.1, 0.3, 0.3 and 0.5.
   assert curves['flipped']['2'][KNOWN] == pytest.approx(0.3)

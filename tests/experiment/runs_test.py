@@ -40,6 +40,8 @@ def test_order_of_runs_and_unknown_methods(tmp_path):
   assert [str(r.folder.relative_to(tmp_path)) for r in made] == [
       'direct/0', 'flipped/0', 'direct/1', 'flipped/1'
   ]
+  # Earlier steps are evaluated with the first seed.
+  assert [len(r.evaluations(r.settings())) for r in made] == [2, 2, 1, 1]
   with pytest.raises(ValueError, match="unknown method 'flip'; .*flipped"):
     runs_lib.runs(tmp_path, ['flip'], [0])
 
@@ -72,10 +74,10 @@ def test_a_run_is_trained_and_evaluated_once(tmp_path, commands, capsys):
   assert train == ['train', *run.arguments]
   assert '--gin_file=experiment/channel.gin' in train
   assert '--gin.SEED=3' in train and '--gin.TRAIN_STEPS=4' in train
-  mixture = ['--mixture', 'channel_experiment_eval']
+  asked = ['--mixture', 'channel_experiment_eval', '--limit', '60']
   assert [c[:-2] for c in commands[1:]] == [
-      ['eval', str(folder), *mixture],
-      ['eval', str(folder / 'checkpoints' / '2'), *mixture],
+      ['eval', str(folder), *asked],
+      ['eval', str(folder / 'checkpoints' / '2'), *asked],
   ]
   settings = run.settings()
   assert outputs(commands)[0] == str(run.results(settings))
