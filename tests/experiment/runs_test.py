@@ -115,7 +115,9 @@ def test_the_starting_point_is_asked_in_each_format(tmp_path, commands):
   (tmp_path / 'start').mkdir()
   start = made[0].settings()['INITIAL_CHECKPOINT_PATH']
   assert runs_lib.evaluate_start(tmp_path, made) == 0
-  assert [(c[1], c[3], c[5]) for c in commands] == [
+  assert [
+      (c[1], c[c.index('--method') + 1], c[3]) for c in commands
+  ] == [
       (start, form, f'{form}_experiment_eval')
       for form in ('flipped', 'direct')
   ]
