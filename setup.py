@@ -44,7 +44,7 @@ setuptools.setup(
     # package, because a top-level `tasks` or `gin` would clash with others.
     package_dir={'flipped_t5x.gin': 'gin', 'flipped_t5x.tasks': 'tasks'},
     package_data={
-        'flipped_t5x': ['py.typed'],
+        'flipped_t5x': ['py.typed', '*.yaml'],
         'flipped_t5x.reports': ['*.csv', '*.jinja'],
         'flipped_t5x.gin': ['*/*.gin'],
         'flipped_t5x.tasks': ['*.csv', 'templates/*.yaml'],
@@ -58,6 +58,7 @@ setuptools.setup(
         'huggingface_hub',
         'jax>=0.10',
         'jinja2',
+        'jsonschema',
         'matplotlib',
         'numpy',
         'onnx',

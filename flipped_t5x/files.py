@@ -273,26 +273,27 @@ def read_json(path: Any) -> dict[str, Any]:
   """The object of a JSON file.
 
   Args:
-    path: anything with `read_text`, such as `pathlib.Path` or `epath.Path`.
+    path: anything with `read_bytes`, such as `pathlib.Path` or `epath.Path`.
 
   Raises:
     UserError: the file is not a JSON object; the message names it.
   """
   try:
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict):
-      raise errors.UserError('not an object')
-  except ValueError as e:
+    return _object(path.read_bytes())
+  except errors.UserError as e:
     check_is_fetched(path)
-    raise errors.UserError(f'{path}: not JSON: {e}') from e
-  return found
+    raise errors.UserError(f'{path}: {e}') from e
 
 
-def read_lines(path: Any) -> Iterator[dict[str, Any]]:
+def read_lines(
+    path: Any, complete: bool = False
+) -> Iterator[dict[str, Any]]:
   """The objects of a JSON Lines file.
 
   Args:
     path: anything with `open`, such as `pathlib.Path` or `epath.Path`.
+    complete: whether to leave out a last line without a line break, which was
+      not written whole.
 
   Yields:
     The object of each line.
@@ -300,15 +301,27 @@ def read_lines(path: Any) -> Iterator[dict[str, Any]]:
   Raises:
     UserError: a line is not a JSON object; the message names it.
   """
-  with path.open(encoding='utf-8') as f:
+  with path.open('rb') as f:
     for number, line in enumerate(f, 1):
+      if complete and not line.endswith(b'\n'):
+        return
       try:
-        found = json.loads(line)
-        if not isinstance(found, dict):
-          raise errors.UserError('not an object')
-      except ValueError as e:
-        raise errors.UserError(f'{path}, line {number}: not JSON: {e}') from e
-      yield found
+        yield _object(line)
+      except errors.UserError as e:
+        raise errors.UserError(f'{path}, line {number}: {e}') from e
+
+
+def _object(content: bytes) -> dict[str, Any]:
+  """The object of some JSON in UTF-8; UserError if it is something else."""
+  try:
+    found = json.loads(content.decode())
+  except ValueError as e:
+    raise errors.UserError(f'not JSON: {e}') from e
+  except RecursionError as e:
+    raise errors.UserError('not JSON: nested too deeply') from e
+  if not isinstance(found, dict):
+    raise errors.UserError('not JSON: not an object')
+  return found
 
 
 def sha256(content: bytes) -> str:

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator, Sequence
 import contextlib
+import json
 import logging
 import os
 import pathlib
@@ -72,7 +73,7 @@ def macros() -> dict[str, Any]:
 
 
 def macros_of(text: str) -> dict[str, Any]:
-  """The macros of gin's text; one that is no literal as its source.
+  """The macros of gin's text; one that is no JSON as its source.
 
   What T5X's runs set besides macros is among them, see `t5x_settings.py`.
   """
@@ -81,10 +82,11 @@ def macros_of(text: str) -> dict[str, Any]:
     value = value.split('\n#')[0].replace('\\\n', ' ').strip()
     try:
       values[name] = ast.literal_eval(value)
-    except (SyntaxError, ValueError):
+      json.dumps(values[name])
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
       values[name] = value
   others = values.pop(OVERRIDES, {})
-  return values | others
+  return values | (others if isinstance(others, dict) else {OVERRIDES: others})
 
 
 def _is_no_search(record: logging.LogRecord) -> bool:

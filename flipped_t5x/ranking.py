@@ -114,27 +114,13 @@ def macro_f1(prediction: np.ndarray, gold: np.ndarray) -> float:
   return float(np.mean(f1))
 
 
-def majority(gold: np.ndarray) -> np.ndarray:
-  """int[n]: for every example the option that is right most often.
-
-  Args:
-    gold: int[n], the number of the right option.
-
-  Returns:
-    The predictions. Of options that are right equally often, the first.
-  """
-  gold = np.asarray(gold)
-  return np.full_like(gold, np.bincount(gold).argmax())
-
-
-def majority_text(
+def majority(
     options: Sequence[Sequence[str]], gold: np.ndarray
 ) -> np.ndarray:
   """int[n]: for every example the option whose text is right most often.
 
-  Where all examples have the same options, this is `majority`. Where they have
-  options of their own, as in multiple choice, the number of an option means
-  nothing, since the right one may always stand at the same place.
+  Where examples have options of their own, as in multiple choice, the number
+  of an option means nothing: the right one may always stand at the same place.
 
   Args:
     options: the texts of each example's options.

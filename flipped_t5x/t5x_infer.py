@@ -24,8 +24,8 @@ from typing import Any
 
 from etils import epath
 from flipped_t5x import errors
-from flipped_t5x import files
 from flipped_t5x import ranking
+from flipped_t5x import structure
 import numpy as np
 
 _PLACE = ('example_id', 'option_index', 'is_correct')
@@ -98,9 +98,11 @@ def merge_examples(
   candidates = [
       candidate
       for number in sorted(chunks)
-      for candidate in files.read_lines(chunks[number])
+      for candidate in structure.read_lines(
+          chunks[number], 'candidate', f'delete {tmp_dir}, and infer again'
+      )
   ]
-  checkpoints = {c['checkpoint'] for c in candidates}
+  checkpoints = {c.get('checkpoint') for c in candidates}
   if len(checkpoints) > 1:
     raise errors.UserError(
         f'{tmp_dir}: begun with another checkpoint ({sorted(checkpoints)}):'

@@ -35,6 +35,13 @@ NEEDED = {
 }
 
 
+def pytest_addoption(parser):
+  parser.addoption(
+      '--mutations', type=int, default=200,
+      help='how many damaged copies of each file are tried',
+  )
+
+
 def pytest_configure():
   """Compiles faster in this process; those that tests start are as always."""
   with pytest.MonkeyPatch.context() as patch:

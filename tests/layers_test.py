@@ -15,7 +15,7 @@ FLOORS = {
     'locks': -2,
     'files': -1,
     'hub_errors': 0, 'libtpu_loading': 0, 'packages': 0, 'settings': 0,
-    'terminal': 0,
+    'structure': 0, 'terminal': 0,
     'gin_config': 1, 'network': 1, 'objectives': 1, 'prompts': 1, 'ranking': 1,
     'vocabulary_files': 1,
     'feature_converters': 2, 'lm_eval_prompt': 2,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import demo_data
+import evaluated_runs
 from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import ranking
@@ -230,6 +231,10 @@ def test_report(which, folders, expected, capsys):
     summary = summary_lib.summarize(
         {k: ranked for k, (_, _, ranked) in templates.items()},
         {name: {} for name in templates},
+        {
+            k: evaluated_runs.options_of(found)
+            for k, (found, _, _) in templates.items()
+        },
     )
     theirs = results['tasks'][task]
     assert theirs['data'] == {'split': 'eval'}

@@ -11,6 +11,7 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import structure
 from flipped_t5x import terminal
 from flipped_t5x.engine import agreement
 from flipped_t5x.engine import checkpoints
@@ -141,8 +142,9 @@ def _lines_until(path: pathlib.Path, step: int) -> list[str]:
   if not path.exists():
     return []
   return [
-      line for line in path.read_text().splitlines(keepends=True)
-      if line.endswith('\n') and json.loads(line)['step'] <= step
+      json.dumps(values) + '\n'
+      for values in structure.read_log(path, complete=True)
+      if values['step'] <= step
   ]
 
 

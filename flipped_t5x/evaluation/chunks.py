@@ -60,9 +60,10 @@ class Chunks:
       folder.mkdir(parents=True)
       files.write_json(path, fingerprint)
     self.done = set()
-    for part in folder.glob('*.parquet'):
+    for part in folder.glob(f'{"[0-9]" * 5}.parquet'):
       try:
         self._about(part)
+        scored_examples.read_table(part)
       except ValueError as e:  # The machine may have crashed.
         print(f'{e}; this chunk is scored again', file=sys.stderr)
         part.unlink()

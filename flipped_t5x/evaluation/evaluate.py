@@ -380,8 +380,8 @@ def _finish(
     found = scored_examples.read(path)
     results = summary.summarize(
         {name: examples.ranked for name, examples in found.items()}, counts,
-        {name: examples.scores for name, examples in found.items()},
         {name: examples.options for name, examples in found.items()},
+        {name: examples.scores for name, examples in found.items()},
     )
     results['scores'] = {
         'file': f'{path.parent.parent.name}/{path.name}',

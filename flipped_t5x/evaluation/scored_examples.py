@@ -7,8 +7,10 @@ A row is an example in a template; rows are ordered by template, then by
 `example_id`. The same scores give the same bytes, as no time is stored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -33,6 +35,7 @@ SCHEMA = pa.schema([
 ])
 _ABOUT = b'about'
 _ROW_GROUP = 65_536
+_AGAIN = 'evaluate again, or copy the file again'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +119,8 @@ def write(
     rows = rows.replace_schema_metadata({_ABOUT: json.dumps(about)})
   with files.replacing(path) as unfinished:
     pq.write_table(
-        rows, unfinished, compression='zstd', row_group_size=_ROW_GROUP
+        rows, unfinished, compression='zstd', row_group_size=_ROW_GROUP,
+        write_page_checksum=True,
     )
 
 
@@ -139,25 +143,67 @@ def read(path: str | os.PathLike[str]) -> dict[str, Examples]:
 
 def read_table(path: str | os.PathLike[str]) -> pa.Table:
   """Reads all rows as a table of `SCHEMA`; raises what `read` does."""
-  try:
-    rows = pq.read_table(path)
-  except pa.ArrowInvalid as e:
-    raise errors.UserError(f'{path} is damaged: {e}') from e
+  with _damage_named(path):
+    # A file object, so that a missing file is told from a damaged one.
+    with open(path, 'rb') as f:
+      rows = pq.read_table(f, page_checksum_verification=True)
+    rows.validate(full=True)
   if not rows.schema.equals(SCHEMA):
     raise errors.UserError(
         f'{path} is not a file of scored examples: its columns are'
-        f' {", ".join(f"{f.name}: {f.type}" for f in rows.schema)}'
+        f' {", ".join(f"{f.name}: {f.type}" for f in rows.schema)}; {_AGAIN}'
     )
+  _check_rows(rows, path)
   return rows
+
+
+@contextlib.contextmanager
+def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Makes of what Arrow says of a damaged file an error that names the file."""
+  try:
+    yield
+  except FileNotFoundError:
+    raise
+  # Arrow raises OSError, too, where it cannot make sense of a file.
+  except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as e:
+    raise errors.UserError(
+        f'{path} is damaged: {files.first_line(e)}; {_AGAIN}'
+    ) from e
+
+
+def _check_rows(rows: pa.Table, path: str | os.PathLike[str]) -> None:
+  """UserError unless rows are such as `table` makes, template by template."""
+  rows = rows.combine_chunks()
+  options, scores = (
+      rows[name].combine_chunks() for name in ('options', 'scores')
+  )
+  faults = []
+  if any(
+      column.null_count
+      for column in (*rows.columns, options.flatten(), scores.flatten())
+  ):
+    faults.append('values are missing')
+  else:
+    numbers = np.array(options.value_lengths())
+    if not np.array_equal(numbers, np.array(scores.value_lengths())):
+      faults.append('an example has not one score for each option')
+    if not np.all(np.isfinite(scores.flatten().to_numpy())):
+      faults.append('a score is not finite')
+    for name in ('prediction', 'gold'):
+      found = rows[name].to_numpy()
+      if np.any((found < 0) | (found >= numbers)):
+        faults.append(f'a {name} is not one of the options')
+    names = rows['template'].to_pylist()
+    if len(list(itertools.groupby(names))) != len(set(names)):
+      faults.append('the rows of a template are not together')
+  if faults:
+    raise errors.UserError(f'{path} is damaged: {faults[0]}; {_AGAIN}')
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
   """Reads the `about` that `write` was given; raises what `read` does."""
-  try:
-    metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata[_ABOUT])
-  except (pa.ArrowInvalid, KeyError) as e:
-    raise errors.UserError(f'{path} is damaged: {e}') from e
+  with _damage_named(path), open(path, 'rb') as f:
+    return json.loads(pq.read_schema(f).metadata[_ABOUT])
 
 
 def _examples(rows: pa.Table) -> Examples:

@@ -11,8 +11,8 @@ import numpy as np
 def summarize(
     ranked: Mapping[str, ranking.Predictions],
     counts: Mapping[str, Mapping[str, int]],
+    options: Mapping[str, Sequence[Sequence[str]]],
     scores: Mapping[str, Sequence[np.ndarray]] | None = None,
-    options: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
   """Summarizes the predictions of one task's templates.
 
@@ -20,18 +20,16 @@ def summarize(
     ranked: template -> predictions.
     counts: template -> reason -> the number of rows that were dropped, or of
       candidates that were truncated.
+    options: template -> the texts of each example's options, by which the
+      majority is found.
     scores: template -> float[options] of each example. Without scores there is
       no `calibration`.
-    options: template -> the texts of each example's options, by which the
-      majority is found; without them it is found by their numbers.
 
   Returns:
     The task's results that depend on predictions, see docs/evaluation.md.
   """
   templates = {
-      name: _template(
-          predictions, counts[name], options[name] if options else None
-      )
+      name: _template(predictions, counts[name], options[name])
       for name, predictions in ranked.items()
   }
 
@@ -65,13 +63,10 @@ def summarize(
 def _template(
     ranked: ranking.Predictions,
     counts: Mapping[str, int],
-    options: Sequence[Sequence[str]] | None,
+    options: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
   """One template's results."""
-  if options is None:
-    constant = ranking.majority(ranked.gold)
-  else:
-    constant = ranking.majority_text(options, ranked.gold)
+  constant = ranking.majority(options, ranked.gold)
   return {
       'examples': len(ranked.gold),
       'options': sorted({int(n) for n in ranked.num_options}),

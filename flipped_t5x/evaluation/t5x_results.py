@@ -7,15 +7,15 @@ TASK-STEP.jsonl with a line for each candidate. The run's macros are in
 `config.gin` in the same folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import re
 from typing import Any
 
 from etils import epath
 from flipped_t5x import errors
-from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import ranking
+from flipped_t5x import structure
 from flipped_t5x import t5x_infer
 from flipped_t5x.evaluation import summary
 import numpy as np
@@ -25,6 +25,7 @@ _UNFINISHED = re.compile(r'tmp-(.+)-(\d+)-of-(\d+)')
 _CANDIDATES = re.compile(r'(.+)-(\d{6,})\.jsonl')
 _EVALUATED = 'inference_eval'
 _DONE = '.COMPLETED'
+_AGAIN = 'run T5X again into a new folder, or copy the file again'
 _Examples = list[dict[str, Any]]  # See `t5x_infer.py`.
 
 
@@ -56,19 +57,18 @@ def read(folder: epath.Path) -> dict[str, Any]:
     UserError: a file is missing, unfinished or damaged, and the message names
       it; or the files are of different checkpoints or formats.
   """
-  ranked, step = _predictions(folder)
-  config = folder / 'config.gin'
-  settings = {}
-  if config.is_file():
-    settings = gin_config.macros_of(config.read_text())
+  ranked, options, step = _predictions(folder)
+  settings = _settings(folder / gin_config.T5X_CONFIG)
   tasks = {}
   for task, templates in sorted(ranked.items()):
     templates = dict(sorted(templates.items()))
-    tasks[task] = summary.summarize(templates, {name: {} for name in templates})
+    tasks[task] = summary.summarize(
+        templates, {name: {} for name in templates}, options[task]
+    )
     for values in tasks[task]['templates'].values():
       values['counts'] = None
     tasks[task]['data'] = {'split': settings.get('SPLIT', 'eval')}
-  return {
+  results = {
       'tasks': tasks,
       'mixture': settings.get('EVAL_MIXTURE', settings.get('MIXTURE')),
       'step': step,
@@ -79,12 +79,24 @@ def read(folder: epath.Path) -> dict[str, Any]:
       'settings': settings,
       'versions': {},
   }
+  structure.check_results(results, folder)
+  return results
+
+
+def _settings(config: epath.Path) -> dict[str, Any]:
+  if not config.is_file():
+    return {}
+  try:
+    return gin_config.macros_of(config.read_text())
+  except UnicodeDecodeError as e:
+    raise errors.UserError(f'{config}: not UTF-8: {e}; {_AGAIN}') from e
 
 
 def _predictions(
     folder: epath.Path,
-) -> tuple[dict[str, dict[str, ranking.Predictions]], int]:
-  """Reads task -> template -> predictions, and their step."""
+) -> tuple[dict[str, dict[str, ranking.Predictions]],
+           dict[str, dict[str, list[list[str]]]], int]:
+  """Reads task -> template -> predictions, their options, and their step."""
   names = sorted(path.name for path in folder.iterdir())
   if any(_SHARD.fullmatch(n.removesuffix(_DONE)) for n in names) or any(
       _UNFINISHED.fullmatch(n) for n in names
@@ -92,7 +104,7 @@ def _predictions(
     found = _inferred(folder, names)
   else:
     found = _evaluated(folder / _EVALUATED)
-  ranked, weights, step = {}, {}, None
+  ranked, options, weights, step = {}, {}, {}, None
   for name, examples in found:
     if not examples:
       raise errors.UserError(f'{folder}: {name}: no row fits its template')
@@ -103,8 +115,10 @@ def _predictions(
           f'{folder}: {task} "{template}" appears twice, the second time as'
           f' {name}: evaluate each format into a folder of its own'
       )
-    ranked[task][template] = _ranked(folder, name, examples)
-  return ranked, step
+    examples = _in_order(folder, name, examples)
+    ranked[task][template] = _ranked(examples)
+    options.setdefault(task, {})[template] = [e['options'] for e in examples]
+  return ranked, options, step
 
 
 def _inferred(
@@ -141,7 +155,7 @@ def _inferred(
               f'{folder / needed} is missing: t5x.infer has not finished shard'
               f' {i} of {number}'
           )
-      examples += files.read_lines(folder / name)
+      examples += _lines(folder / name, 'example')
     yield task, examples
 
 
@@ -162,18 +176,21 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
     )
   for task in sorted(tasks):
     path = steps[step][task]
-    try:
-      examples = t5x_infer.rank_candidates(
-          {**line['input'], 'score': line['score']}
-          for line in files.read_lines(path)
+    candidates = [
+        {**line['input'], 'score': line['score']}
+        for line in _lines(path, 'scored')
+    ]
+    for number, candidate in enumerate(candidates, 1):
+      structure.check(
+          candidate, 'candidate', f'{path}, line {number}', _AGAIN
       )
+    try:
+      examples = t5x_infer.rank_candidates(candidates)
     except ValueError as e:
       raise errors.UserError(f'{path}: {e}') from e
-    except KeyError as e:
-      raise errors.UserError(f'{path}: a candidate has no {e}') from e
     metrics = folder / f'{task}-metrics.jsonl'
     logged = [
-        m['examples'] for m in files.read_lines(metrics)
+        m.get('examples') for m in _lines(metrics, 'seqio_metrics')
         if m['step'] == step
     ]
     if logged[-1:] != [len(examples)]:
@@ -182,6 +199,10 @@ def _evaluated(folder: epath.Path) -> Iterator[tuple[str, _Examples]]:
           f' {logged[-1] if logged else "nothing"} for step {step}'
       )
     yield task, [e | {'step': step} for e in examples]
+
+
+def _lines(path: epath.Path, kind: str) -> Iterator[dict[str, Any]]:
+  return structure.read_lines(path, kind, _AGAIN)
 
 
 def _the_same(
@@ -214,10 +235,14 @@ def _the_same(
   return step
 
 
-def _ranked(
-    folder: epath.Path, name: str, examples: Sequence[Mapping[str, Any]]
-) -> ranking.Predictions:
-  """The examples of one template by `example_id`; UserError for one twice."""
+def _in_order(
+    folder: epath.Path, name: str, examples: _Examples
+) -> _Examples:
+  """The examples of one template by `example_id`.
+
+  Raises:
+    UserError: one appears twice, or has not the options that it names.
+  """
   ids, counts = np.unique(
       [e['example_id'] for e in examples], return_counts=True
   )
@@ -225,9 +250,19 @@ def _ranked(
     raise errors.UserError(
         f'{folder}: {name}: example {ids[counts > 1][0]} appears twice'
     )
-  examples = sorted(examples, key=lambda e: e['example_id'])
+  for e in examples:
+    if max(e['prediction'], e['gold']) >= len(e['options']):
+      raise errors.UserError(
+          f'{folder}: {name}: example {e["example_id"]} has'
+          f' {len(e["options"])} options, and not the one that was predicted or'
+          f' is right; {_AGAIN}'
+      )
+  return sorted(examples, key=lambda e: e['example_id'])
+
+
+def _ranked(examples: _Examples) -> ranking.Predictions:
   return ranking.Predictions(
-      example_id=ids,
+      example_id=np.array([e['example_id'] for e in examples]),
       prediction=np.array([e['prediction'] for e in examples]),
       gold=np.array([e['gold'] for e in examples]),
       num_options=np.array([len(e['options']) for e in examples]),

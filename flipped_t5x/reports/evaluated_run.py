@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import structure
 from flipped_t5x import terminal
 from flipped_t5x.evaluation import t5x_results
 
@@ -67,14 +68,9 @@ def read(run: str | os.PathLike[str]) -> EvaluatedRun:
   folder = path.parent
   if not path.is_file():
     raise FileNotFoundError(f'{path} does not exist; {_instead(folder)}')
-  results = terminal.visible(files.read_json(path))
-  if not results.get('tasks'):
-    raise errors.UserError(
-        f'{path}: it has no tasks, so it is not a file of results as'
-        ' flipped-t5x eval writes it'
-    )
+  results = terminal.visible(structure.read_results(path))
   log = folder / 'metrics.jsonl'
-  lines = list(files.read_lines(log)) if log.is_file() else None
+  lines = structure.read_log(log) if log.is_file() else None
   return EvaluatedRun(_name(folder), path, results, lines)
 
 

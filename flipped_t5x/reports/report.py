@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import contextlib
 import io
+import json
 import os
 import pathlib
 from typing import Any
@@ -62,35 +63,28 @@ def write(
     return
   found = evaluated_run.read_all(runs)
   report, tests = comparison_report.report(found)
-  folder, stem = _target(output, epath.Path(), 'report_comparison')
-  suffix = f'_{stem.removeprefix("report_")}'
-  with _alone(folder, stem):
-    page = _write_files(report, folder, stem, suffix)
-  for shown in comparison_table.tables(found, tests, console.width):
+  shown = comparison_table.tables(found, tests, console.width)
+  lines = comparison_table.notes(found, tests)
+  folder, stem, suffix = _target(output, epath.Path(), '_comparison')
+  page = _write_files(report, folder, stem, suffix)
+  for one in shown:
     console.print()
-    console.print(shown)
+    console.print(one)
   console.print()
-  for line in comparison_table.notes(found, tests):
+  for line in lines:
     console.print(rich.text.Text(line))
   _say_where(console, page, stem)
 
 
 def _write_one(run, output, console) -> None:
-  folder, stem = _target(output, run.path.parent, f'report{run.suffix}')
-  if output is None:
-    suffix = run.suffix
-  elif stem == 'report':
-    suffix = ''
-  else:
-    suffix = f'_{stem.removeprefix("report_")}'
-  with _alone(folder, stem):
-    if run.of_t5x:
-      files.write_json(run.path, run.results)
-    page = _write_files(sections.report(run), folder, stem, suffix)
+  report = sections.report(run)
+  shown, lines = table(run.results, console.width), notes(run.results)
+  folder, stem, suffix = _target(output, run.path.parent, run.suffix)
+  page = _write_files(report, folder, stem, suffix, run if run.of_t5x else None)
   console.print()
-  console.print(table(run.results, console.width))
+  console.print(shown)
   console.print()
-  for line in notes(run.results):
+  for line in lines:
     console.print(rich.text.Text(line))
   console.print(rich.text.Text(
       f'step {run.results["step"]}, {evaluated_run.splits(run.results)} split'
@@ -107,10 +101,24 @@ def _say_where(console, page, stem, numbers=None) -> None:
     console.print(rich.text.Text(terminal.visible(line)), soft_wrap=True)
 
 
-def _target(output, folder, stem) -> tuple[epath.Path, str]:
-  """The folder of the files, and the name of the page without its ending."""
+def _target(output, folder, suffix) -> tuple[epath.Path, str, str]:
+  """Where the files go.
+
+  Args:
+    output: see `write`.
+    folder: the folder, if `output` is None.
+    suffix: of the names of files, unless `output` names the page.
+
+  Returns:
+    The folder, the name of the page without its ending, and the suffix of the
+    plots' names.
+
+  Raises:
+    UserError: `output` has another ending.
+  """
+  stem = f'report{suffix}'
   if output is None:
-    return folder, stem
+    return folder, stem, suffix
   output = files.any_path(output)
   if output.suffix in _PAGES:
     folder, stem = output.parent, output.stem
@@ -121,8 +129,10 @@ def _target(output, folder, stem) -> tuple[epath.Path, str]:
     )
   else:
     folder = output
-  folder.mkdir(parents=True, exist_ok=True)
-  return folder, stem
+  suffix = stem.removeprefix('report')
+  if suffix and not suffix.startswith('_'):
+    suffix = f'_{stem}'
+  return folder, stem, suffix
 
 
 def _alone(
@@ -137,18 +147,34 @@ def _alone(
   )
 
 
-def _write_files(report, folder, stem, suffix) -> epath.Path:
-  """Writes the page, Markdown and its plots; returns the path of the page."""
+def _write_files(report, folder, stem, suffix, of_t5x=None) -> epath.Path:
+  """Writes the page, Markdown and its plots; returns the path of the page.
+
+  Everything is made before anything is written.
+
+  Args:
+    report: the report.
+    folder: where to write; it is made if need be.
+    stem: the name of the page without its ending.
+    suffix: of the plots' names.
+    of_t5x: a run of T5X, whose results are written, too; else None.
+  """
+  contents: dict[epath.Path, str | bytes] = {}
+  if of_t5x is not None:
+    contents[of_t5x.path] = json.dumps(of_t5x.results, indent=2) + '\n'
   for plot in report.plots:
     if plot.file:
       drawn = io.BytesIO()
       plot.draw().savefig(drawn)
-      files.write(
-          folder / markdown.file_name(plot, suffix), drawn.getvalue()
-      )
-  files.write(folder / f'{stem}.md', markdown.render(report, suffix))
+      name = markdown.file_name(plot, suffix)
+      contents[folder / name] = drawn.getvalue()
+  contents[folder / f'{stem}.md'] = markdown.render(report, suffix)
   page = folder / f'{stem}.html'
-  files.write(page, html.render(report))
+  contents[page] = html.render(report)
+  folder.mkdir(parents=True, exist_ok=True)
+  with _alone(folder, stem):
+    for path, content in contents.items():
+      files.write(path, content)
   return page
 
 

@@ -129,6 +129,8 @@ def _label_words(results) -> parts.Section | None:
       continue
     own, scores = found
     others = {words: v for words, v in scores.items() if words != own}
+    if not others:  # The other words are called like the task's own template.
+      continue
     spread = ranking.spread(list(others.values()))
     best, worst = max(others, key=others.get), min(others, key=others.get)
     rows.append([

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import math
-import os
 from typing import Any
 
-from flipped_t5x import errors
 from flipped_t5x import files as files_lib
+from flipped_t5x import structure
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.weights import model_files
@@ -160,9 +159,10 @@ def _measured(
     results = files_lib.read_json(path)
     if results.get('step') != files.step or 'tasks' not in results:
       continue
+    structure.check_results(results, path)
     mixture = results.get('mixture') or files.settings.get('MIXTURE')
     yield from (f'## Ranking held-out examples: {mixture}', '')
-    yield from _table(_METRICS, _rows(path, results['tasks']))
+    yield from _table(_METRICS, _rows(results['tasks']))
     note = (
         'Mean ± standard deviation over templates; majority and random are the'
         ' accuracy of the most frequent label and of a uniform draw.'
@@ -177,23 +177,16 @@ def _measured(
     yield from ('', note, '')
 
 
-def _rows(
-    path: os.PathLike[str], tasks: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[str, ...]]:
-  """The cells of `_METRICS` for each task of the results in a file."""
-  rows: list[tuple[str, ...]] = []
-  for task, metrics in tasks.items():
-    try:
-      rows.append((
+def _rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+  """The cells of `_METRICS` for each task of some results."""
+  return [
+      (
           task, f'{metrics["examples"]:,}', _spread(metrics['accuracy']),
           _spread(metrics['macro_f1']), f'{metrics["majority_accuracy"]:.3f}',
           f'{metrics["random_accuracy"]:.3f}',
-      ))
-    except KeyError as e:
-      raise errors.UserError(
-          f'{path}: not results of `flipped-t5x eval`: task {task} has no {e}'
-      ) from e
-  return rows
+      )
+      for task, metrics in tasks.items()
+  ]
 
 
 def _spread(metric: Mapping[str, float]) -> str:

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import demo_data
+from etils import epath
+import evaluated_runs
 from flipped_t5x import gin_config
 from flipped_t5x import ranking
 from flipped_t5x import t5x_infer
@@ -69,7 +71,7 @@ def expected():
   """What the embedded engine makes of the same scores."""
   results = {}
   for name in sorted(demo_data.ROWS):
-    ranked = {}
+    ranked, options = {}, {}
     for template in sorted(catalog.dataset(name).template_names()):
       found = batches.open_candidates(
           name, demo_data.vocabulary(), *LENGTHS.values()
@@ -80,7 +82,10 @@ def expected():
           )],
           found.example_id, found.option_index, found.is_correct,
       )
-    results[name] = summary.summarize(ranked, {key: {} for key in ranked})
+      options[template] = evaluated_runs.options_of(found)
+    results[name] = summary.summarize(
+        ranked, {key: {} for key in ranked}, options
+    )
   return results
 
 
@@ -224,6 +229,24 @@ def empty(path):
     shard.write_text('')
 
 
+def test_majority_goes_by_the_text(tmp_path):
+  """In multiple choice, the right option may always have the same number."""
+  path = tmp_path / f'{KIND}-score.jsonl-00000-of-00001'
+  texts = [['a', 'b'], ['c', 'b'], ['d', 'e'], ['b', 'f']]
+  path.write_text(''.join(
+      json.dumps({
+          'task': 'sciq', 'template': 'A', 'example_id': i, 'options': options,
+          'scores': [0, -1], 'prediction': 0, 'gold': 1, 'tied': False,
+          'step': 3,
+      }) + '\n'
+      for i, options in enumerate(texts)
+  ))
+  path.with_name(f'{path.name}.COMPLETED').write_text('')
+  found = t5x_results.read(epath.Path(tmp_path))['tasks']['sciq']
+  assert found['majority_accuracy'] == 0.5  # Always b; it went by number: 1.0.
+  assert found['accuracy']['mean'] == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('damage, message', (
     (lambda p: p.unlink(), f'{SHARD} is missing'),
@@ -355,7 +378,7 @@ def cut_example(path):
     (cut_example, f'11 examples; {KIND}-metrics.jsonl says 12 for step 20'),
     (lambda p: p.write_text(p.read_text()[:-3]), 'line 48: not JSON'),
     (lambda p: p.write_text(p.read_text().replace('"option"', '"other"')),
-     "a candidate has no 'option'"),
+     "line 1: 'option' is a required property"),
     (lambda p: [f.unlink() for f in p.parent.glob(f'{KIND}-0*')],
      f'no step has a TASK-STEP.jsonl of every .*{KIND}.*write_n_results'),
     (lambda p: [f.unlink() for f in p.parent.glob('*.jsonl')], 'no step'),

@@ -144,6 +144,7 @@ def _task(name, values, path, examples) -> dict[str, Any]:
       **summary.summarize(
           {t: scored.ranked for t, scored in found.items()},
           {t: {'truncated': 1} for t in found},
+          {t: scored.options for t, scored in found.items()},
           {t: scored.scores for t, scored in found.items()},
       ),
       'unfit': {},
@@ -186,6 +187,14 @@ def _table(template, right, values):
       counts={}, options=[f'option {i}' for i in number],
   )
   return scored_examples.table(template, candidates, scores)
+
+
+def options_of(candidates: arrays.Candidates) -> list[list[str]]:
+  """The options of each example, in ascending order of `example_id`."""
+  found: dict[int, list[str]] = {}
+  for i, text in zip(candidates.example_id, candidates.options, strict=True):
+    found.setdefault(int(i), []).append(text)
+  return [found[i] for i in sorted(found)]
 
 
 def change(path: pathlib.Path, *keys: str, value: Any) -> None:

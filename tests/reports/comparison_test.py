@@ -105,8 +105,9 @@ def test_small_p_alone_is_not_significant_among_many(tmp_path):
      "SHA-256 of the rows of far: .* 'ab12' .*the same source"),
     (('tasks', 'far', 'data'), {'split': 'test', 'source': 'hub'},
      "rows of far: .*'pypi'.*'hub'.*the same source"),
-    (('tasks', 'far', 'templates'), {},
-     r"templates of far: \['A'\] in .*, \[\] in "),
+    (('tasks', 'far', 'templates'), {'B': {
+        'examples': 40, 'accuracy': 1, 'macro_f1': 1, 'ties': 0, 'counts': None,
+    }}, r"templates of far: \['A'\] in .*, \['B'\] in "),
 ))
 def test_results_that_cannot_be_compared(keys, value, message, two, capsys):
   runs.change(two[1], *keys, value=value)

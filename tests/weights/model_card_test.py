@@ -15,10 +15,15 @@ import yaml
 
 RESULTS = {
     'step': 2, 'mixture': 'tiny_mixture', 'limit': 20, 'tasks': {'tiny|mood': {
-        'examples': 1234, 'accuracy': {'mean': 0.61, 'std': 0.02},
+        'examples': 1234, 'options': [4],
+        'accuracy': {'mean': 0.61, 'std': 0.02},
         'macro_f1': {'mean': 0.595, 'std': 0.1}, 'majority_accuracy': 0.5,
-        'random_accuracy': 0.25,
+        'majority_macro_f1': 0.5, 'random_accuracy': 0.25, 'ties': 0,
+        'templates': {'A': {'examples': 1234, 'accuracy': 0.61,
+                            'macro_f1': 0.595, 'ties': 0, 'counts': {}}},
+        'data': {'split': 'test'},
     }},
+    'network': {}, 'settings': {}, 'versions': {},
 }
 
 
@@ -90,7 +95,7 @@ def test_limit(measured_run, tmp_path, changed, note):
 @pytest.mark.parametrize('content, message', (
     ('{"step": 2, ', 'not JSON'),
     ('{"step": 2, "tasks": {"a": {"examples": 3}}}',
-     "not results of `flipped-t5x eval`: task a has no 'accuracy'"),
+     '.* is a required property; evaluate the run again'),
 ))
 def test_results_without_metrics(
     measured_run, tmp_path, monkeypatch, content, message
