@@ -551,7 +551,8 @@ def test_a_model_card_that_cannot_be_made(tiny_run, tmp_path, monkeypatch):
     raise AssertionError('A weight was read.')
 
   monkeypatch.setattr(stored_arrays, 'read', read)
-  with pytest.raises(errors.UserError, match=f'^{run}/results.json: .* required'):
+  message = f'^{run}/results.json: .* is a required property'
+  with pytest.raises(errors.UserError, match=message):
     to('hf', run, tmp_path / 'target', check=True)
   assert [p.name for p in tmp_path.iterdir()] == ['run']
 
