@@ -6,6 +6,7 @@ Lustre and FUSE mounts, a note says so and nothing is locked. On FUSE mounts
 such as gcsfuse they hold between the processes of one host alone.
 """
 
+import atexit
 from collections.abc import Iterator
 import contextlib
 import errno
@@ -21,6 +22,7 @@ from flipped_t5x import errors
 _NO_LOCKS = frozenset((
     errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF,
 ))
+_until_exit: set[pathlib.Path] = set()  # The locks of `hold_until_exit`.
 
 
 def lock(descriptor: int, wait: bool = False) -> bool | None:
@@ -69,6 +71,26 @@ def held(
       yield
     finally:
       path.unlink(missing_ok=True)
+
+
+def hold_until_exit(path: pathlib.Path, place: str, advice: str = '') -> None:
+  """Holds a lock until this process ends; once it does, this does nothing.
+
+  Args:
+    path: see `held`.
+    place: see `held`.
+    advice: see `held`.
+
+  Raises:
+    UserError: another process has it.
+    OSError: the lock's file cannot be written.
+  """
+  path = path.resolve()
+  if path not in _until_exit:
+    stack = contextlib.ExitStack()
+    stack.enter_context(held(path, place, advice))
+    _until_exit.add(path)
+    atexit.register(stack.close)
 
 
 @contextlib.contextmanager

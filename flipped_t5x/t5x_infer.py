@@ -19,11 +19,14 @@ Shards are cut between rows, so that no example is in two of them.
 from collections.abc import Iterable, Mapping, Sequence
 import itertools
 import json
+import pathlib
 import re
 from typing import Any
 
 from etils import epath
 from flipped_t5x import errors
+from flipped_t5x import files
+from flipped_t5x import locks
 from flipped_t5x import ranking
 from flipped_t5x import structure
 import numpy as np
@@ -52,12 +55,19 @@ def write_candidates(
     checkpoint: the name of the weights, the same for all chunks of a shard.
 
   Raises:
-    UserError: the mode is not `score`.
+    UserError: the mode is not `score`; or another job is writing the same
+      shard.
   """
   del vocabulary
   if mode != 'score':
     raise errors.UserError(
         f'infer.mode is {mode!r}; options are ranked by "score"'
+    )
+  if not files.is_remote(path):
+    shard = pathlib.Path(path).parent
+    locks.hold_until_exit(
+        shard.with_name(f'.{shard.name}.lock'), str(shard),
+        'choose another SHARD_ID or INFER_OUTPUT_DIR',
     )
   with epath.Path(path).open('w', encoding='utf-8') as f:
     for score, features in zip(

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 import os
+import pathlib
+import uuid
 
 from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import locks
 from flipped_t5x import t5x_settings
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import t5x_checkpoints
@@ -15,26 +18,29 @@ import seqio
 import tensorflow as tf
 
 
-def run_folder(path: str, training: bool = False) -> str:
+def run_folder(path: str, training: bool = False, alone: bool = True) -> str:
   """A folder to write to, which is made if it does not exist.
 
   Args:
     path: an absolute path, or one with a scheme such as `gs://`.
     training: whether it is that of a training.
+    alone: whether no other job may write to it until this process ends. Only
+      folders on this machine, or on a disk that several share, have locks.
 
   Returns:
     The path.
 
   Raises:
     UserError: the path is relative, or cannot be written to, or has checkpoints
-      or scores of other settings.
+      or scores of other settings; or another job is writing there.
   """
   if not os.path.isabs(path) and '://' not in path:
     raise errors.UserError(
         f'{path!r} is relative: T5X needs an absolute path, or gs://..., for'
         ' MODEL_DIR, EVAL_OUTPUT_DIR and INFER_OUTPUT_DIR'
     )
-  probe = os.path.join(path, '.writable')
+  # Hosts, and jobs that share the shards, come here at the same time.
+  probe = os.path.join(path, f'.writable-{uuid.uuid4().hex[:8]}')
   try:
     tf.io.gfile.makedirs(path)
     with tf.io.gfile.GFile(probe, 'w') as f:
@@ -42,6 +48,10 @@ def run_folder(path: str, training: bool = False) -> str:
     tf.io.gfile.remove(probe)
   except tf.errors.OpError as e:
     raise errors.UserError(f'{path}: cannot be written to: {e.message}') from e
+  if alone and not files.is_remote(path) and jax.process_index() == 0:
+    locks.hold_until_exit(
+        pathlib.Path(path, '.lock'), path, 'choose another folder'
+    )
   t5x_settings.check_folder(epath.Path(path), training)
   return path
 

@@ -4,7 +4,9 @@ import itertools
 import json
 
 import demo_data
+from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import locks
 from flipped_t5x import t5x_infer
 import numpy as np
 import pytest
@@ -64,6 +66,21 @@ def tmp_dir(tmp_path):
 def merge(tmp_dir, step=20):
   t5x_infer.merge_examples(str(tmp_dir.parent), NAME, str(tmp_dir), step)
   return list(files.read_lines(tmp_dir.parent / NAME))
+
+
+def test_one_job_for_a_shard(tmp_dir):
+  lock = tmp_dir.parent / '.tmp.lock'
+  with (
+      locks.held(lock, 'x'),  # Another process has it.
+      pytest.raises(
+          errors.UserError, match=f'{tmp_dir} is being written by process .*'
+          ' choose another SHARD_ID or INFER_OUTPUT_DIR'
+      ),
+  ):
+    write_chunk(tmp_dir, 0, CANDIDATES)
+  assert not list(tmp_dir.glob('*chunk00000'))
+  write_chunk(tmp_dir, 0, CANDIDATES)
+  assert len(merge(tmp_dir)) == 2
 
 
 # In the midst of an example, between two, one by one, all at once.

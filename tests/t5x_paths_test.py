@@ -1,6 +1,8 @@
 """Folders and checkpoints of T5X's runs, before T5X is asked to use them."""
 
 import shutil
+import subprocess
+import sys
 
 from flipped_t5x import errors
 from flipped_t5x import gin_config
@@ -51,12 +53,45 @@ def run(tmp_path, tiny_params):
 def test_folders(tmp_path, now):
   folder = str(tmp_path / 'new')
   assert t5x_paths.run_folder(folder) == folder
-  assert not list((tmp_path / 'new').iterdir())
+  assert [p.name for p in (tmp_path / 'new').iterdir()] == ['.lock']
   with pytest.raises(errors.UserError, match="'new' is relative"):
     t5x_paths.run_folder('new')
   (tmp_path / 'file').touch()
   with pytest.raises(errors.UserError, match='file/x: cannot be written to'):
     t5x_paths.run_folder(f'{tmp_path}/file/x')
+
+
+# argv: the folder. `run_folder` is called twice, as T5X does.
+_OTHER = """
+import sys
+from flipped_t5x import gin_config, t5x_paths
+gin_config.macros = dict
+t5x_paths.run_folder(sys.argv[1])
+t5x_paths.run_folder(sys.argv[1])
+print('held', flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize('training', (True, False))
+def test_one_job_in_a_folder(training, tmp_path, now):
+  process = subprocess.Popen(
+      [sys.executable, '-c', _OTHER, str(tmp_path)],
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+  )
+  assert process.stdout.readline() == 'held\n'
+  message = (
+      f'^{tmp_path} is being written by process {process.pid} on .*; wait until'
+      ' it is done, or choose another folder$'
+  )
+  with pytest.raises(errors.UserError, match=message):
+    t5x_paths.run_folder(str(tmp_path), training)
+  assert t5x_paths.run_folder(str(tmp_path), alone=False)
+  process.communicate('')
+  assert not list(tmp_path.iterdir())
+  assert t5x_paths.run_folder(str(tmp_path), training)
 
 
 # What T5X writes: chunks, scores, those of t5x.eval.
