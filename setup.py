@@ -9,9 +9,9 @@ AIRIO_COMMIT = '69897df'
 JESTIMATOR_COMMIT = '326824a'
 _GITHUB = 'git+https://github.com/google'
 PACKAGES = (
-    'cli', 'engine', 'evaluation', 'experiment', 'inference', 'inspection',
-    'network', 'new_task', 'precompile', 'prompts', 'reports', 'tables',
-    'weights',
+    'cli', 'engine', 'evaluation', 'experiment', 'fine_tuning', 'inference',
+    'inspection', 'network', 'new_task', 'precompile', 'prompts', 'reports',
+    'settings', 'tables', 'weights',
 )
 # SeqIO brings TensorFlow, which nothing else here needs.
 SEQIO = ['seqio>=0.0.20']

@@ -118,8 +118,8 @@ def run(arguments: argparse.Namespace) -> None:
   print(f'\n{terminal.visible(task.counts())}\n')
   for warning in [*task.warnings(), *preview.warnings(measured, settings)]:
     console.print(rich.text.Text(f'Note: {terminal.visible(warning)}'))
-  print(f'{folder} written. To use it:\n')
-  for command in (task.environment(), *task.commands()):
+  print(f'{folder} written. To train a model, and to label a table with it:\n')
+  for command in task.commands():
     print(f'  {command}')
 
 

@@ -14,14 +14,18 @@ from flipped_t5x import terminal
 from flipped_t5x.cli import rows
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.inference import queries
+from flipped_t5x.new_task import folder as folder_lib
 from flipped_t5x.tables import reading
 from flipped_t5x.tables import writing
+from flipped_t5x.tasks import catalog
 import pyarrow as pa
 
 LABEL, PROBABILITY, MARGIN = (
     'predicted_label', 'predicted_probability', 'predicted_margin',
 )
 TYPES = {LABEL: pa.string(), PROBABILITY: pa.float64(), MARGIN: pa.float64()}
+# Makes a query of a row and its number, from 1.
+Query = Callable[[reading.Row, int], Mapping[str, Any]]
 _CHUNK = 256  # Rows that are kept together; more than a batch.
 
 
@@ -56,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
       '--text', metavar='COLUMN', help="the table's column of texts"
+  )
+  parser.add_argument(
+      '--task', metavar='FOLDER',
+      help='a folder that `flipped-t5x new` has written: the table has its'
+      ' columns of texts and options, and is asked its first instruction or'
+      ' that of --template',
   )
   parser.add_argument(
       '--threshold', type=float, default=0.0, metavar='PROBABILITY',
@@ -98,7 +108,7 @@ def _rank_chunks(
     arguments: argparse.Namespace,
     source: pathlib.Path,
     table: reading.Table,
-    make: Callable[[reading.Row], Mapping[str, Any]],
+    make: Query,
     parts: pathlib.Path,
     total: int,
 ) -> None:
@@ -109,7 +119,8 @@ def _rank_chunks(
       part = parts / f'{start}.jsonl'
       if not part.exists():
         model = model or rows.load_model(arguments)
-        added = _ranked(model, start, list(map(make, chunk)), source, arguments)
+        asked = [make(cells, n) for n, cells in enumerate(chunk, start + 1)]
+        added = _ranked(model, start, asked, source, arguments)
         files.write(part, ''.join(json.dumps(row) + '\n' for row in added))
       bar.update(len(chunk))
 
@@ -140,20 +151,50 @@ def _output(
 
 def _queries(
     arguments: argparse.Namespace, table: reading.Table
-) -> Callable[[reading.Row], Mapping[str, Any]]:
+) -> Query:
   """What makes a query of a row of the table."""
   query = rows.from_flags(arguments, queries.RANK_KEYS)
   if arguments.jsonl or query.keys() & {'input', 'row'}:
     raise errors.UserError('--table takes no --input, --row or --jsonl')
+  if arguments.task:
+    return _of_task(arguments, query, table)
   if 'dataset' in query or 'template' in query:
-    return lambda cells: {**query, 'row': dict(cells)}
+    return lambda cells, number: {**query, 'row': dict(cells)}
   if arguments.text is None:
     raise errors.UserError(
         '--table needs --text COLUMN, --instruction and --options; or --dataset'
-        ' and --template'
+        ' and --template; or --task'
     )
   table.check_column(arguments.text, '--text')
-  return lambda cells: {**query, 'input': str(cells[arguments.text] or '')}
+  return lambda cells, number: {
+      **query, 'input': str(cells[arguments.text] or '')
+  }
+
+
+def _of_task(
+    arguments: argparse.Namespace,
+    query: Mapping[str, Any],
+    table: reading.Table,
+) -> Query:
+  """What makes a query of a row of a table that has the columns of a task."""
+  unfit = [
+      f'--{name}' for name in ('text', 'dataset', 'instruction', 'options')
+      if getattr(arguments, name) is not None
+  ]
+  if unfit:
+    raise errors.UserError(f'{unfit[0]} does not go with --task')
+  folder = files.local_path(arguments.task, '--task')
+  columns = folder_lib.read_columns(folder)
+  for column in (*columns.texts, *columns.options):
+    table.check_column(column, '--task')
+  name, = folder_lib.datasets(folder)
+  template = query.get('template') or next(iter(
+      catalog.dataset(name).load_templates()
+  ))
+  return lambda cells, number: {
+      'dataset': name, 'template': template,
+      'row': columns.row(cells, table.name, number),
+  }
 
 
 def _key(arguments: argparse.Namespace, source: pathlib.Path) -> str:

@@ -52,6 +52,7 @@ def train(
     num_microbatches: int = 1,
     num_logit_chunks: int = 1,
     settings: Mapping[str, Any] | None = None,
+    after_save: Callable[[int, Any], bool] = lambda step, params: False,
 ) -> Mapping[str, float]:
   """Trains to `steps`, resuming from the newest checkpoint if there is one.
 
@@ -82,6 +83,8 @@ def train(
     num_logit_chunks: see `train_step.make_train_step`.
     settings: macro -> value, recorded in `config.json` and compared when the
       run resumes.
+    after_save: called with each step that is saved and its weights, on every
+      host; training ends there if it returns True.
 
   Returns:
     The last logged metrics.
@@ -130,7 +133,7 @@ def train(
     with _closing(saver), contextlib.closing(log), partitioner.active():
       _run_steps(
           range(start + 1, steps + 1), state, step_fn, batches, partitioner,
-          saver, log, checkpoint_period, log_period,
+          saver, log, checkpoint_period, log_period, after_save,
       )
   _say_counts(batches, start)
   return log.last
@@ -212,6 +215,7 @@ def _run_steps(
     log: run_log.RunLog,
     checkpoint_period: int,
     log_period: int,
+    after_save: Callable[[int, Any], bool],
 ) -> None:
   """Updates the weights, logs and saves; arguments as for `train`."""
   with agreement.stops() as asked_to_stop:
@@ -234,6 +238,8 @@ def _run_steps(
             f'stopped at step {step} of {steps[-1]}; run the same'
             ' command again to resume'
         )
+      if save and after_save(step, state['params']):
+        break
 
 
 def _say_counts(batches: arrays.Batches, start: int) -> None:

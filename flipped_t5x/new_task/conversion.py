@@ -71,6 +71,32 @@ class Columns:
       found[column] = field
     return found
 
+  def row(
+      self, cells: Mapping[str, Any], name: str, number: int
+  ) -> dict[str, Any]:
+    """The dataset's row without its label: the texts, and its options.
+
+    Args:
+      cells: the row of the table.
+      name: the table's name, for messages.
+      number: the row's number, from 1.
+
+    Raises:
+      UserError: a cell is no text, or the column of options has no list.
+    """
+    row: dict[str, Any] = {}
+    for column, field in self.fields.items():
+      value = cells[column]
+      if isinstance(value, (dict, list, tuple, bytes)):
+        raise errors.UserError(
+            f'{name}, row {number}: the column {column!r} has no text but'
+            f' {type(value).__name__}; a list can be given as --options'
+        )
+      row[field] = labels.value_text(value)
+    if self.options:
+      row[instructions.OPTIONS] = row_options(cells, self, name, number)
+    return row
+
 
 @dataclasses.dataclass
 class Converted:
@@ -154,17 +180,12 @@ class Conversion:
       self, number: int, cells: Mapping[str, Any]
   ) -> dict[str, Any] | str:
     """The dataset's row, or why there is none."""
-    row: dict[str, Any] = {
-        field: self._text(number, column, cells[column])
-        for column, field in self.columns.fields.items()
-    }
-    if not any(row.values()):
+    row = self.columns.row(cells, self.table.name, number)
+    if not any(row[field] for field in self.columns.fields.values()):
       return NO_TEXT
-    options = row_options(cells, self.columns, self.table.name, number)
-    if self.columns.options:
-      if len(set(options)) < max(2, len(options)):
-        return FEW_OPTIONS
-      row[instructions.OPTIONS] = options
+    options = row.get(instructions.OPTIONS, [])
+    if self.columns.options and len(set(options)) < max(2, len(options)):
+      return FEW_OPTIONS
     value = labels.value_text(cells[self.columns.label])
     label = self.kind.number(value, options)
     if label is None or (options and not 0 <= label < len(options)):
@@ -172,14 +193,6 @@ class Conversion:
         return NO_LABEL
       return NO_OPTION if options else OTHER_LABEL
     return row | {instructions.LABEL: label}
-
-  def _text(self, number: int, column: str, value: Any) -> str:
-    if isinstance(value, (dict, list, tuple, bytes)):
-      raise errors.UserError(
-          f'{self.table.name}, row {number}: the column {column!r} has no text'
-          f' but {type(value).__name__}; a list can be given as --options'
-      )
-    return labels.value_text(value)
 
   def _word(self, label: int) -> str:
     if isinstance(self.kind, labels.Words):

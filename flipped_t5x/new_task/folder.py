@@ -5,6 +5,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -22,7 +23,8 @@ from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks.sources import store
 
 CATALOG, TEMPLATES, README = 'catalog.csv', 'templates.yaml', 'README.md'
-_PRETRAINED = 'pypi:flan_t5_small_titles'
+COLUMNS = 'columns.json'
+PRETRAINED = 'pypi:flan_t5_small_titles'
 _FEW = 10  # Rows of a label, below which a warning is given.
 
 
@@ -58,6 +60,9 @@ class Task:
           folder / TEMPLATES, instructions.to_yaml(self.name, self.templates)
       )
       self._write_catalog(folder / CATALOG)
+      files.write_json(
+          folder / COLUMNS, dataclasses.asdict(self.conversion.columns)
+      )
       files.write(folder / README, self._readme())
       yield folder
 
@@ -150,20 +155,16 @@ class Task:
         *((name, *(f'{n:,}' for n in numbers)) for name, numbers in lines),
     ])
 
-  def environment(self) -> str:
-    """The line that makes the task known to the other commands."""
-    return _environment(shlex.quote(str(self.folder.absolute())))
-
   def commands(self) -> list[str]:
-    """What to do next: evaluate a model, and train one."""
+    """What to do next: train a model, and label a table with it."""
+    folder = shlex.quote(str(self.folder))
+    suffix = self.conversion.table.suffix
+    if suffix == '.xlsx':  # It is read, but not written.
+      suffix = '.csv'
     return [
-        f'flipped-t5x eval {_PRETRAINED} --mixture {self.name}'
-        f' --output {self.name}_before.json',
-        'flipped-t5x train --gin_file=runs/train.gin'
-        ' --gin_file=models/t5_1_1_small.gin --gin_file=methods/flipped.gin'
-        f' --gin.INITIAL_CHECKPOINT_PATH="\'{_PRETRAINED}\'"'
-        f' --gin.MIXTURE="\'{self.name}\'" --gin.BATCH_SIZE=16'
-        f' --gin.TRAIN_STEPS=300 --gin.MODEL_DIR="\'output/{self.name}\'"',
+        f'flipped-t5x train {folder} --from {PRETRAINED}',
+        f'flipped-t5x rank --checkpoint {folder}/run --task {folder}'
+        f' --table TABLE{suffix} --output_file labelled{suffix}',
     ]
 
   def _readme(self) -> str:
@@ -195,8 +196,14 @@ class Task:
         ),
         'Rows can be added to the files, and instructions to'
         ' `templates.yaml`; the'
-        ' catalog\nneeds no change. To use the task, in this folder:', '',
-        _block([_environment('"$PWD"'), *self.commands()]), '',
+        ' catalog\nneeds no change. To train a model, and to label other tables'
+        ' of these columns:', '',
+        _block(self.commands()), '',
+        'The other commands know the task after', '',
+        _block([
+            'export FLIPPED_T5X_CATALOG="$PWD/catalog.csv"'
+            ' FLIPPED_T5X_SOURCES="$PWD/,local,pypi,hub"'
+        ]), '', 'in this folder.', '',
     ])
 
 
@@ -207,11 +214,45 @@ def _block(lines: list[str]) -> str:
   )
 
 
-def _environment(folder: str) -> str:
-  return (
-      f'export FLIPPED_T5X_CATALOG={folder}/{CATALOG}'
-      f' FLIPPED_T5X_SOURCES={folder}/,local,pypi,hub'
-  )
+def read_columns(folder: pathlib.Path) -> conversion.Columns:
+  """The columns of the tables of a folder that `flipped-t5x new` has written.
+
+  Raises:
+    UserError: it is no such folder.
+  """
+  path = folder / COLUMNS
+  if not path.is_file():
+    raise errors.UserError(
+        f'{path} is not found: `flipped-t5x new` makes such a folder of a table'
+    )
+  return conversion.Columns(**files.read_json(path))
+
+
+def datasets(folder: pathlib.Path) -> list[str]:
+  """The datasets of a task's folder, for which it is made known.
+
+  Sets the variables of the environment that other commands read.
+
+  Raises:
+    UserError: the folder has no catalog.
+  """
+  path = folder / CATALOG
+  if not path.is_file():
+    raise errors.UserError(
+        f'{path} is not found: `flipped-t5x new` makes such a folder of a table'
+    )
+  os.environ.update(environment(folder))
+  with open(path, encoding='utf-8', newline='') as f:
+    return [row['name'] for row in csv.DictReader(f)]
+
+
+def environment(folder: pathlib.Path) -> dict[str, str]:
+  """The variables that make a task's folder known to all commands."""
+  absolute = folder.absolute()
+  return {
+      'FLIPPED_T5X_CATALOG': str(absolute / CATALOG),
+      'FLIPPED_T5X_SOURCES': f'{absolute}/,local,pypi,hub',
+  }
 
 
 def default_name(stem: str) -> str:

