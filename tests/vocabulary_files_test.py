@@ -5,9 +5,13 @@ import pathlib
 import re
 
 import demo_weights
+from flipped_t5x import errors
 from flipped_t5x import packages
 from flipped_t5x import vocabulary_files
 from flipped_t5x.cli import main
+from flipped_t5x.prompts import hf_vocabulary
+from flipped_t5x.prompts import tokenization
+from flipped_t5x.tasks import batches
 import pytest
 
 
@@ -40,6 +44,42 @@ def test_what_a_setting_names(
         FileNotFoundError, match=f'{missing}.*: no such vocabulary; give a Sent'
     ):
       find(missing)
+
+
+@pytest.fixture
+def with_tokens(tmp_path, tiny_vocabulary_path, monkeypatch):
+  """A Hugging Face folder of 200 ids with one more token, `{`."""
+  monkeypatch.setenv('FLIPPED_T5X_DATA', str(tmp_path / 'data'))
+  folder = tmp_path / 'hf'
+  folder.mkdir()
+  hf_vocabulary.write(tiny_vocabulary_path, folder)
+  (folder / 'added_tokens.json').write_text('{"{": 200}')
+  return folder
+
+
+@pytest.mark.parametrize('named', ('', 'spiece.model'))
+def test_tokens_beside_the_file(named, with_tokens):
+  """They are used, as in `flipped_t5x.load`, or refused by name."""
+  path = with_tokens / named
+  found = vocabulary_files.find(path)
+  vocabulary = tokenization.load_vocabulary(found)
+  assert vocabulary.added == ('{',)
+  assert 200 in vocabulary.encode('the { dog')
+  source = batches.open_candidates('super_glue/rte', path, 8, 8)
+  assert source.vocabulary.added == ('{',)
+  (with_tokens / 'added_tokens.json').write_text('{"{": 205}')
+  with pytest.raises(
+      errors.UserError, match="added_tokens.json: the token '{' cannot be used"
+  ):
+    vocabulary_files.find(path)
+
+
+def test_tokens_beside_the_file_are_not_for_seqio(with_tokens):
+  registry = pytest.importorskip('flipped_t5x.tasks.registry')
+  message = "SeqIO and T5X cannot read the tokens .*, such as '{'"
+  for path in (with_tokens, with_tokens / 'spiece.model'):
+    with pytest.raises(errors.UserError, match=message):
+      registry.vocabulary(path)
 
 
 def test_from_the_bucket_where_pypi_is_out_of_reach(

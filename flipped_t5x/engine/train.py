@@ -10,6 +10,7 @@ from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import locks
 from flipped_t5x import network as network_lib
+from flipped_t5x import vocabulary_files
 from flipped_t5x.engine import agreement
 from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import partitioning
@@ -64,7 +65,7 @@ def train(
     network: sizes of the T5.
     batches: training batches; see `prompts/arrays.py`.
     optimizer: an Optax optimizer.
-    vocabulary: SentencePiece model, copied into the folder.
+    vocabulary: see `vocabulary_files.find`; it is copied into the folder.
     steps: the step to train to.
     unlikelihood_weight: lambda.
     eps: see `objectives.log_one_minus_probs`.
@@ -97,7 +98,7 @@ def train(
     OSError: a checkpoint could not be written.
   """
   folder = files.local_path(model_dir, 'MODEL_DIR')
-  spiece = files.local_path(vocabulary, 'VOCABULARY')
+  spiece = vocabulary_files.find(vocabulary)
   partitioner = partitioner or partitioning.Partitioner()
   model = network_lib.Transformer(network)
   config = run_config.RunConfig(

@@ -3,7 +3,7 @@
     config.json              see weights/hf_config.py
     model.safetensors        or shards of it, and model.safetensors.index.json
     pytorch_model.bin        likewise; read where there are no safetensors
-    spiece.model             see weights/hf_vocabulary.py
+    spiece.model             see prompts/hf_vocabulary.py
 
 Weights are read one at a time, and written one file at a time. Those of linear
 layers are [out, in] in these folders and [in, out] in T5X.
@@ -19,9 +19,9 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
+from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_config
-from flipped_t5x.weights import hf_vocabulary
 from flipped_t5x.weights import safetensors_files
 from flipped_t5x.weights import tensors
 from flipped_t5x.weights import torch_files

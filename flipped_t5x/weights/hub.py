@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from flipped_t5x import hub_errors
-from flipped_t5x.weights import hf_vocabulary
+from flipped_t5x.prompts import hf_vocabulary
 import huggingface_hub
 from huggingface_hub import constants
 

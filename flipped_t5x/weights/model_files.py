@@ -28,9 +28,9 @@ from flipped_t5x import network as network_lib
 from flipped_t5x import vocabulary_files
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_checkpoints
-from flipped_t5x.weights import hf_vocabulary
 from flipped_t5x.weights import packaged
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import t5x_checkpoints
@@ -120,7 +120,9 @@ def open(
   found = (_open_hf if _is_hf(folder) else _open_checkpoint)(folder, step)
   own = found.vocabulary
   if vocabulary is not None:
-    found = dataclasses.replace(found, vocabulary=_vocabulary(vocabulary))
+    found = dataclasses.replace(
+        found, vocabulary=vocabulary_files.find(vocabulary)
+    )
   problems = tensors_lib.differences(
       found.tensors, tensors_lib.shapes(found.network)
   )
@@ -205,16 +207,6 @@ def _sidecar(path: pathlib.Path) -> dict[str, Any]:
     )
   formats.get(fields['format'])
   return fields
-
-
-def _vocabulary(name: str | os.PathLike[str]) -> pathlib.Path:
-  """The SentencePiece file of a setting, with what its folder adds to it."""
-  folder = pathlib.Path(name).expanduser()
-  if folder.is_dir() and not (folder / VOCABULARY).is_file():
-    found = hf_vocabulary.find(folder)
-    if found is not None:
-      return found
-  return vocabulary_files.find(name)
 
 
 def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:

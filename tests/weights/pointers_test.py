@@ -1,6 +1,6 @@
 """A pointer of Git LFS in place of any file of a model is named as such."""
 
-from flipped_t5x.weights import hf_vocabulary
+from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import safetensors_files
 from flipped_t5x.weights import torch_files

@@ -2,8 +2,8 @@
 
 import json
 
+from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.prompts import tokenization
-from flipped_t5x.weights import hf_vocabulary
 import hf_tokenizer
 from hf_tokenizer import METASPACE
 from hf_tokenizer import SENTINELS

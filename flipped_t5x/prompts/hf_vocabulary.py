@@ -15,14 +15,15 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.prompts import hf_added_tokens
 from flipped_t5x.prompts import tokenization
-from flipped_t5x.weights import hf_added_tokens
 from sentencepiece import sentencepiece_model_pb2
 
 _SPIECE = 'spiece.model'
 _TOKENIZER = 'tokenizer.json'
-# All that the vocabulary of a folder depends on.
-FILES = (_SPIECE, _TOKENIZER, *hf_added_tokens.FILES)
+# The vocabulary itself, and all that the ids of a folder depend on.
+MODELS = (_SPIECE, _TOKENIZER)
+FILES = (*MODELS, *hf_added_tokens.FILES)
 _SENTINELS = [f'<extra_id_{k}>' for k in range(tokenization.EXTRA_IDS)]
 _SPECIAL = {'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'}
 # The class is made at run time, and SentencePiece has no stubs of it.

@@ -7,10 +7,10 @@ import json
 import re
 
 from flipped_t5x.prompts import formats
+from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import convert
 from flipped_t5x.weights import hf_checkpoints
-from flipped_t5x.weights import hf_vocabulary
 from flipped_t5x.weights import hub
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import tensors
