@@ -18,8 +18,8 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --durations=15
 # `make demo LAMBDA=0` trains a second run, beside the default one.
 RUN := output/demo$(if $(LAMBDA),_lambda_$(LAMBDA))
 OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
-# 100 held-out rows of each task, before and after training.
-EVAL := --mixture flipped_demo_eval --limit 100 --input_length 128 \
+# 60 held-out rows of each task, before and after training.
+EVAL := --mixture flipped_demo_eval --limit 60 --input_length 128 \
   --target_length 48
 
 .PHONY: demo experiment test test-all lint docs extras clean
@@ -76,7 +76,7 @@ $(TEST): $(BASE)
 	@touch $@
 
 $(EXTRAS): $(TEST)
-	@$(INSTALL) -e '.[lm-eval,notebook,torch,tpu]'
+	@$(INSTALL) -e '.[lm-eval,notebook,serve,torch,tpu]'
 	@touch $@
 
 $(DOCS): $(BASE)

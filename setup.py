@@ -11,7 +11,7 @@ _GITHUB = 'git+https://github.com/google'
 PACKAGES = (
     'cli', 'engine', 'evaluation', 'experiment', 'fine_tuning', 'inference',
     'inspection', 'network', 'new_task', 'precompile', 'prompts', 'reports',
-    'settings', 'tables', 'weights',
+    'serving', 'settings', 'tables', 'weights',
 )
 # SeqIO brings TensorFlow, which nothing else here needs.
 SEQIO = ['seqio>=0.0.20']
@@ -88,8 +88,10 @@ setuptools.setup(
         'lm-eval': ['lm-eval==0.4.13'],
         'notebook': ['ipykernel', 'nbclient'],
         'seqio': SEQIO,
+        'serve': ['gradio'],
         'test': [
-            *SEQIO, 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'scikit-learn',
+            *SEQIO, 'mypy', 'playwright', 'pytest', 'pytest-xdist', 'ruff',
+            'scikit-learn',
             'types-PyYAML', 'types-tqdm',
         ],
         # What converted weights are compared with; only tests import it.

@@ -29,6 +29,7 @@ NEEDED = {
     'torch': ('torch', "pip install -c constraints.txt -e '.[torch]'"),
     'lm_eval': ('lm_eval', "pip install -c constraints.txt -e '.[lm-eval]'"),
     'libtpu': ('libtpu', "pip install -c constraints.txt -e '.[tpu]'"),
+    'serve': ('gradio', "pip install -c constraints.txt -e '.[serve]'"),
     'notebook': (
         'nbclient', "pip install -c constraints.txt -e '.[notebook]'"
     ),

@@ -25,7 +25,7 @@ FLOORS = {
     'evaluation': 4, 'lm_eval_model': 4, 'models': 4, 'new_task': 4,
     'precompile': 4,
     't5x_main': 4,
-    'fine_tuning': 5, 'reports': 5,
+    'fine_tuning': 5, 'reports': 5, 'serving': 5,
     'cli': 6,
     'experiment': 7,
 }

