@@ -19,6 +19,7 @@ from flipped_t5x.reports import evaluated_run
 import numpy as np
 
 SIGNIFICANT = 0.05
+NOT_RECORDED = 'not recorded'
 _UNKNOWN = object()
 _FILE = 'scores'  # Key of a task: its file of examples.
 
@@ -127,24 +128,38 @@ def _without_format(mixture: str, form: str | None) -> str:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-  """Setting -> its value in each run, for settings that differ."""
-  flat = [_flat(run.results) for run in runs]
+  """Setting -> its value in each run, for settings that differ.
+
+  Those of a training are left out if there is a run without; see `unrecorded`.
+  """
+  flat = [_flat(run.results, bool(unrecorded(runs))) for run in runs]
   names = dict.fromkeys(name for settings in flat for name in settings)
-  found = {name: [s.get(name) for s in flat] for name in names}
+  found = {name: [s.get(name, NOT_RECORDED) for s in flat] for name in names}
   return {
       name: values for name, values in found.items()
       if any(value != values[0] for value in values)
   }
 
 
-def _flat(results: Mapping[str, Any]) -> dict[str, Any]:
+def unrecorded(runs: Sequence[Run]) -> list[str]:
+  """The names of the runs that record no settings of a training."""
+  return [run.name for run in runs if not run.results['settings']]
+
+
+def _flat(
+    results: Mapping[str, Any], without_settings: bool
+) -> dict[str, Any]:
   flat = {
-      name: results.get(name)
+      name: results[name]
       for name in ('format', 'step', 'input_length', 'target_length')
+      if results.get(name) is not None
   }
   checkpoint = results.get('checkpoint', {})
-  flat |= {f'checkpoint: {k}': v for k, v in checkpoint.items()}
-  flat |= results['settings']
+  flat |= {
+      f'checkpoint: {k}': v for k, v in checkpoint.items() if v is not None
+  }
+  if not without_settings:
+    flat |= results['settings']
   flat |= {f'network: {k}': v for k, v in results['network'].items()}
   return flat | {
       f'version of {k}': v for k, v in results['versions'].items()

@@ -74,7 +74,8 @@ def _runs(runs) -> parts.Section:
     size = evaluated_run.num_parameters(run.results['network'])
     rows.append([
         run.name, str(run.results.get('format') or parts.MISSING),
-        str(run.results['step']),
+        parts.MISSING if run.results['step'] is None
+        else str(run.results['step']),
         parts.MISSING if size is None else evaluated_run.million(size),
         str(run.path),
     ])
@@ -290,15 +291,26 @@ def _label_words(runs) -> parts.Section | None:
 
 
 def _differences(runs) -> parts.Section:
-  found = comparison.differences(runs)
+  found, without = comparison.differences(runs), comparison.unrecorded(runs)
+  notes = [
+      parts.Text(
+          f'Settings of trainings are not compared: {", ".join(without)}'
+          ' records none.'
+      )
+  ] if without else []
   if not found:
-    return parts.Section('What differs', [parts.Text('All settings agree.')])
+    return parts.Section(
+        'What differs', notes or [parts.Text('All settings agree.')]
+    )
   columns = tuple(range(len(runs) + 1))
-  return parts.Section('What differs', [parts.Table(
-      'Settings that differ', ['setting', *(run.name for run in runs)],
-      [[name, *map(str, values)] for name, values in found.items()],
-      left=columns, code=columns[1:],
-  )])
+  return parts.Section('What differs', [
+      parts.Table(
+          'Settings that differ', ['setting', *(run.name for run in runs)],
+          [[name, *map(str, values)] for name, values in found.items()],
+          left=columns, code=columns[1:],
+      ),
+      *notes,
+  ])
 
 
 def _same(runs) -> parts.Section:

@@ -189,6 +189,21 @@ def test_what_differs_is_a_table(two, tmp_path):
     assert note in page.texts and note in shown.replace(' \n', ' ')
 
 
+def test_a_run_that_records_no_settings(two, tmp_path):
+  """Such as pretrained weights: their step is not known, either."""
+  results = json.loads(two[0].read_text())
+  two[0].write_text(json.dumps(
+      results | {'settings': {}, 'step': None}
+  ))
+  page, _ = compare(two, tmp_path / 'out')
+  rows = page.rows('Settings that differ')
+  assert set(rows) == {'step', 'checkpoint: sha256'}
+  assert rows['step']['first'] == 'not recorded'
+  assert (
+      'Settings of trainings are not compared: first records none.'
+  ) in page.texts
+
+
 def test_same_weights_twice_are_said_to_be_the_same(two, tmp_path):
   runs.change(two[1], 'checkpoint', 'sha256', value='first')
   page, _ = compare(two, tmp_path / 'out')
