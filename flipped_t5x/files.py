@@ -99,6 +99,23 @@ def check_is_fetched(path: os.PathLike[str]) -> None:
     )
 
 
+def check_is_file(path: pathlib.Path, wanted: str) -> None:
+  """Checks that a file that a user has named is there.
+
+  Args:
+    path: the file.
+    wanted: what to give instead, for the message.
+
+  Raises:
+    FileNotFoundError: it does not exist.
+    IsADirectoryError: it is a folder.
+  """
+  if path.is_dir():
+    raise IsADirectoryError(f'{path} is a folder; give {wanted}')
+  if not path.exists():
+    raise FileNotFoundError(f'{path} does not exist; give {wanted}')
+
+
 @contextlib.contextmanager
 def made(folder: pathlib.Path) -> Iterator[None]:
   """Makes a folder for a block, and removes it again if it is still empty."""

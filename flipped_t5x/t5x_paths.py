@@ -22,7 +22,8 @@ def run_folder(path: str, training: bool = False, alone: bool = True) -> str:
   """A folder to write to, which is made if it does not exist.
 
   Args:
-    path: an absolute path, or one with a scheme such as `gs://`.
+    path: an absolute path, or one with a scheme such as `gs://`, or that
+      begins with `~`.
     training: whether it is that of a training.
     alone: whether no other job may write to it until this process ends. Only
       folders on this machine, or on a disk that several share, have locks.
@@ -34,6 +35,7 @@ def run_folder(path: str, training: bool = False, alone: bool = True) -> str:
     UserError: the path is relative, or cannot be written to, or has checkpoints
       or scores of other settings; or another job is writing there.
   """
+  path = os.path.expanduser(path)
   if not os.path.isabs(path) and '://' not in path:
     raise errors.UserError(
         f'{path!r} is relative: T5X needs an absolute path, or gs://..., for'
@@ -70,7 +72,7 @@ def model_dir(path: str, vocabulary: seqio.SentencePieceVocabulary) -> str:
     UserError: see `run_folder`; or the folder has checkpoints of another
       vocabulary.
   """
-  run_folder(path, training=True)
+  path = run_folder(path, training=True)
   if jax.process_index() == 0:
     folder = epath.Path(path)
     if t5x_checkpoints.steps(folder):
@@ -108,6 +110,7 @@ def checkpoint(
           'CHECKPOINT_PATH is empty: set it to the checkpoint to use'
       )
     return ()
+  path = os.path.expanduser(path)
   folder = epath.Path(path)
   if not os.path.isabs(path) and '://' not in path:
     raise errors.UserError(

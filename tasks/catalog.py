@@ -233,7 +233,9 @@ def catalog() -> Mapping[str, Dataset]:
   own = os.environ.get('FLIPPED_T5X_CATALOG')
   if not own:
     return _read(CATALOG)
-  more = _read(pathlib.Path(own).expanduser().absolute())
+  path = pathlib.Path(own).expanduser().absolute()
+  files.check_is_file(path, 'the CSV of a catalog in FLIPPED_T5X_CATALOG')
+  more = _read(path)
   both = _read(CATALOG).keys() & more.keys()
   if both:
     raise errors.UserError(

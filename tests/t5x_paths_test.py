@@ -61,6 +61,15 @@ def test_folders(tmp_path, now):
     t5x_paths.run_folder(f'{tmp_path}/file/x')
 
 
+def test_home_folder(run, now, vocabulary, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert t5x_paths.run_folder('~/new') == f'{tmp_path}/new'
+  assert t5x_paths.model_dir('~/trained', vocabulary) == f'{tmp_path}/trained'
+  assert t5x_paths.checkpoint('~/run/checkpoint_30') == (
+      f'{tmp_path}/run/checkpoint_30'
+  )
+
+
 # argv: the folder. `run_folder` is called twice, as T5X does.
 _OTHER = """
 import sys

@@ -246,7 +246,7 @@ def _folder(checkpoint: str, output: pathlib.Path | None) -> pathlib.Path:
       folder = folder.parent
     if not folder.is_dir():
       raise FileNotFoundError(
-          f'{checkpoint} is not a local folder: give --output FILE for the'
+          f'{folder} is not a local folder: give --output FILE for the'
           ' results'
       )
   if not os.access(folder, os.W_OK):

@@ -21,8 +21,6 @@ from flipped_t5x.inference import explanation
 from flipped_t5x.inference import model
 from flipped_t5x.inference import queries
 
-_PLOTS = ('.pdf', '.png', '.svg')
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   rows.add_arguments(parser)
@@ -37,9 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
   if arguments.plot:
     if arguments.jsonl:
       raise errors.UserError('--plot draws one text; --jsonl has many')
-    if arguments.plot.suffix not in _PLOTS:
-      raise errors.UserError(f'{arguments.plot} must end with one of {_PLOTS}')
-    rows.check_writable(arguments.plot)
+    local_paths.check_plot(arguments.plot)
   explained = rows.run(
       arguments, queries.RANK_KEYS, model.Model.explain_batch,
       explanation.Explanation.to_json, explanation.Explanation.table,

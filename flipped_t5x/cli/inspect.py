@@ -17,6 +17,7 @@ import json
 import logging
 import sys
 
+from flipped_t5x import files
 from flipped_t5x import vocabulary_files
 from flipped_t5x.cli import local_paths
 from flipped_t5x.inspection import inspect_mixture
@@ -84,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+  local_paths.check_plot(arguments.plot)
   mixed = mixtures.mixture(arguments.mixture)
   form = arguments.format or mixed.format
   lengths = _CHANNEL_LENGTHS if form == 'channel' else _LENGTHS
@@ -106,7 +108,10 @@ def run(arguments: argparse.Namespace) -> None:
   for message in inspected.left_out.values():
     print(f'left out: {message}', file=sys.stderr)
   if arguments.plot:
-    plot.plot(inspected).savefig(arguments.plot)
+    with files.replacing(arguments.plot) as unfinished:
+      plot.plot(inspected).savefig(
+          unfinished, format=arguments.plot.suffix[1:]
+      )
     print(f'{arguments.plot} written', file=sys.stderr)
   if arguments.json:
     print(json.dumps(inspected.summary(), indent=2))

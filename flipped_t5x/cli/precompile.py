@@ -23,6 +23,7 @@ import sys
 from typing import Any
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
 from flipped_t5x.cli import local_paths
@@ -129,6 +130,7 @@ def _add_compilation(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+  local_paths.check_writable(arguments.hlo)
   topology = topologies.topology(arguments.topology)
   tpu_compiler.prepare()
   step, optimizer, steps = _settings(arguments, topology)
@@ -232,7 +234,7 @@ def _one(
   quick = arguments.quick
   compiled = compile_step.compile_step(topology, step, optimizer, quick)
   if arguments.hlo and compiled.text is not None:
-    arguments.hlo.write_text(compiled.text)
+    files.write(arguments.hlo, compiled.text)
   found = report.facts(topology, step, compiled, steps, quick)
   if compiled.fits:
     return found

@@ -11,6 +11,7 @@ from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import locks
 from flipped_t5x import terminal
+from flipped_t5x.cli import local_paths
 from flipped_t5x.cli import rows
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.inference import queries
@@ -137,7 +138,7 @@ def _output(
   """The file to write, of the form of the table."""
   if arguments.output_file is None:
     raise errors.UserError('--table needs --output_file')
-  rows.check_writable(arguments.output_file)
+  local_paths.check_writable(arguments.output_file)
   if table.suffix == '.xlsx':
     raise errors.UserError(f'--table: save {source} as .csv or .parquet')
   output = arguments.output_file

@@ -158,7 +158,9 @@ def read(arguments: argparse.Namespace, keys: Sequence[str]) -> Rows:
     rows = _read_lines(sys.stdin.buffer, name, keys)
   else:
     name = arguments.jsonl
-    with open(files.local_path(name, '--jsonl'), 'rb') as f:
+    path = files.local_path(name, '--jsonl')
+    files.check_is_file(path, 'a file with a JSON object in each line')
+    with path.open('rb') as f:
       rows = _read_lines(f, name, keys)
   if not rows.queries:
     raise errors.UserError(f'{name} has no rows')
@@ -239,7 +241,7 @@ def run(
     UserError: an argument or a row is wrong; the message names its line.
   """
   rows = read(arguments, keys)
-  check_writable(arguments.output_file)
+  local_paths.check_writable(arguments.output_file)
   model = load_model(arguments)
   try:
     with warnings_as_messages():
@@ -270,16 +272,6 @@ def load_model(arguments: argparse.Namespace) -> model_lib.Model:
           )
       },
   )
-
-
-def check_writable(path: pathlib.Path | None) -> None:
-  """Raises an OSError if the path is a folder or its folder does not exist."""
-  if path is None:
-    return
-  if path.is_dir():
-    raise IsADirectoryError(f'{path} is a folder; give the name of a file')
-  if not path.absolute().parent.is_dir():
-    raise FileNotFoundError(f'{path}: folder {path.parent} does not exist')
 
 
 def _write(text: str, path: pathlib.Path | None) -> None:

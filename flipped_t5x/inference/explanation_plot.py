@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 import os
+import pathlib
 from typing import Any
 
+from flipped_t5x import files
 from flipped_t5x import terminal
 from matplotlib import axes as axes_lib
 from matplotlib import figure
@@ -27,7 +29,8 @@ def write(
     values: float32[options, tokens].
     options: the texts of the options.
     tokens: the texts of the tokens.
-    path: the file; its extension selects the format.
+    path: the file; its extension selects the format. It is written whole or
+      not at all.
 
   Returns:
     The figure.
@@ -37,7 +40,9 @@ def write(
       layout='constrained',
   )
   draw(values, options, tokens, drawn.subplots())
-  drawn.savefig(path)
+  path = pathlib.Path(path)
+  with files.replacing(path) as unfinished:
+    drawn.savefig(unfinished, format=path.suffix[1:] or None)
   return drawn
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import zipfile
 
 from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x.tasks.sources import readers
 import openpyxl
 from openpyxl.utils import exceptions as openpyxl_errors
@@ -94,6 +95,7 @@ def read(
         f'{path}: a table is a file {", ".join(SUFFIXES)}; save it as one of'
         ' these'
     )
+  files.check_is_file(path, f'a table ({", ".join(SUFFIXES)})')
   with path.open('rb') as f:
     if not f.read(1):
       raise errors.UserError(f'{path} is empty')

@@ -42,7 +42,7 @@ def sources(datasets: Iterable[store.Described] = ()) -> Sequence[Source]:
     elif '/' in name:
       folder = pathlib.Path(name).expanduser().absolute()
       if not folder.is_dir():
-        raise errors.UserError(f'FLIPPED_T5X_SOURCES: {name} is not a folder')
+        raise errors.UserError(f'FLIPPED_T5X_SOURCES: {folder} is not a folder')
       found.append(local.Local(folder))
     else:
       raise errors.UserError(

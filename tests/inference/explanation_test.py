@@ -1,6 +1,7 @@
 """Tests of the explanation and its plot, on values made by hand."""
 
 import json
+import pathlib
 import warnings
 
 from flipped_t5x import terminal
@@ -102,3 +103,18 @@ def test_columns_of_wide_characters():
   assert lines == ['a       b', '日本  1.0']
   assert terminal.shortened('one\n two', 7) == 'one two'
   assert terminal.shortened('one\n two', 6) == 'one t…'
+
+
+def test_plot_is_written_whole_or_not_at_all(explained, tmp_path, monkeypatch):
+  path = tmp_path / 'a.png'
+  path.write_bytes(b'old')
+
+  def fail(self, where, **unused_options):
+    pathlib.Path(where).write_bytes(b'half')
+    raise OSError('no room')
+
+  monkeypatch.setattr(figure.Figure, 'savefig', fail)
+  with pytest.raises(OSError, match='no room'):
+    explained.plot(path)
+  assert path.read_bytes() == b'old'
+  assert list(tmp_path.iterdir()) == [path]

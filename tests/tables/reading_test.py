@@ -154,3 +154,14 @@ def test_a_column_that_is_not_there(tmp_path):
     table.check_column('star', '--label')
   with pytest.raises(errors.UserError, match=r"'zzz'; it has \['text', 'st"):
     table.check_column('zzz', '--label')
+
+
+@pytest.mark.parametrize('name', ('none.csv', 'none.jsonl', 'none.parquet'))
+def test_missing_files_and_folders(name, tmp_path):
+  path = tmp_path / name
+  message = f'^{path} (does not exist|is a folder); give a table [(].csv'
+  with pytest.raises(FileNotFoundError, match=message):
+    reading.read(path)
+  path.mkdir()
+  with pytest.raises(IsADirectoryError, match=message):
+    reading.read(path)

@@ -48,7 +48,7 @@ def test_order_of_the_environment(monkeypatch, tmp_path, data):
     'value, message',
     (
         ('local,huub', r"'huub' is none of \['local', 'pypi', 'hub'\] and no"),
-        ('nowhere/', 'nowhere/ is not a folder'),
+        ('nowhere/', '.*/nowhere is not a folder'),
         ('pypi,/no/such/folder', '/no/such/folder is not a folder'),
     ),
 )
