@@ -91,8 +91,8 @@ class FlippedModel(models.EncoderDecoderModel):
       **kwargs: keyword arguments of `EncoderDecoderModel`.
 
     Raises:
-      UserError: an unknown averaging, or the vocabulary has more ids than the
-        network has.
+      UserError: an unknown averaging, the vocabulary has more ids than the
+        network has, or the network's weights are in int8.
     """
     super().__init__(
         *args,
@@ -102,6 +102,10 @@ class FlippedModel(models.EncoderDecoderModel):
         **kwargs,
     )
     self.FEATURE_CONVERTER_CLS(pack=False)  # Checks the averaging now.
+    if getattr(self.module.config, 'int8_weights', False):
+      raise errors.UserError(
+          'int8_weights: T5X can neither train nor read weights in int8'
+      )
     _check_vocab_size(self.module, self.input_vocabulary)
     self._unlikelihood_weight = unlikelihood_weight
     self._eps = eps

@@ -92,7 +92,8 @@ def train(
 
   Raises:
     UserError: the folder holds a run of other settings, `initial_checkpoint`
-      is not found or is of another network, or the hosts are not alike.
+      is not found, is of another network or has int8 weights, the network has
+      them, or the hosts are not alike.
     run_log.NotFinite: the loss or its gradient is not finite.
     Interrupted: after Ctrl-C or SIGTERM, once the current step is saved.
     OSError: a checkpoint could not be written.
@@ -100,6 +101,11 @@ def train(
   folder = files.local_path(model_dir, 'MODEL_DIR')
   spiece = vocabulary_files.find(vocabulary)
   partitioner = partitioner or partitioning.Partitioner()
+  if network.int8_weights:
+    raise errors.UserError(
+        'int8_weights: weights in int8 cannot be trained; they are made of'
+        ' trained ones, with --dtype int8'
+    )
   model = network_lib.Transformer(network)
   config = run_config.RunConfig(
       network, format, input_length, target_length, dict(settings or {})
@@ -312,6 +318,12 @@ def _initial_params(
 
   try:
     opened = model_files.open(path, vocabulary=vocabulary)
+    if opened.network.int8_weights:
+      raise errors.UserError(
+          f'{path} has int8 weights, which cannot be trained: name the weights'
+          ' that they were made of, or convert them with --dtype float32, which'
+          ' leaves them rounded'
+      )
     weights = run_contents.Digested.of(opened)
     found = weights.tensors
     if network.scan_layers:

@@ -19,24 +19,26 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import libtpu_loading
+from flipped_t5x import network as network_lib
 from flipped_t5x import terminal
 from flipped_t5x.inference import encoded_queries
 from flipped_t5x.inference import explanation
 from flipped_t5x.inference import generation
+from flipped_t5x.inference import low_memory_jit
 from flipped_t5x.inference import queries
 from flipped_t5x.inference import scoring
 from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import templates
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import model_files
+from flipped_t5x.weights import quantization
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import tensors
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 BATCH_SIZE = 64
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('float32', 'bfloat16', 'int8')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -418,7 +420,8 @@ def load(
       a vocabulary.
     dtype: the type of the weights and the activations, one of `DTYPES`. By
       default the weights keep the type they are stored in, and the activations
-      have the type in the model's configuration, or float32.
+      have the type in the model's configuration, or float32; so they have with
+      int8, in which matrices alone are stored, see `weights/quantization.py`.
     revision: a commit, branch or tag of the name on the hub.
     format: the text format, see `prompts/formats.py`; by default the model's
       own, or `flipped` if it has none.
@@ -454,9 +457,7 @@ def load(
         " SentencePiece file, or 't5' for T5's own, as `vocabulary`, or in the"
         ' commands as --vocabulary'
     )
-  network = files.network
-  if dtype is not None:
-    network = dataclasses.replace(network, dtype=dtype)
+  weights, network = _converted(files, dtype)
   config = run_config.RunConfig(
       network,
       format or files.format,
@@ -465,16 +466,33 @@ def load(
       files.settings,
   )
   return Model(
-      config, _on_device(files.tensors, dtype),
+      config, _on_device(weights),
       tokenization.load_vocabulary(files.vocabulary), files.step,
   )
 
 
-def _on_device(weights: tensors.Tensors, dtype: str | None) -> dict[str, Any]:
+def _converted(
+    files: model_files.ModelFiles, dtype: str | None
+) -> tuple[tensors.Tensors, network_lib.T5Config]:
+  """The weights in the type that is asked for, and their network."""
+  weights, network = files.tensors, files.network
+  if dtype is not None:
+    weights = quantization.astype(weights, dtype)
+  if network.scan_layers and low_memory_jit.is_for(weights.values()):
+    apart = tensors.unstacked(files.tensors)  # Quantized layer by layer.
+    weights = apart if dtype is None else quantization.astype(apart, dtype)
+  in_int8 = quantization.is_quantized(weights)
+  return weights, dataclasses.replace(
+      network,
+      dtype=network.dtype if dtype is None or in_int8 else dtype,
+      scan_layers=tensors.is_stacked(weights),
+      int8_weights=in_int8,
+  )
+
+
+def _on_device(weights: tensors.Tensors) -> dict[str, Any]:
   """Reads weights one by one, so that the host never holds two at once."""
   params = {}
   for name, tensor in weights.items():
-    if dtype is not None:
-      tensor = tensor.astype(jnp.dtype(dtype))
     params[name] = jax.device_put(tensor.read()).block_until_ready()
   return tensors.tree(params)

@@ -7,6 +7,7 @@ they determine how weights and activations are sharded; otherwise they have no
 effect.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -17,15 +18,54 @@ import numpy as np
 
 # The axis along which the weights of scanned layers are stacked, as in T5X.
 SCAN_AXIS = 1
+# The name of a matrix in int8 -> that of the scales of its output channels.
+SCALE = '_scale'
 
 param_with_axes = nn_partitioning.param_with_axes
 constrain = nn_partitioning.with_sharding_constraint
+
+Initializer = Callable[..., jax.Array]
 
 NUM_BUCKETS = 32
 MAX_DISTANCE = 128
 _MASKED = -1e10
 _HEADS = ('batch', 'heads', 'length', 'kv')
 RESIDUAL = ('batch', 'length', 'embed')
+
+
+def _matrix(
+    name: str,
+    init: Initializer,
+    shape: tuple[int, int],
+    axes: tuple[str, str],
+    channels: int,
+    int8: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+  """A matrix of the module that is being computed.
+
+  Args:
+    name: the parameter's name.
+    init: its initial values; a matrix in int8 is zero until weights are loaded.
+    shape: its shape.
+    axes: its logical axes.
+    channels: which axis is that of the output channels.
+    int8: whether it is stored in int8.
+
+  Returns:
+    The matrix, float32 or int8, and float32[channels], what each channel is to
+    be multiplied by; None if the matrix is float.
+  """
+  if not int8:
+    return param_with_axes(name, init, shape, jnp.float32, axes=axes), None
+  return (
+      param_with_axes(
+          name, nn.initializers.zeros, shape, jnp.int8, axes=axes
+      ),
+      param_with_axes(
+          name + SCALE, nn.initializers.ones, (shape[channels],), jnp.float32,
+          axes=(axes[channels],),
+      ),
+  )
 
 
 class Dense(nn.Module):
@@ -35,22 +75,35 @@ class Dense(nn.Module):
   axes: tuple[str, str]
   dtype: Any
   init_scale: float = 1.0
+  int8: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     init = nn.initializers.variance_scaling(
         self.init_scale, 'fan_in', 'truncated_normal'
     )
-    kernel = param_with_axes(
-        'kernel', init, (x.shape[-1], self.features), jnp.float32,
-        axes=self.axes,
+    kernel, scale = _matrix(
+        'kernel', init, (x.shape[-1], self.features), self.axes, 1, self.int8
     )
     # One matrix product over all positions: XLA's CPU backend is slow on the
     # weight gradient of a batched one.
-    y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(
-        self.dtype
-    )
+    y = _product(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel, scale)
     return y.reshape(*x.shape[:-1], self.features)
+
+
+def _product(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array | None
+) -> jax.Array:
+  """float[n, m] of x and a matrix of `_matrix`, in the type of x.
+
+  The integers are exact in bfloat16, too. A channel's scale is the same for all
+  of its terms, so that it can wait for their sum.
+  """
+  kernel = kernel.astype(x.dtype)
+  if scale is None:
+    return x @ kernel
+  y = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+  return (y * scale).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -132,6 +185,7 @@ class Attention(nn.Module):
   head_dim: int
   dropout_rate: float
   dtype: Any
+  int8: bool = False
 
   @nn.compact
   def __call__(
@@ -159,7 +213,8 @@ class Attention(nn.Module):
 
     def project(name, x, init_scale=1.0):
       x = Dense(
-          width, ('embed', 'joined_kv'), self.dtype, init_scale, name=name
+          width, ('embed', 'joined_kv'), self.dtype, init_scale, self.int8,
+          name=name,
       )(x)
       x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
       return constrain(jnp.swapaxes(x, -3, -2), _HEADS)
@@ -190,7 +245,8 @@ class Attention(nn.Module):
     x = jnp.swapaxes(jnp.einsum('bhqk,bhkd->bhqd', weights, v), -3, -2)
     x = x.reshape(*x.shape[:-2], width)
     return Dense(
-        queries.shape[-1], ('joined_kv', 'embed'), self.dtype, name='out'
+        queries.shape[-1], ('joined_kv', 'embed'), self.dtype, int8=self.int8,
+        name='out',
     )(x)
 
   def _extend(
@@ -234,20 +290,24 @@ class Mlp(nn.Module):
   activations: tuple[str, ...]
   dropout_rate: float
   dtype: Any
+  int8: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
     hidden = 1.0
     for i, activation in enumerate(self.activations):
       name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
-      y = Dense(self.hidden_dim, ('embed', 'mlp'), self.dtype, name=name)(x)
+      y = Dense(
+          self.hidden_dim, ('embed', 'mlp'), self.dtype, int8=self.int8,
+          name=name,
+      )(x)
       y = constrain(y, ('batch', 'length', 'mlp'))
       hidden *= y if activation == 'linear' else getattr(nn, activation)(y)
     hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
         hidden, deterministic
     )
     return Dense(
-        x.shape[-1], ('mlp', 'embed'), self.dtype, name='wo'
+        x.shape[-1], ('mlp', 'embed'), self.dtype, int8=self.int8, name='wo'
     )(hidden)
 
 
@@ -257,20 +317,27 @@ class Embed(nn.Module):
   vocab_size: int
   emb_dim: int
   dtype: Any
+  int8: bool = False
 
   def setup(self):
-    self.embedding = param_with_axes(
+    self.embedding, self.embedding_scale = _matrix(
         'embedding', nn.initializers.normal(1.0),
-        (self.vocab_size, self.emb_dim), jnp.float32,
-        axes=('vocab', 'embed'),
+        (self.vocab_size, self.emb_dim), ('vocab', 'embed'), 0, self.int8,
     )
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
-    return constrain(self.embedding[tokens].astype(self.dtype), RESIDUAL)
+    x = self.embedding[tokens]
+    if self.embedding_scale is not None:
+      x = x * self.embedding_scale[tokens][..., None]
+    return constrain(x.astype(self.dtype), RESIDUAL)
 
   def attend(self, x: jax.Array) -> jax.Array:
     """float[..., embed] -> float32[..., vocab]."""
-    return x.astype(jnp.float32) @ self.embedding.T.astype(jnp.float32)
+    logits = _product(
+        x.reshape(-1, self.emb_dim).astype(jnp.float32), self.embedding.T,
+        self.embedding_scale,
+    )
+    return logits.reshape(*x.shape[:-1], self.vocab_size)
 
 
 def mask_bias(mask: jax.Array) -> jax.Array:

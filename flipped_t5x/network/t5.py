@@ -65,6 +65,10 @@ class T5Config:
     remat_policy: which activations are kept for the backward pass, instead of
       being computed again: 'none' keeps all, 'minimal' the matrix products with
       weights, 'full' the inputs of the layers only.
+    int8_weights: whether the matrices, embedding and head among them, are in
+      int8, with a float32 scale for each output channel (for the embedding:
+      for each id). Such weights are made by `weights/quantization.py`; they
+      cannot be trained.
   """
 
   vocab_size: int
@@ -80,6 +84,7 @@ class T5Config:
   dtype: str = 'float32'
   scan_layers: bool = False
   remat_policy: str = 'none'
+  int8_weights: bool = False
 
   def __post_init__(self):
     for name, most in MOST.items():
@@ -185,7 +190,8 @@ class Decoder(nn.Module):
     self.decoder_norm = layers.LayerNorm(cfg.dtype)
     if not cfg.logits_via_embedding:
       self.logits_dense = layers.Dense(
-          cfg.vocab_size, ('embed', 'vocab'), jnp.float32
+          cfg.vocab_size, ('embed', 'vocab'), jnp.float32,
+          int8=cfg.int8_weights,
       )
 
   def __call__(
@@ -219,7 +225,9 @@ class Transformer(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.token_embedder = layers.Embed(cfg.vocab_size, cfg.emb_dim, cfg.dtype)
+    self.token_embedder = layers.Embed(
+        cfg.vocab_size, cfg.emb_dim, cfg.dtype, cfg.int8_weights
+    )
     self.encoder = Encoder(cfg)
     self.decoder = Decoder(cfg)
 
@@ -413,14 +421,14 @@ def _stack(
 def _attention(config: T5Config, name: str) -> layers.Attention:
   return layers.Attention(
       config.num_heads, config.head_dim, config.dropout_rate, config.dtype,
-      name=name,
+      config.int8_weights, name=name,
   )
 
 
 def _mlp(config: T5Config) -> layers.Mlp:
   return layers.Mlp(
       config.mlp_dim, config.mlp_activations, config.dropout_rate,
-      config.dtype, name='mlp',
+      config.dtype, config.int8_weights, name='mlp',
   )
 
 

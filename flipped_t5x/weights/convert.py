@@ -18,6 +18,7 @@ from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import logits_check
 from flipped_t5x.weights import model_card
 from flipped_t5x.weights import model_files
+from flipped_t5x.weights import quantization
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import tensors as tensors_lib
@@ -26,7 +27,7 @@ import tqdm
 
 KINDS = (model_files.HF, model_files.NATIVE, model_files.T5X)
 # Not float16, in which T5's activations overflow.
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('float32', 'bfloat16', 'int8')
 _GB = 10**9
 
 
@@ -194,13 +195,21 @@ def _planned(
   if not scan_layers:
     values = tensors_lib.unstacked(values)
   if dtype is not None:
-    values = {n: t.astype(dtype) for n, t in values.items()}
+    values = quantization.astype(values, dtype)
+  in_int8 = quantization.is_quantized(values)
+  if in_int8 and to == model_files.T5X:
+    raise errors.UserError(
+        f'{origin}: T5X cannot read int8 weights: give --dtype float32 or'
+        ' bfloat16, or --to native or hf'
+    )
   if scan_layers:
     values = tensors_lib.stacked(values)
   return dataclasses.replace(
       files,
       kind=to,
-      network=dataclasses.replace(files.network, scan_layers=scan_layers),
+      network=dataclasses.replace(
+          files.network, scan_layers=scan_layers, int8_weights=in_int8
+      ),
       tensors=values,
       settings={
           **files.settings, run_config.CONVERTED_FROM: origin

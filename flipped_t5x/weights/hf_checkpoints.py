@@ -19,9 +19,11 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
+from flipped_t5x.network import layers
 from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_config
+from flipped_t5x.weights import quantization
 from flipped_t5x.weights import safetensors_files
 from flipped_t5x.weights import tensors
 from flipped_t5x.weights import torch_files
@@ -128,26 +130,34 @@ def renamed(
   found = dict(values)
   found.pop(_UNUSED, None)
   _drop_copies(source, found, config.logits_via_embedding)
+  if config.int8_weights:
+    _drop_copies(
+        source, found, config.logits_via_embedding, suffix=layers.SCALE
+    )
   has_head = not config.logits_via_embedding
   if has_head and may_lack_head and _EMBEDDING in found:
     found.setdefault(_HEAD, found[_EMBEDDING])
   shapes = _shapes(config)
   wanted = names(config)
   problems = tensors.differences(found, {
-      hf_name: shapes[name][::-1] if transposed else shapes[name]
-      for name, (hf_name, transposed) in wanted.items()
+      hf_name: _hf_shape(name, shapes[name])
+      for name, (hf_name, _) in wanted.items()
   })
   if problems:
     raise errors.UserError(
         f'{source}: not the weights of {_CONFIG}: {problems}'
     )
   for name, tensor in found.items():
-    if not jax.numpy.issubdtype(tensor.dtype, np.floating):
+    in_int8 = tensor.dtype == np.int8 and name + layers.SCALE in found
+    if not in_int8 and not jax.numpy.issubdtype(tensor.dtype, np.floating):
       raise errors.UserError(
           f'{source}: {name} is {tensor.dtype}, not a weight'
       )
   return {
-      name: found[hf_name].T if transposed else found[hf_name]
+      name: (
+          found[hf_name].T if transposed else
+          found[hf_name].reshape(shapes[name])
+      )
       for name, (hf_name, transposed) in wanted.items()
   }
 
@@ -183,7 +193,11 @@ def write(
     raise errors.UserError(
         f'not the weights of their configuration: {problems}'
     )
-  dtypes = {tensor.dtype.name for tensor in values.values()}
+  quantization.check_types(values, folder)
+  dtypes = {
+      tensor.dtype.name for tensor in values.values()
+      if tensor.dtype != np.int8
+  }
   # If there are several types, one that can represent all values.
   dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
   hf_config.write(folder / _CONFIG, config, dtype)
@@ -212,7 +226,15 @@ def _write_weights(
   # In the order of `values`, in which a stack is read once for its layers.
   for name, tensor in values.items():
     hf_name, transposed = hf_names[name]
-    by_hf_name[hf_name] = tensor.T if transposed else tensor
+    by_hf_name[hf_name] = (
+        tensor.T if transposed else
+        tensor.reshape(_hf_shape(name, tensor.shape))
+    )
+  # Transformers shares the embedding with its uses, but not the scales of it.
+  scales = by_hf_name.get(_EMBEDDING + layers.SCALE)
+  if scales is not None:
+    is_head_tied = _HEAD not in by_hf_name
+    by_hf_name |= {n + layers.SCALE: scales for n in _uses(is_head_tied)}
   split = huggingface_hub.split_state_dict_into_shards_factory(
       by_hf_name,
       get_storage_size=lambda tensor: tensor.nbytes,
@@ -237,7 +259,16 @@ def names(config: network_lib.T5Config) -> dict[str, tuple[str, bool]]:
   }
 
 
+def _hf_shape(name: str, shape: tensors.Shape) -> tensors.Shape:
+  """The shape that Hugging Face has for a weight, of a layer by itself."""
+  if name.endswith(('/kernel', '/rel_embedding')):
+    return shape[::-1]
+  return (*shape, 1) if tensors.is_scale(name) else shape
+
+
 def _hf_name(name: str) -> str:
+  if tensors.is_scale(name):
+    return _hf_name(name.removesuffix(layers.SCALE)) + layers.SCALE
   if name in _OUTSIDE_LAYERS:
     return _OUTSIDE_LAYERS[name]
   side, layer, block, *matrix, _ = name.split('/')
@@ -303,11 +334,10 @@ def _drop_copies(
     source: str | os.PathLike[str],
     found: dict[str, tensors.Tensor],
     is_head_tied: bool,
+    suffix: str = '',
 ) -> None:
   """Keeps the embedding under one name; UserError if its copies differ."""
-  uses = [_EMBEDDING, *_COPIES]
-  if is_head_tied:
-    uses.append(_HEAD)
+  uses = [name + suffix for name in _uses(is_head_tied)]
   present = [name for name in uses if name in found]
   if not present:
     return
@@ -320,7 +350,12 @@ def _drop_copies(
           f'{source}: {name} differs from {first}; {_CONFIG} says, by'
           ' tie_word_embeddings, that they are the same'
       )
-  found[_EMBEDDING] = found.pop(first)
+  found[uses[0]] = found.pop(first)
+
+
+def _uses(is_head_tied: bool) -> list[str]:
+  """The embedding's names, first the one that it has here."""
+  return [_EMBEDDING, *_COPIES, *([_HEAD] if is_head_tied else [])]
 
 
 def _digest(tensor: tensors.Tensor) -> tuple[Any, ...]:

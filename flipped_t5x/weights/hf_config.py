@@ -40,6 +40,26 @@ _ACTIVATIONS = {
     'gelu_new': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'swish',
 }
 
+# What `transformers` calls int8 weights with a scale for each output channel;
+# it reads them with the package compressed-tensors.
+_INT8 = {
+    'config_groups': {
+        'group_0': {
+            # Without it, compressed-tensors would take them to be packed.
+            'format': 'int-quantized',
+            'targets': ['Linear', 'Embedding'],
+            'weights': {
+                'num_bits': 8, 'strategy': 'channel', 'symmetric': True,
+                'type': 'int',
+            },
+        },
+    },
+    'format': 'int-quantized',
+    'ignore': ['re:.*relative_attention_bias'],
+    'quant_method': 'compressed-tensors',
+    'quantization_status': 'compressed',
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -82,9 +102,11 @@ def read(path: pathlib.Path) -> Config:
       raise errors.UserError(
           f'{path}: {field} {raw[field]!r} is not supported, only {value!r}'
       )
-  if raw.get('quantization_config'):
+  quantization = raw.get('quantization_config')
+  if quantization and not _is_ours(quantization):
     raise errors.UserError(
-        f'{path}: quantization_config is not supported: convert the model as it'
+        f'{path}: quantization_config is not supported, except that of int8'
+        ' weights with a scale for each output channel: convert the model as it'
         ' was before quantization'
     )
   dropout_rate = raw.get('dropout_rate', 0.1)
@@ -100,6 +122,7 @@ def read(path: pathlib.Path) -> Config:
           dropout_rate=float(dropout_rate),
           # Before Transformers 5, tie_word_embeddings stood for both.
           logits_via_embedding=raw.get('scale_decoder_outputs', is_tied),
+          int8_weights=bool(quantization),
       ),
       is_tied,
   )
@@ -113,7 +136,7 @@ def write(
   Args:
     path: the path of `config.json`.
     config: the network.
-    dtype: the name of the weights' type.
+    dtype: the name of the type of those weights that are not in int8.
 
   Raises:
     UserError: `transformers` has no such activations.
@@ -129,8 +152,16 @@ def write(
       'model_type': 't5',
       'tie_word_embeddings': config.logits_via_embedding,
       'use_cache': True,
+      **({'quantization_config': _INT8} if config.int8_weights else {}),
   }.items())))
   files.write_json(path.with_name('generation_config.json'), dict(_TOKENS))
+
+
+def _is_ours(quantization: Any) -> bool:
+  """Whether it is `_INT8`, perhaps with fields that say no more."""
+  if not isinstance(quantization, Mapping):
+    return False
+  return all(quantization.get(f) == value for f, value in _INT8.items())
 
 
 def _sizes(path: pathlib.Path, raw: Mapping[str, Any]) -> dict[str, Any]:

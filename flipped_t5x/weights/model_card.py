@@ -52,7 +52,7 @@ def markdown(
     parts += [f'Weights converted from `{origin}`.', '']
   for first in (origin, settings.get('INITIAL_CHECKPOINT_PATH')):
     parts += _packaged(first)
-  parts += [*_use(name, files), *_measured(files, dtypes)]
+  parts += [*_use(name, files, dtypes), *_measured(files, dtypes)]
   parts += ['## Sizes', '', *_table(('size', 'value'), _sizes(files, dtypes))]
   if settings:
     parts += [
@@ -127,11 +127,20 @@ def _inputs(files: model_files.ModelFiles) -> list[str]:
   ]
 
 
-def _use(name: str, files: model_files.ModelFiles) -> list[str]:
+def _use(
+    name: str, files: model_files.ModelFiles, dtypes: set[str]
+) -> list[str]:
   """Code that loads the model in PyTorch and in JAX."""
   text = formats.get(files.format)(_EXAMPLE, _OPTIONS[0])
+  needs = []
+  if 'int8' in dtypes:
+    needs = [
+        'Matrices are in int8, with a scale for each output channel.'
+        ' Transformers needs the package `compressed-tensors` to read them.',
+        '',
+    ]
   return [
-      '## Use', '', '```python',
+      '## Use', '', *needs, '```python',
       'import transformers', '',
       f'tokenizer = transformers.AutoTokenizer.from_pretrained({name!r})',
       'model = transformers.T5ForConditionalGeneration.from_pretrained('

@@ -32,6 +32,7 @@ from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import packaged
+from flipped_t5x.weights import quantization
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import t5x_runs
@@ -52,8 +53,8 @@ class ModelFiles:
   Attributes:
     kind: HF, NATIVE or T5X.
     path: the folder that holds everything, or the checkpoint.
-    network: the network's sizes; `scan_layers` says whether the layers of
-      `tensors` are stacked.
+    network: the network's sizes; `scan_layers` and `int8_weights` are those
+      of `tensors`.
     tensors: the weights.
     vocabulary: a SentencePiece model without sentinels; None if there is none.
     format: the text format; see `prompts/formats.py`.
@@ -131,6 +132,7 @@ def open(
         f'{found.path}: the weights are not those of its configuration:'
         f' {problems}'
     )
+  quantization.check_types(found.tensors, found.path)
   if found.vocabulary is not None:
     size = tokenization.load_vocabulary(found.vocabulary).vocab_size
     if size > found.network.vocab_size:
@@ -228,7 +230,8 @@ def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
       NATIVE if is_native else T5X, run,
       # A checkpoint may have been taken from a run of the other kind.
       dataclasses.replace(
-          config.network, scan_layers=tensors_lib.is_stacked(tensors)
+          config.network, scan_layers=tensors_lib.is_stacked(tensors),
+          int8_weights=quantization.is_quantized(tensors),
       ),
       tensors,
       pathlib.Path(vocabulary) if vocabulary.is_file() else None,
@@ -315,6 +318,7 @@ def infer_network(
       mlp_activations=('gelu', 'linear') if is_gated else ('relu',),
       logits_via_embedding='decoder/logits_dense/kernel' not in tensors,
       scan_layers=scanned,
+      int8_weights=quantization.is_quantized(tensors),
   )
 
 

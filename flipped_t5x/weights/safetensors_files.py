@@ -19,6 +19,7 @@ _DTYPES = {
     'F16': np.dtype(np.float16),
     'F32': np.dtype(np.float32),
     'F64': np.dtype(np.float64),
+    'I8': np.dtype(np.int8),
 }
 _COLUMNS = 16
 
@@ -33,8 +34,8 @@ def open(path: pathlib.Path) -> dict[str, tensors.Tensor]:
     Name -> tensor, not read yet.
 
   Raises:
-    UserError: the file is damaged, or a tensor is not of floating point
-      numbers; the message names the file and the tensor.
+    UserError: the file is damaged, or a tensor is neither of floating point
+      numbers nor int8; the message names the file and the tensor.
   """
   found = {}
   for name, (shape, dtype) in _read(path, _header).items():
@@ -74,7 +75,8 @@ def write(path: pathlib.Path, values: tensors.Tensors) -> None:
 
   Raises:
     OSError: the file could not be written.
-    UserError: a tensor is not of floating point numbers; the message names it.
+    UserError: a tensor is neither of floating point numbers nor int8; the
+      message names it.
   """
   for name, tensor in values.items():
     if tensor.dtype not in _DTYPES.values():

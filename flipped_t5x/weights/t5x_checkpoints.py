@@ -24,6 +24,8 @@ from flax import serialization
 from flax import traverse_util
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.network import layers
+from flipped_t5x.weights import quantization
 from flipped_t5x.weights import stored_arrays
 from flipped_t5x.weights import tensors as tensors_lib
 import jax
@@ -57,13 +59,15 @@ def open(
   Raises:
     FileNotFoundError: no checkpoint was found; the message lists those nearby.
     UserError: the checkpoint is damaged, or has an array that is not of
-      floating point numbers. Reading a tensor raises it, too; the message
-      names the tensor.
+      floating point numbers and no matrix in int8. Reading a tensor raises
+      it, too; the message names the tensor.
   """
   found = find(path)
   has_state = (found / 'state').is_dir()
   opened, step = (_open_orbax if has_state else _open_zarr)(found)
   for name, tensor in opened.items():
+    if tensor.dtype == np.int8 and name + layers.SCALE in opened:
+      continue
     if not jax.numpy.issubdtype(tensor.dtype, np.floating):
       raise errors.UserError(f'{found}: {name} is {tensor.dtype}, not a weight')
   return opened, step
@@ -126,9 +130,12 @@ def _write_all(
   """Writes the files of a checkpoint; arguments as for `write`."""
   target: dict[str, Any] = {}
   slots: dict[str, Any] = {}
-  for name, tensor in tensors_lib.from_arrays(params).items():
+  tensors = tensors_lib.from_arrays(params)
+  in_int8 = quantization.is_quantized(tensors)
+  for name, tensor in tensors.items():
     target[name] = _write_array(folder, name, tensor, compressor)
-    slots[name] = _first_slots(name, tensor.shape)
+    if not in_int8:  # T5X cannot read those.
+      slots[name] = _first_slots(name, tensor.shape)
   state = {'step': np.int32(step), 'param_states': tensors_lib.tree(slots)}
   (folder / 'checkpoint').write_bytes(serialization.msgpack_serialize({
       'version': _VERSION,

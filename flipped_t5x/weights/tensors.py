@@ -32,6 +32,7 @@ _ATTENTION = {
         'encoder_decoder_attention': 'pre_cross_attention',
     },
 }
+EMBEDDING = 'token_embedder/embedding'
 _MAX_SHOWN = 5  # Problems in a message.
 
 Shape = tuple[int, ...]
@@ -67,6 +68,10 @@ class Tensor:
     """The transpose of a matrix; a vector is unchanged."""
     return Tensor(self.shape[::-1], self.dtype, lambda: self.read().T)
 
+  def reshape(self, shape: Shape) -> 'Tensor':
+    """The same values in another shape."""
+    return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
+
 
 Tensors = Mapping[str, Tensor]
 
@@ -98,9 +103,7 @@ def is_stacked(names: Iterable[str]) -> bool:
 def shapes(config: network_lib.T5Config) -> dict[str, Shape]:
   """Name -> shape of the weights of a network."""
   emb = config.emb_dim
-  result: dict[str, Shape] = {
-      'token_embedder/embedding': (config.vocab_size, emb)
-  }
+  result: dict[str, Shape] = {EMBEDDING: (config.vocab_size, emb)}
   for side, number in (
       ('encoder', config.num_encoder_layers),
       ('decoder', config.num_decoder_layers),
@@ -117,6 +120,33 @@ def shapes(config: network_lib.T5Config) -> dict[str, Shape]:
     result[f'{side}/{side}_norm/scale'] = (emb,)
   if not config.logits_via_embedding:
     result['decoder/logits_dense/kernel'] = (emb, config.vocab_size)
+  return _with_scales(result) if config.int8_weights else result
+
+
+def is_matrix(name: str) -> bool:
+  """Whether a weight is one that int8 weights have in int8."""
+  return name.endswith('/kernel') or name == EMBEDDING
+
+
+def is_scale(name: str) -> bool:
+  """Whether this is the name of a matrix's scales."""
+  return name.endswith(layers_lib.SCALE) and is_matrix(
+      name.removesuffix(layers_lib.SCALE)
+  )
+
+
+def scale_shape(name: str, shape: Shape) -> Shape:
+  """The shape of the scales of a matrix in int8; stacked as other weights."""
+  return shape[:1] if name == EMBEDDING else shape[:0:-1]
+
+
+def _with_scales(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+  """Name -> shape of the same weights in int8."""
+  result = {}
+  for name, shape in shapes.items():
+    result[name] = shape
+    if is_matrix(name):
+      result[name + layers_lib.SCALE] = scale_shape(name, shape)
   return result
 
 

@@ -267,7 +267,7 @@ FLOATS = np.zeros((6, 7), np.float32)
      'hf/model.safetensors.*: classifier.weight is not in the network'),
     ({WO: FLOATS.T.copy()},
      rf'{WO} is \(7, 6\) where the network has \(6, 7\)'),
-    ({WO: FLOATS.astype(np.int8)}, f'{WO} is I8, not a weight'),
+    ({WO: FLOATS.astype(np.int8)}, f'{WO} is int8, not a weight'),
     ({'lm_head.weight': np.zeros((12, 6), np.float32)},
      r'lm_head.weight is \(12, 6\)'),
     ({WO: None, 'a': FLOATS, 'b': FLOATS},
@@ -529,7 +529,7 @@ def test_what_cannot_be_written(tmp_path, make_params, tiny_vocabulary_path):
       ({n: t for n, t in params.items() if n != name}, f'{name} is missing'),
       (params | {'a/kernel': params[name]}, 'a/kernel is not in the network'),
       (params | {name: params[name].T}, rf'{name} is \(7, 6\) where the'),
-      (params | {name: params[name].astype(np.int8)}, 'wi_0.weight is int8'),
+      (params | {name: params[name].astype(np.int8)}, 'wi_0/kernel is int8:'),
   ):
     with pytest.raises(ValueError, match=message):
       hf_checkpoints.write(tmp_path, NETWORK, changed, None)
