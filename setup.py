@@ -95,7 +95,7 @@ setuptools.setup(
             'types-PyYAML', 'types-tqdm',
         ],
         # What converted weights are compared with; only tests import it.
-        'torch': ['torch', 'transformers'],
+        'torch': ['peft', 'torch', 'transformers'],
         'tpu': ['jax[tpu]'],
         'gcs': ['gcsfs'],  # Google Storage without TensorFlow.
         'gpu': ['jax[cuda13]'],

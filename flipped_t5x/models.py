@@ -107,6 +107,11 @@ class FlippedModel(models.EncoderDecoderModel):
           'int8_weights: T5X can neither train nor read weights in int8'
       )
     _check_vocab_size(self.module, self.input_vocabulary)
+    if self.module.config.lora_rank:
+      raise errors.UserError(
+          'LORA_RANK: T5X would train all weights; adapters are trained by'
+          ' flipped-t5x train'
+      )
     self._unlikelihood_weight = unlikelihood_weight
     self._eps = eps
     self._num_microbatches = num_microbatches or 1

@@ -18,6 +18,7 @@ from flax import traverse_util
 from flax.linen import partitioning as nn_partitioning
 from flipped_t5x import errors
 from flipped_t5x import network as network_lib
+from flipped_t5x.network import adapters
 import jax
 from jax.experimental import mesh_utils
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ class Partitioner:
     What the optimizer keeps of a weight in the weight's own shape lies where
     the weight does; Adafactor's rows and columns are small and on all devices.
     """
-    params = self.abstract_params(model)
+    params, frozen = adapters.split(self.abstract_params(model))
     weights = traverse_util.flatten_dict(params, sep='/')
 
     def place(path, kept):
@@ -152,7 +153,7 @@ class Partitioner:
             place, jax.eval_shape(optimizer.init, params)
         ),
         'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated),
-    }
+    } | ({'frozen': frozen} if frozen else {})
 
   def place_batch(
       self, rows: Mapping[str, np.ndarray]
@@ -207,6 +208,7 @@ def standard_rules(shard_params_over_data: bool) -> Rules:
       ('kv', None),
       ('length', None),
       ('layers', None),
+      ('lora', None),
       ('relpos_buckets', None),
   )
 

@@ -10,22 +10,17 @@ changed.
 """
 
 from collections.abc import Mapping
-import dataclasses
-import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
-from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.weights import initial_weights
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import run_config
-from flipped_t5x.weights import tensors as tensors_lib
-import numpy as np
 
-DATA, WEIGHTS = 'data.json', 'initial_weights.json'
+DATA, WEIGHTS = 'data.json', initial_weights.FILE
 # Keys of a dataset's origin that must stay the same -> what they are.
 _COMPARED = {
     'sha256': 'rows', 'sha256_of_templates': 'templates',
@@ -78,8 +73,8 @@ def record(
   Args:
     model_dir: the run's folder.
     origins: see `check`.
-    weights: `Digested.record` of the weights that the run starts from; None
-      for random weights, and where a run resumes.
+    weights: `initial_weights.Digested.record` of the weights that the run
+      starts from; None for random weights, and where none were read.
 
   Raises:
     UserError: other weights are recorded.
@@ -98,71 +93,6 @@ def record(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Digested:
-  """Weights whose digest is computed while they are read.
-
-  Attributes:
-    path: the checkpoint.
-    tensors: the weights; each must be read once.
-    digests: name -> digest of the weights that have been read.
-  """
-
-  path: epath.Path
-  tensors: tensors_lib.Tensors
-  digests: dict[str, str] = dataclasses.field(default_factory=dict)
-
-  @classmethod
-  def of(cls, opened: model_files.ModelFiles) -> 'Digested':
-    """The weights of a model, layers apart."""
-    digests: dict[str, str] = {}
-
-    def digested(name, tensor):
-      def read() -> np.ndarray:
-        values = tensor.read()
-        digests[name] = hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
-        return values
-
-      return dataclasses.replace(tensor, read=read)
-
-    apart = tensors_lib.unstacked(opened.tensors)
-    return cls(
-        _checkpoint(opened), {n: digested(n, t) for n, t in apart.items()},
-        digests,
-    )
-
-  def record(self) -> dict[str, Any]:
-    """JSON that identifies the weights, once all have been read."""
-    return {
-        'path': os.fspath(self.path),
-        'sha256': files.sha256(
-            json.dumps(sorted(self.digests.items())).encode()
-        ),
-        'files': _listing(self.path),
-    }
-
-
-def _checkpoint(opened: model_files.ModelFiles) -> epath.Path:
-  """The folder of the weights alone: a run may have saved more steps later."""
-  path, step = opened.path, opened.step
-  for inside in (path / 'checkpoints' / str(step), path / f'checkpoint_{step}'):
-    if inside.is_dir():
-      return inside
-  return path
-
-
-def _listing(folder: epath.Path) -> str | None:
-  """A digest of names, sizes and times; None in a bucket, where it is slow."""
-  if '://' in os.fspath(folder):
-    return None
-  found = []
-  for path in sorted(pathlib.Path(folder).rglob('*')):
-    if path.is_file():
-      stat = path.stat()
-      found.append([str(path), stat.st_size, stat.st_mtime_ns])
-  return files.sha256(json.dumps(found).encode())
-
-
 def _changed_weights(
     recorded: Mapping[str, Any], vocabulary: pathlib.Path
 ) -> list[str]:
@@ -170,12 +100,9 @@ def _changed_weights(
   path = files.any_path(recorded['path'])
   if recorded['files'] is None or not path.is_dir():
     return []
-  if _listing(path) == recorded['files']:  # Spares reading all of them.
-    return []
-  digested = Digested.of(model_files.open(path, vocabulary=vocabulary))
-  for tensor in digested.tensors.values():
-    tensor.read()
-  if digested.record()['sha256'] == recorded['sha256']:
+  if initial_weights.are(
+      recorded, model_files.open(path, vocabulary=vocabulary)
+  ):
     return []
   return [f'INITIAL_CHECKPOINT_PATH: the weights of {path} have changed']
 

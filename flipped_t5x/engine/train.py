@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -18,6 +19,7 @@ from flipped_t5x.engine import run_contents
 from flipped_t5x.engine import run_log
 from flipped_t5x.engine import train_step
 from flipped_t5x.prompts import arrays
+from flipped_t5x.weights import initial_weights
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import run_config
 from flipped_t5x.weights import t5x_checkpoints
@@ -115,17 +117,21 @@ def train(
     partitioner.check(network, batches.batch_size, num_microbatches)
     abstract = partitioner.abstract_state(model, optimizer)
     params, weights = None, None
-    if initial_checkpoint and not resumes:
+    # Frozen weights are in no checkpoint of the run.
+    if initial_checkpoint and (network.lora.rank or not resumes):
       with agreement.fail_together():
         params, weights = _initial_params(
-            initial_checkpoint, network, spiece, abstract['params']
+            initial_checkpoint, network.without_adapters(), spiece,
+            abstract.get('frozen', abstract['params']),
         )
     _prepare(folder, config, batches, spiece, weights)
     copies = _share_out(batches, partitioner)
     saver = checkpoints.Checkpoints(folder, keep)
     start = saver.latest or 0
     if start:
-      state, positions = saver.restore(start, abstract)
+      state, positions = saver.restore(start, train_step.to_save(abstract))
+      if network.lora.rank:
+        state = state | {'frozen': params}
       batches.set_state(*positions)
       _say(f'{folder}: resuming from step {start}')
     else:
@@ -184,7 +190,7 @@ def _prepare(
     config: run_config.RunConfig,
     batches: arrays.Batches,
     vocabulary: pathlib.Path,
-    weights: run_contents.Digested | None,
+    weights: initial_weights.Digested | None,
 ) -> None:
   """Makes or checks the run's folder, and waits until all hosts see it."""
   with agreement.fail_together():
@@ -239,13 +245,16 @@ def _run_steps(
       if save or step % log_period == 0:
         log.write(saver)
       if save:
-        saver.save(step, state, *agreement.gather(batches.get_state()))
+        saver.save(
+            step, train_step.to_save(state),
+            *agreement.gather(batches.get_state()),
+        )
       if stop:
         raise Interrupted(
             f'stopped at step {step} of {steps[-1]}; run the same'
             ' command again to resume'
         )
-      if save and after_save(step, state['params']):
+      if save and after_save(step, train_step.weights(state)):
         break
 
 
@@ -300,12 +309,30 @@ def _share_out(
   return jax.process_count() * len(rows) // batches.batch_size
 
 
+def _with_type_of_base(
+    network: network_lib.T5Config,
+    initial_checkpoint: str | None,
+    vocabulary: pathlib.Path,
+) -> network_lib.T5Config:
+  """The network with int8 weights if its adapters adapt such."""
+  if not network.lora.rank:
+    return network
+  if not initial_checkpoint:
+    raise errors.UserError(
+        'adapters need weights to adapt: set INITIAL_CHECKPOINT_PATH'
+    )
+  opened = model_files.open(initial_checkpoint, vocabulary=vocabulary)
+  return dataclasses.replace(
+      network, int8_weights=opened.network.int8_weights
+  )
+
+
 def _initial_params(
     path: str,
     network: network_lib.T5Config,
     vocabulary: pathlib.Path,
     abstract: Any,
-) -> tuple[Any, run_contents.Digested]:
+) -> tuple[Any, initial_weights.Digested]:
   """Reads weights to start from; errors name the macro that says where."""
 
   def place(tensor, like):
@@ -318,13 +345,13 @@ def _initial_params(
 
   try:
     opened = model_files.open(path, vocabulary=vocabulary)
-    if opened.network.int8_weights:
+    if opened.network.int8_weights and not network.int8_weights:
       raise errors.UserError(
           f'{path} has int8 weights, which cannot be trained: name the weights'
           ' that they were made of, or convert them with --dtype float32, which'
           ' leaves them rounded'
       )
-    weights = run_contents.Digested.of(opened)
+    weights = initial_weights.Digested.of(opened)
     found = weights.tensors
     if network.scan_layers:
       found = tensors.stacked(found)

@@ -8,13 +8,16 @@ from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import partitioning
+from flipped_t5x.network import adapters
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import arrays as arrays_lib
 import jax
 import jax.numpy as jnp
 import optax
 
-State = dict[str, Any]  # params, opt_state, step
+# params, opt_state, step; and with adapters, of which `params` are the weights,
+# `frozen`, the weights of the network that they adapt.
+State = dict[str, Any]
 
 
 def init_state(
@@ -23,14 +26,41 @@ def init_state(
     seed: int,
     params: Any = None,
 ) -> State:
-  """The given weights, else random ones, and a fresh optimizer at step 0."""
-  if params is None:
-    params = partitioning.init_variables(model, seed)['params']
+  """The state at step 0.
+
+  Args:
+    model: the network.
+    optimizer: an Optax optimizer.
+    seed: of random weights.
+    params: the weights to start from, without those of adapters, which are
+      always drawn; None for random weights.
+
+  Returns:
+    The state, with a fresh optimizer.
+  """
+  frozen: Any = {}
+  if params is None or model.config.lora.rank:
+    trained, drawn = adapters.split(
+        partitioning.init_variables(model, seed)['params']
+    )
+    if model.config.lora.rank:
+      frozen = drawn if params is None else params
+    params = trained
   return {
       'params': params,
       'opt_state': optimizer.init(params),
       'step': jnp.zeros((), jnp.int32),
-  }
+  } | ({'frozen': frozen} if frozen else {})
+
+
+def to_save(state: State) -> State:
+  """What a checkpoint has of a state: all that training changes."""
+  return {name: value for name, value in state.items() if name != 'frozen'}
+
+
+def weights(state: State) -> Any:
+  """All weights of the network of a state."""
+  return adapters.joined(state['params'], state.get('frozen', {}))
 
 
 def make_train_step(
@@ -77,16 +107,16 @@ def make_train_step(
       _loss, model, unlikelihood_weight=unlikelihood_weight, eps=eps,
       num_logit_chunks=num_logit_chunks,
   )
-  gradients_of = functools.partial(
-      _gradients, jax.grad(loss, has_aux=True), num_microbatches,
-      param_shardings,
-  )
   # XLA's own generator: threefry is a good part of a small model's CPU step.
   dropout_key = jax.random.key(seed, impl='rbg')
 
   def step_fn(state, batch):
     key = jax.random.fold_in(dropout_key, state['step'])
-    gradients, metrics = gradients_of(state['params'], batch, key)
+    frozen = state.get('frozen', {})
+    gradients, metrics = _gradients(
+        jax.grad(functools.partial(loss, frozen), has_aux=True),
+        num_microbatches, param_shardings, state['params'], batch, key,
+    )
     updates, opt_state = optimizer.update(
         gradients, state['opt_state'], state['params']
     )
@@ -94,16 +124,18 @@ def make_train_step(
         'params': optax.apply_updates(state['params'], updates),
         'opt_state': opt_state,
         'step': state['step'] + 1,
+        **({'frozen': frozen} if frozen else {}),
     }, metrics | {'gradient_norm': optax.tree.norm(gradients)}
 
   return jax.jit(step_fn, donate_argnums=0, **jit_options)
 
 
 def _loss(
-    model, params, batch, totals, dropout_key, *, unlikelihood_weight, eps,
-    num_logit_chunks,
+    model, frozen, trained, batch, totals, dropout_key, *, unlikelihood_weight,
+    eps, num_logit_chunks,
 ):
   """The loss of a batch or of a microbatch, and its parts."""
+  params = adapters.joined(trained, frozen)
   read = objectives.network_batch(batch, unlikelihood_weight)
   hidden = model.apply(
       {'params': params},

@@ -12,6 +12,7 @@ from typing import Any
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
+from flipped_t5x.network import adapters
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,7 @@ class Dense(nn.Module):
   dtype: Any
   init_scale: float = 1.0
   int8: bool = False
+  lora: adapters.Lora = adapters.NONE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -87,8 +89,24 @@ class Dense(nn.Module):
     )
     # One matrix product over all positions: XLA's CPU backend is slow on the
     # weight gradient of a batched one.
-    y = _product(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel, scale)
+    flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+    y = _product(flat, kernel, scale)
+    if rank := self.lora.rank_of(self.name):
+      y += self._adapter(flat, rank)
     return y.reshape(*x.shape[:-1], self.features)
+
+  def _adapter(self, x: jax.Array, rank: int) -> jax.Array:
+    """float[n, m] -> float[n, features]; see `adapters.py`."""
+    a = param_with_axes(
+        adapters.A, adapters.init_a, (x.shape[-1], rank), jnp.float32,
+        axes=(self.axes[0], 'lora'),
+    )
+    b = param_with_axes(
+        adapters.B, nn.initializers.zeros, (rank, self.features), jnp.float32,
+        axes=('lora', self.axes[1]),
+    )
+    y = (x @ a.astype(self.dtype)) @ b.astype(self.dtype)
+    return y * self.lora.scale
 
 
 def _product(
@@ -186,6 +204,7 @@ class Attention(nn.Module):
   dropout_rate: float
   dtype: Any
   int8: bool = False
+  lora: adapters.Lora = adapters.NONE
 
   @nn.compact
   def __call__(
@@ -214,6 +233,7 @@ class Attention(nn.Module):
     def project(name, x, init_scale=1.0):
       x = Dense(
           width, ('embed', 'joined_kv'), self.dtype, init_scale, self.int8,
+          self.lora,
           name=name,
       )(x)
       x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
@@ -246,6 +266,7 @@ class Attention(nn.Module):
     x = x.reshape(*x.shape[:-2], width)
     return Dense(
         queries.shape[-1], ('joined_kv', 'embed'), self.dtype, int8=self.int8,
+        lora=self.lora,
         name='out',
     )(x)
 
@@ -291,6 +312,7 @@ class Mlp(nn.Module):
   dropout_rate: float
   dtype: Any
   int8: bool = False
+  lora: adapters.Lora = adapters.NONE
 
   @nn.compact
   def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
@@ -299,6 +321,7 @@ class Mlp(nn.Module):
       name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
       y = Dense(
           self.hidden_dim, ('embed', 'mlp'), self.dtype, int8=self.int8,
+          lora=self.lora,
           name=name,
       )(x)
       y = constrain(y, ('batch', 'length', 'mlp'))
@@ -307,7 +330,8 @@ class Mlp(nn.Module):
         hidden, deterministic
     )
     return Dense(
-        x.shape[-1], ('mlp', 'embed'), self.dtype, int8=self.int8, name='wo'
+        x.shape[-1], ('mlp', 'embed'), self.dtype, int8=self.int8,
+        lora=self.lora, name='wo',
     )(hidden)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 from flipped_t5x import errors
+from flipped_t5x.network import adapters
 from flipped_t5x.network import layers
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,9 @@ class T5Config:
       int8, with a float32 scale for each output channel (for the embedding:
       for each id). Such weights are made by `weights/quantization.py`; they
       cannot be trained.
+    lora_rank: the rank of the layers' adapters, see `adapters.py`; 0 for none.
+    lora_alpha: by which, divided by the rank, their output is multiplied.
+    lora_targets: the layers that have one, some of `adapters.TARGETS`.
   """
 
   vocab_size: int
@@ -85,6 +89,9 @@ class T5Config:
   scan_layers: bool = False
   remat_policy: str = 'none'
   int8_weights: bool = False
+  lora_rank: int = 0
+  lora_alpha: float = 0.0
+  lora_targets: tuple[str, ...] = ()
 
   def __post_init__(self):
     for name, most in MOST.items():
@@ -95,6 +102,37 @@ class T5Config:
           f'remat_policy {self.remat_policy!r} is not one of'
           f' {["none", *_REMAT_POLICIES]}'
       )
+    self._check_adapters()
+
+  def _check_adapters(self) -> None:
+    object.__setattr__(self, 'lora_targets', tuple(self.lora_targets))
+    if not self.lora_rank and (self.lora_alpha or self.lora_targets):
+      raise errors.UserError(
+          'lora_alpha and lora_targets have no effect with lora_rank 0'
+      )
+    if self.lora_rank:
+      check_size('lora_rank', self.lora_rank, self.emb_dim)
+      if self.lora_alpha <= 0:
+        raise errors.UserError(
+            f'lora_alpha {self.lora_alpha!r} is not above 0'
+        )
+      unknown = set(self.lora_targets) - set(adapters.TARGETS)
+      if unknown or not self.lora_targets:
+        raise errors.UserError(
+            f'lora_targets {self.lora_targets} must be some of'
+            f' {adapters.TARGETS}'
+        )
+
+  @property
+  def lora(self) -> adapters.Lora:
+    """The network's adapters."""
+    return adapters.Lora(self.lora_rank, self.lora_alpha, self.lora_targets)
+
+  def without_adapters(self) -> 'T5Config':
+    """The network that the adapters adapt."""
+    return dataclasses.replace(
+        self, lora_rank=0, lora_alpha=0.0, lora_targets=()
+    )
 
 
 class EncoderLayer(nn.Module):
@@ -421,14 +459,14 @@ def _stack(
 def _attention(config: T5Config, name: str) -> layers.Attention:
   return layers.Attention(
       config.num_heads, config.head_dim, config.dropout_rate, config.dtype,
-      config.int8_weights, name=name,
+      config.int8_weights, config.lora, name=name,
   )
 
 
 def _mlp(config: T5Config) -> layers.Mlp:
   return layers.Mlp(
       config.mlp_dim, config.mlp_activations, config.dropout_rate,
-      config.dtype, config.int8_weights, name='mlp',
+      config.dtype, config.int8_weights, config.lora, name='mlp',
   )
 
 

@@ -15,6 +15,7 @@ from flipped_t5x.settings import statements
 # Folder of a gin file -> whether its files are whole runs, or parts of runs.
 _FOLDERS = {
     'runs': 'run', 'experiment': 'run', 'models': 'part', 'methods': 'part',
+    'adapters': 'part',
 }
 _OWN = 'own'
 _Bindings = Sequence[statements.Binding]

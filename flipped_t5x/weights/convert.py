@@ -13,9 +13,11 @@ from flipped_t5x import errors
 from flipped_t5x import files as files_lib
 from flipped_t5x import locks
 from flipped_t5x import terminal
+from flipped_t5x.network import adapters
 from flipped_t5x.prompts import formats
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import logits_check
+from flipped_t5x.weights import lora_files
 from flipped_t5x.weights import model_card
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import quantization
@@ -25,7 +27,9 @@ from flipped_t5x.weights import tensors as tensors_lib
 import numpy as np
 import tqdm
 
-KINDS = (model_files.HF, model_files.NATIVE, model_files.T5X)
+KINDS = (
+    model_files.HF, model_files.NATIVE, model_files.T5X, model_files.PEFT
+)
 # Not float16, in which T5's activations overflow.
 DTYPES = ('float32', 'bfloat16', 'int8')
 _GB = 10**9
@@ -119,7 +123,7 @@ def convert(
         _new_folder(destination, after.nbytes) as folder,
         _counted(after, progress) as counted,
     ):
-      _write(folder, counted, card, max_shard_bytes)
+      _write(folder, counted, card, max_shard_bytes, _base(before))
       written = model_files.open(folder)  # Reads names, shapes and vocabulary.
       if compare is not None:
         difference, largest = compare.with_other(written)
@@ -185,13 +189,21 @@ def _planned(
     to = model_files.HF if is_native else model_files.NATIVE
   if to not in KINDS:
     raise errors.UserError(f'unknown kind {to!r}; known: {", ".join(KINDS)}')
-  if scan_layers and to == model_files.HF:
+  of_layers = to in (model_files.HF, model_files.PEFT)
+  if scan_layers and of_layers:
     raise errors.UserError(
         'Hugging Face does not stack layers: leave out --scan_layers'
     )
   if scan_layers is None:
-    scan_layers = files.network.scan_layers and to != model_files.HF
-  values = files.tensors
+    scan_layers = files.network.scan_layers and not of_layers
+  values, network = files.tensors, files.network
+  if to == model_files.PEFT:
+    if not network.lora_rank:
+      raise errors.UserError(f'{origin} has no adapters to write as {to}')
+    values = {n: t for n, t in values.items() if adapters.is_adapter(n)}
+  elif network.lora_rank:
+    values = lora_files.merged(network, values)
+    network = network.without_adapters()
   if not scan_layers:
     values = tensors_lib.unstacked(values)
   if dtype is not None:
@@ -208,7 +220,7 @@ def _planned(
       files,
       kind=to,
       network=dataclasses.replace(
-          files.network, scan_layers=scan_layers, int8_weights=in_int8
+          network, scan_layers=scan_layers, int8_weights=in_int8
       ),
       tensors=values,
       settings={
@@ -309,11 +321,21 @@ def _counted(
     })
 
 
+def _base(files: model_files.ModelFiles) -> str:
+  """The model that the adapters of a model adapt; '' if it has none."""
+  if not files.network.lora_rank:
+    return ''
+  if files.kind == model_files.PEFT:
+    return lora_files.base_of(pathlib.Path(files.path))
+  return str(files.settings['INITIAL_CHECKPOINT_PATH'])
+
+
 def _write(
     folder: pathlib.Path,
     files: model_files.ModelFiles,
     card: str,
     max_shard_bytes: int,
+    base: str,
 ) -> None:
   """Writes a model.
 
@@ -322,18 +344,23 @@ def _write(
     files: the model.
     card: the model card of `hf`.
     max_shard_bytes: for `hf`, the most bytes of weights in a file.
+    base: for `peft`, the model that the adapters adapt.
   """
-  if files.kind == model_files.HF:
-    hf_checkpoints.write(
-        folder, files.network, files.tensors, files.vocabulary,
-        max_shard_bytes=max_shard_bytes,
-    )
+  if files.kind in (model_files.HF, model_files.PEFT):
+    if files.kind == model_files.HF:
+      hf_checkpoints.write(
+          folder, files.network, files.tensors, files.vocabulary,
+          max_shard_bytes=max_shard_bytes,
+      )
+    else:
+      lora_files.write(folder, files.network, files.tensors, base)
     fields = dataclasses.asdict(files.run_config)
     del fields['network']  # That is in config.json.
     files_lib.write_json(
         folder / model_files.HF_SIDECAR, {**fields, 'step': files.step}
     )
-    files_lib.write(folder / 'README.md', terminal.visible(card))
+    if card:
+      files_lib.write(folder / 'README.md', terminal.visible(card))
     return
   step = files.step or 0
   if files.kind == model_files.NATIVE:

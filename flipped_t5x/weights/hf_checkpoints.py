@@ -73,7 +73,7 @@ _BLOCKS = {
         'pre_mlp_layer_norm': 'layer.2.layer_norm',
     },
 }
-_MATRICES = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
+MATRICES = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
 def open(
@@ -254,7 +254,7 @@ def _write_weights(
 def names(config: network_lib.T5Config) -> dict[str, tuple[str, bool]]:
   """T5X's name -> Hugging Face's, and whether the matrix is transposed."""
   return {
-      name: (_hf_name(name), name.endswith(('/kernel', '/rel_embedding')))
+      name: (hf_name(name), name.endswith(('/kernel', '/rel_embedding')))
       for name in _shapes(config)
   }
 
@@ -266,14 +266,15 @@ def _hf_shape(name: str, shape: tensors.Shape) -> tensors.Shape:
   return (*shape, 1) if tensors.is_scale(name) else shape
 
 
-def _hf_name(name: str) -> str:
+def hf_name(name: str) -> str:
+  """Hugging Face's name of a weight; layers are apart."""
   if tensors.is_scale(name):
-    return _hf_name(name.removesuffix(layers.SCALE)) + layers.SCALE
+    return hf_name(name.removesuffix(layers.SCALE)) + layers.SCALE
   if name in _OUTSIDE_LAYERS:
     return _OUTSIDE_LAYERS[name]
   side, layer, block, *matrix, _ = name.split('/')
   number = layer.removeprefix('layers_')
-  matrix = [_MATRICES.get(m, m) for m in matrix]
+  matrix = [MATRICES.get(m, m) for m in matrix]
   return '.'.join(
       (side, 'block', number, _BLOCKS[side][block], *matrix, 'weight')
   )

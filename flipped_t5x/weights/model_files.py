@@ -31,6 +31,8 @@ from flipped_t5x.prompts import formats
 from flipped_t5x.prompts import hf_vocabulary
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import initial_weights
+from flipped_t5x.weights import lora_files
 from flipped_t5x.weights import packaged
 from flipped_t5x.weights import quantization
 from flipped_t5x.weights import run_config
@@ -38,7 +40,7 @@ from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import t5x_runs
 from flipped_t5x.weights import tensors as tensors_lib
 
-HF, NATIVE, T5X = 'hf', 'native', 't5x'
+HF, NATIVE, T5X, PEFT = 'hf', 'native', 't5x', 'peft'
 CONFIG, VOCABULARY = run_config.CONFIG, t5x_runs.VOCABULARY
 HF_SIDECAR = 'flipped_t5x.json'
 INPUT_LENGTH, TARGET_LENGTH = 384, 64  # As the published FLIPPED-11B has.
@@ -51,7 +53,7 @@ class ModelFiles:
   """A model that has not been read yet.
 
   Attributes:
-    kind: HF, NATIVE or T5X.
+    kind: HF, NATIVE, T5X or PEFT.
     path: the folder that holds everything, or the checkpoint.
     network: the network's sizes; `scan_layers` and `int8_weights` are those
       of `tensors`.
@@ -118,7 +120,10 @@ def open(
       embedding has rows or is not the one that the model was trained with.
   """
   folder = resolve(path_or_name, revision)
-  found = (_open_hf if _is_hf(folder) else _open_checkpoint)(folder, step)
+  if lora_files.is_folder(folder):
+    found = _open_peft(pathlib.Path(folder))
+  else:
+    found = (_open_hf if _is_hf(folder) else _open_checkpoint)(folder, step)
   own = found.vocabulary
   if vocabulary is not None:
     found = dataclasses.replace(
@@ -225,6 +230,8 @@ def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
       network = dataclasses.replace(network, mlp_activations=activations)
     return ModelFiles(T5X, path, network, tensors, step=step, **fields)
   config = run_config.RunConfig.read(run)
+  if config.network.lora_rank:
+    tensors = _with_base(run, config, tensors)
   vocabulary = run / VOCABULARY
   return ModelFiles(
       NATIVE if is_native else T5X, run,
@@ -237,6 +244,46 @@ def _open_checkpoint(folder: epath.Path, step: int | None) -> ModelFiles:
       pathlib.Path(vocabulary) if vocabulary.is_file() else None,
       config.format, config.input_length, config.target_length,
       config.settings, step,
+  )
+
+
+def _with_base(
+    run: epath.Path,
+    config: run_config.RunConfig,
+    adapters: tensors_lib.Tensors,
+) -> tensors_lib.Tensors:
+  """The weights of a run of adapters together with those that they adapt.
+
+  Raises:
+    UserError: the weights that the run started from are not there any more, or
+      are others.
+  """
+  recorded = files.read_json(run / initial_weights.FILE)
+  name = config.settings.get('INITIAL_CHECKPOINT_PATH')
+  try:
+    base = open(name or recorded['path'])
+  except FileNotFoundError as e:
+    raise errors.UserError(
+        f'{run} has adapters of {name}, which are of no use without it: {e}'
+    ) from e
+  if not initial_weights.are(recorded, base):
+    raise errors.UserError(
+        f'{run} has adapters of other weights than those that {name} has now'
+    )
+  stacked = tensors_lib.is_stacked(adapters)
+  change = tensors_lib.stacked if stacked else tensors_lib.unstacked
+  return {**change(base.tensors), **adapters}
+
+
+def _open_peft(folder: pathlib.Path) -> ModelFiles:
+  """Opens adapters in PEFT's form, together with the model they adapt."""
+  base = open(lora_files.base_of(folder))
+  network, adapters = lora_files.read(folder, base.network)
+  return dataclasses.replace(
+      base, kind=PEFT, path=epath.Path(os.path.abspath(folder)),
+      network=network,
+      tensors={**tensors_lib.unstacked(base.tensors), **adapters},
+      **_sidecar(folder / HF_SIDECAR),
   )
 
 

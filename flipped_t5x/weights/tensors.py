@@ -19,6 +19,7 @@ from typing import Any
 from flax import traverse_util
 from flipped_t5x import errors
 from flipped_t5x import network as network_lib
+from flipped_t5x.network import adapters
 from flipped_t5x.network import layers as layers_lib
 import numpy as np
 
@@ -167,6 +168,20 @@ def _layer_shapes(
       result[f'{block}/{name}/kernel'] = (emb, width)
     result[f'{block}/out/kernel'] = (width, emb)
     result[f'{norm}_layer_norm/scale'] = (emb,)
+  return result | _adapter_shapes(config, result)
+
+
+def _adapter_shapes(
+    config: network_lib.T5Config, layer: Mapping[str, Shape]
+) -> dict[str, Shape]:
+  """Name -> shape of the adapters of the matrices of a layer."""
+  result = {}
+  for name, shape in layer.items():
+    path, _, kind = name.rpartition('/')
+    rank = config.lora.rank_of(path.rpartition('/')[2])
+    if kind == 'kernel' and rank:
+      result[f'{path}/{adapters.A}'] = (shape[0], rank)
+      result[f'{path}/{adapters.B}'] = (rank, shape[1])
   return result
 
 
