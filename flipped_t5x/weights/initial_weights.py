@@ -72,7 +72,9 @@ class Digested:
     def digested(name, tensor):
       def read() -> np.ndarray:
         values = tensor.read()
-        digests[name] = hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+        digests[name] = hashlib.sha256(
+            np.ascontiguousarray(values).tobytes()
+        ).hexdigest()
         return values
 
       return dataclasses.replace(tensor, read=read)

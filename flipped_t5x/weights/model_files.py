@@ -251,7 +251,7 @@ def _with_base(
     run: epath.Path,
     config: run_config.RunConfig,
     adapters: tensors_lib.Tensors,
-) -> tensors_lib.Tensors:
+) -> dict[str, tensors_lib.Tensor]:
   """The weights of a run of adapters together with those that they adapt.
 
   Raises:

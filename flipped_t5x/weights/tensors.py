@@ -175,7 +175,7 @@ def _adapter_shapes(
     config: network_lib.T5Config, layer: Mapping[str, Shape]
 ) -> dict[str, Shape]:
   """Name -> shape of the adapters of the matrices of a layer."""
-  result = {}
+  result: dict[str, Shape] = {}
   for name, shape in layer.items():
     path, _, kind = name.rpartition('/')
     rank = config.lora.rank_of(path.rpartition('/')[2])

@@ -9,6 +9,7 @@ from flipped_t5x.cli import main
 from flipped_t5x.engine import run_contents
 from flipped_t5x.prompts import templates
 from flipped_t5x.tasks import catalog
+from flipped_t5x.weights import initial_weights
 from flipped_t5x.weights import model_files
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_other_first_weights(tmp_path, make_params, monkeypatch):
 
 
 def read(path):
-  weights = run_contents.Digested.of(model_files.open(path))
+  weights = initial_weights.Digested.of(model_files.open(path))
   for tensor in weights.tensors.values():
     assert np.all(np.isfinite(tensor.read()))
   return weights
