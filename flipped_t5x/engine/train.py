@@ -108,6 +108,7 @@ def train(
         'int8_weights: weights in int8 cannot be trained; they are made of'
         ' trained ones, with --dtype int8'
     )
+  network = _with_type_of_base(network, initial_checkpoint, spiece)
   model = network_lib.Transformer(network)
   config = run_config.RunConfig(
       network, format, input_length, target_length, dict(settings or {})
