@@ -48,7 +48,10 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   }
   summary = results.summarize(runs)
   summary['start'] = results.start(output)
-  summary['curves'] = results.curves(paths)
+  summary['curves'] = {
+      method: _from_start(steps, summary['start'], runs[method])
+      for method, steps in results.curves(paths).items()
+  }
   summary['explanations'] = results.explanations(examples)
   summary['tests'] = results.paired_tests(examples)
   files.write_json(output / 'results.json', summary)
@@ -58,6 +61,16 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   print(
       f'{output}: tables.md, results.json, accuracy.png and curves.png written'
   )
+
+
+def _from_start(
+    steps: Mapping[str, Any],
+    start: Mapping[str, Any],
+    runs: Mapping[int, results.Results],
+) -> dict[str, Any]:
+  """A curve, from the weights that the runs of a method start from."""
+  form = next(iter(runs.values()))['format']
+  return ({'0': start[form]} if form in start else {}) | dict(steps)
 
 
 def tables(summary: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ def test_files_that_are_written(tmp_path):
       '| majority | 0.600 | 0.600 | 0.600 | 0.600 | 0.600 | 0.600 |',
       '| random | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 |',
       '| sentiment: new words | c/d | 1.000 | 0.500 |',
+      f'| FLIPPED | 0 | {row}',
       f'| FLIPPED | 4 | {row}',
       '| sentiment: new words | DIRECT | 0.500 | 0.500 | 0.000 | 0.000 |',
       '| sentiment: new words, minus known | DIRECT | 3 | +0.000 | +0.000 to'
