@@ -22,7 +22,11 @@ OVERRIDES := --gin.MODEL_DIR="'$(RUN)'" $(if $(LAMBDA),--gin.LAMBDA=$(LAMBDA))
 EVAL := --mixture flipped_demo_eval --limit 60 --input_length 128 \
   --target_length 48
 
-.PHONY: demo experiment test test-all lint docs extras clean
+# How often `make campaigns` kills each command, and damages each kind of file.
+KILLS ?= 20
+MUTATIONS ?= 1000
+
+.PHONY: demo experiment test test-all campaigns lint docs extras clean
 
 demo: $(BASE)
 	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
@@ -46,6 +50,13 @@ test: $(TEST)
 # Everything: whole runs, several hosts, comparisons with other libraries.
 test-all: $(EXTRAS)
 	$(PYTEST)
+
+# Hours: kills, two at once, damaged files, full disks; see CONTRIBUTING.md.
+campaigns: $(EXTRAS)
+	$(BIN)/python -m pytest -q -o python_files='*_campaign.py' tests/campaigns \
+	  --kills $(KILLS) --mutations $(MUTATIONS)
+	$(BIN)/python -m pytest -q tests/structure_test.py -k reports_of_damaged \
+	  --mutations $(MUTATIONS)
 
 lint: $(TEST)
 	$(BIN)/ruff check .

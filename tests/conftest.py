@@ -37,10 +37,13 @@ NEEDED = {
 
 
 def pytest_addoption(parser):
-  parser.addoption(
-      '--mutations', type=int, default=200,
-      help='how many damaged copies of each file are tried',
-  )
+  for name, number, what in (
+      ('mutations', 200, 'damaged copies of each file'),
+      ('kills', 20, 'campaigns: times that each command is killed'),
+      ('pairs', 3, 'campaigns: times that each command is started twice'),
+      ('disks', 12, 'campaigns: sizes of disks that are too small'),
+  ):
+    parser.addoption(f'--{name}', type=int, default=number, help=what)
 
 
 def pytest_configure():

@@ -44,6 +44,10 @@ def check_size(name: str, value: Any, most: int) -> None:
     )
 
 
+def _is_activation(name: Any) -> bool:
+  return isinstance(name, str) and (name == 'linear' or hasattr(jax.nn, name))
+
+
 @dataclasses.dataclass(frozen=True)
 class T5Config:
   """The sizes of a T5, named as in T5X.
@@ -97,6 +101,18 @@ class T5Config:
     for name, most in MOST.items():
       check_size(name, getattr(self, name), most)
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
+    for name in self.mlp_activations:
+      if not _is_activation(name):
+        raise errors.UserError(
+            f'mlp_activations {name!r} is no activation; give linear, or a'
+            ' function of flax.linen such as gelu, relu or silu'
+        )
+    try:
+      jnp.dtype(self.dtype)
+    except TypeError as e:
+      raise errors.UserError(
+          f'dtype {self.dtype!r} is no type of numbers such as float32'
+      ) from e
     if self.remat_policy not in ('none', *_REMAT_POLICIES):
       raise errors.UserError(
           f'remat_policy {self.remat_policy!r} is not one of'

@@ -25,6 +25,7 @@ from etils import epath
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
+from flipped_t5x import structure
 from flipped_t5x import vocabulary_files
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import formats
@@ -212,7 +213,10 @@ def _sidecar(path: pathlib.Path) -> dict[str, Any]:
     raise errors.UserError(
         f'{path} has {sorted(fields)} where {sorted(names)} belong'
     )
-  formats.get(fields['format'])
+  structure.check(
+      fields, 'sidecar', str(path), 'convert the model again, or copy the file'
+  )
+  run_config.check_use(fields, str(path))
   return fields
 
 

@@ -10,11 +10,14 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import network as network_lib
+from flipped_t5x.prompts import formats
+from flipped_t5x.settings import macro_types
 
 CONFIG = 'config.json'
 # The setting that says where `flipped-t5x convert` took the weights from. Such
 # a folder has no optimizer state and no data position to resume from.
 CONVERTED_FROM = 'CONVERTED_FROM'
+_LONGEST = 10**6  # Tokens; a longer text is a damaged number.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +62,36 @@ class RunConfig:
     fields = files.read_json(path)
     _check(cls, fields, str(path))
     _check(network_lib.T5Config, fields['network'], f'{path}: network')
-    fields['network'] = network_lib.T5Config(**fields['network'])
+    try:
+      fields['network'] = network_lib.T5Config(**fields['network'])
+    except errors.UserError as e:
+      raise errors.UserError(f'{path}: network: {e}') from e
+    check_use(fields, str(path))
     return cls(**fields)
+
+
+def check_use(fields: Mapping[str, Any], where: str) -> None:
+  """Checks what a file says of how a model is used.
+
+  Args:
+    fields: `format`, `input_length`, `target_length` and `settings`, of the
+      types of `RunConfig`.
+    where: the file, for the message.
+
+  Raises:
+    UserError: the format is unknown, a length is not positive, or a setting
+      that is used again is of another type.
+  """
+  try:
+    formats.get(fields['format'])
+  except errors.UserError as e:
+    raise errors.UserError(f'{where}: {e}') from e
+  for name in ('input_length', 'target_length'):
+    if not 1 <= fields[name] <= _LONGEST:
+      raise errors.UserError(f'{where}: {name} is {fields[name]}')
+  used = ('MAX_FIELD_CHARS', 'MIXTURE', 'INITIAL_CHECKPOINT_PATH')
+  settings = fields['settings']
+  macro_types.check({k: settings[k] for k in used if k in settings}, where)
 
 
 # Type of a field -> the types that JSON has for it.

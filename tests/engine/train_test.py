@@ -6,6 +6,7 @@ import re
 import signal
 import time
 
+import commands
 import demo_data
 from flipped_t5x import locks
 from flipped_t5x.cli import main
@@ -15,9 +16,7 @@ from flipped_t5x.engine import run_log
 from flipped_t5x.engine import train
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 
@@ -58,40 +57,24 @@ def wait_for(process, happened):
     time.sleep(0.01)
 
 
-def state(folder, step):
-  """Name -> array of all that a checkpoint holds: weights, optimizer, step."""
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    tree = checkpointer.restore(folder / 'checkpoints' / str(step) / 'state')
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves}
-
-
-def log(folder):
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return [
-      {k: v for k, v in json.loads(line).items() if 'per_second' not in k}
-      for line in lines
-  ]
-
-
 def assert_same_run(folder, whole):
-  ours, theirs = state(folder, 40), state(whole, 40)
+  ours, theirs = commands.state(folder, 40), commands.state(whole, 40)
   assert ours.keys() == theirs.keys()
   assert sum(a.size for a in ours.values()) > 10_000
   for name, values in theirs.items():
     np.testing.assert_array_equal(ours[name], values, name)
-  assert log(folder) == log(whole)
-  assert [line['step'] for line in log(whole)] == list(range(5, 41, 5))
+  assert commands.log(folder) == commands.log(whole)
+  assert [line['step'] for line in commands.log(whole)] == list(range(5, 41, 5))
 
 
 def test_two_halves_are_the_whole(whole, tmp_path):
   folder = tmp_path / 'run'
   assert main.main(command(folder, '--gin.TRAIN_STEPS=20')) == 0
-  before = state(folder, 20)
+  before = commands.state(folder, 20)
   assert main.main(command(folder)) == 0
   assert_same_run(folder, whole)
   # 20 more steps have changed every weight.
-  for name, values in state(folder, 40).items():
+  for name, values in commands.state(folder, 40).items():
     if 'params' in name:
       assert np.any(values != before[name]), name
 
@@ -102,7 +85,7 @@ def test_killed_run_goes_on(whole, data, tmp_path):
   folder = tmp_path / 'run'
   process = demo_data.start(data, command(folder), 'slow')
   wait_for(process, (folder / 'checkpoints' / '20').exists)
-  wait_for(process, lambda: log(folder)[-1]['step'] >= 25)
+  wait_for(process, lambda: commands.log(folder)[-1]['step'] >= 25)
   process.kill()
   process.communicate()
   assert not (folder / 'checkpoints' / '40').exists()
@@ -133,8 +116,8 @@ def test_interrupted_run_saves_and_goes_on(whole, data, tmp_path, capsys):
   assert main.main(command(folder)) == 0
   assert f'resuming from step {step}' in capsys.readouterr().out
   # The log's means are over other steps where the run was stopped.
-  ours = state(folder, 40)
-  for name, values in state(whole, 40).items():
+  ours = commands.state(folder, 40)
+  for name, values in commands.state(whole, 40).items():
     np.testing.assert_array_equal(ours[name], values, name)
 
 
@@ -177,7 +160,7 @@ def test_run_of_other_settings(whole, capsys):
   errors = capsys.readouterr().err
   assert str(whole) in errors
   assert 'LAMBDA: 3.0 there, 1.0 now' in errors
-  assert state(whole, 40)
+  assert commands.state(whole, 40)
 
 
 def test_one_training_in_a_folder(data, tmp_path, capsys):
@@ -248,9 +231,10 @@ def test_nan_names_the_step_and_keeps_the_last_checkpoint(data, tmp_path):
   ):
     run(tmp_path, Repeated(poison))
   assert checkpoints.Checkpoints(tmp_path).latest == 20
-  assert all(np.all(np.isfinite(a)) for a in state(tmp_path, 20).values())
+  for values in commands.state(tmp_path, 20).values():
+    assert np.all(np.isfinite(values))
   # What was logged is finite too.
-  assert [line['step'] for line in log(tmp_path)] == [10, 20]
+  assert [line['step'] for line in commands.log(tmp_path)] == [10, 20]
 
 
 def test_gradient_that_is_not_finite_is_not_saved(data, tmp_path):
@@ -268,7 +252,7 @@ def test_gradient_that_is_not_finite_is_not_saved(data, tmp_path):
 
 def test_loss_goes_down(data, tmp_path):
   last = run(tmp_path, Repeated(), checkpoint_period=100)
-  first = log(tmp_path)[0]
+  first = commands.log(tmp_path)[0]
   assert first['loss'] > 3
   assert last['loss'] < first['loss'] / 2
   assert last['likelihood'] < first['likelihood'] / 2
@@ -279,7 +263,7 @@ def test_loss_goes_down(data, tmp_path):
 def test_direct_learns_by_likelihood_alone(data, tmp_path):
   direct = ('--gin_file=methods/direct.gin', '--gin.TRAIN_STEPS=5')
   assert main.main(command(tmp_path / 'direct', *direct)) == 0
-  line, = log(tmp_path / 'direct')
+  line, = commands.log(tmp_path / 'direct')
   assert line['loss'] == line['likelihood'] > 0
   assert not {'unlikelihood', 'prob_wrong'} & line.keys()
   origins = json.loads((tmp_path / 'direct' / 'data.json').read_text())
@@ -296,7 +280,7 @@ def test_direct_with_unlikelihood(data, tmp_path):
       '--gin_file=methods/direct_unlikelihood.gin', '--gin.TARGET_LENGTH=8',
   )
   assert main.main(command(folder, *method)) == 0
-  lines = log(folder)
+  lines = commands.log(folder)
   for line in lines:
     assert line['loss'] == pytest.approx(
         line['likelihood'] + 3 * line['unlikelihood'], rel=1e-4
@@ -325,4 +309,4 @@ def test_folder_without_room_for_the_vocabulary(data, tmp_path):
 def test_half_a_line_of_the_log_is_left_out(data, tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2, "lo')
   run_log.RunLog(tmp_path, 5, 10).close()
-  assert log(tmp_path) == [{'step': 1}]
+  assert commands.log(tmp_path) == [{'step': 1}]

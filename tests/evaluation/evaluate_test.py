@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import commands
 import demo_data
 from flipped_t5x import errors
 from flipped_t5x import files
@@ -99,17 +100,9 @@ def whole(model, tasks, tmp_path_factory):
   return evaluated(model, tasks, path), path.parent
 
 
-def contents(folder):
-  """Path -> content of all files below a folder."""
-  return {
-      str(p.relative_to(folder)): p.read_bytes()
-      for p in folder.rglob('*') if p.is_file()
-  }
-
-
 def test_files(whole):
   results, folder = whole
-  written = contents(folder)
+  written = commands.contents(folder)
   assert set(written) == {
       NAME, 'results_tiny/tiny_mood.parquet', 'results_tiny/tiny_kind.parquet',
   }
@@ -218,7 +211,7 @@ def test_resumes_where_it_was(
 
   monkeypatch.setattr(batches.CandidateSource, 'read', count)
   evaluated(model, tasks, tmp_path / NAME)
-  assert contents(tmp_path) == contents(whole[1])
+  assert commands.contents(tmp_path) == commands.contents(whole[1])
   # Nothing that was done is read again, and nothing twice.
   assert len(read) == len(set(read)) == sum((3, 3, 2, 2, 2)[done:])
 
@@ -237,7 +230,7 @@ def test_interrupted_by_hand(model, tasks, whole, tmp_path, monkeypatch):
     evaluated(model, tasks, tmp_path / NAME)
   evaluated(model, tasks, tmp_path / NAME)
   assert len(calls) == 3 + 3
-  assert contents(tmp_path) == contents(whole[1])
+  assert commands.contents(tmp_path) == commands.contents(whole[1])
 
 
 def test_other_settings_are_not_mixed(
@@ -259,7 +252,7 @@ def test_other_settings_are_not_mixed(
   evaluated(model, tasks, tmp_path / NAME)
   printed = capsys.readouterr().err
   assert printed.count('differs in checkpoint is discarded') == 2
-  assert contents(tmp_path) == contents(whole[1])
+  assert commands.contents(tmp_path) == commands.contents(whole[1])
 
 
 def test_damaged_chunk_is_scored_again(
@@ -276,7 +269,7 @@ def test_damaged_chunk_is_scored_again(
   part.write_bytes(part.read_bytes()[:100])
   evaluated(model, tasks, tmp_path / NAME)
   assert f'{part} is damaged' in capsys.readouterr().err
-  assert contents(tmp_path) == contents(whole[1])
+  assert commands.contents(tmp_path) == commands.contents(whole[1])
 
 
 @pytest.mark.process
@@ -286,7 +279,7 @@ def test_killed(folder, run, tmp_path, capsys):
       'eval', str(run), '--batch_size', '16', '--output', str(tmp_path / NAME)
   ]
   assert main.main(arguments) == 0
-  expected = contents(tmp_path)
+  expected = commands.contents(tmp_path)
   for path in (tmp_path / NAME, *tmp_path.rglob('*.parquet')):
     path.unlink()
 
@@ -300,12 +293,12 @@ def test_killed(folder, run, tmp_path, capsys):
       capture_output=True, text=True, check=False,
   )
   assert killed.returncode == -signal.SIGKILL, killed.stderr
-  written = contents(tmp_path)
+  written = commands.contents(tmp_path)
   assert NAME not in written
   assert len([n for n in written if n.endswith('.parquet')]) == 3
   capsys.readouterr()
   assert main.main(arguments) == 0
-  assert contents(tmp_path) == expected
+  assert commands.contents(tmp_path) == expected
   assert '156 encoder passes instead of 156' in capsys.readouterr().out
 
 

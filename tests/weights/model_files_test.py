@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+from flipped_t5x import errors
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import model_files
@@ -81,6 +82,15 @@ def test_a_hugging_face_folder(hf_folder, tiny_network, tiny_params):
     with pytest.raises(ValueError, match='other|flipped_t5x.json has'):
       model_files.open(hf_folder)
     edit(hf_folder / 'flipped_t5x.json', format='direct')
+  for field, value in (
+      ('format', ['flipped']), ('settings', None), ('step', '2'),
+      ('input_length', 0), ('settings', {'MAX_FIELD_CHARS': 'x'}),
+  ):
+    path = hf_folder / 'flipped_t5x.json'
+    path.write_text(json.dumps(fields | {field: value}))
+    with pytest.raises(errors.UserError, match=f'^{path}: .*{field}|MAX_FIELD'):
+      model_files.open(hf_folder)
+  path.unlink()
   with pytest.raises(ValueError, match='a Hugging Face folder has no steps'):
     model_files.open(hf_folder, step=3)
 

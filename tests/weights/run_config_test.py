@@ -46,6 +46,15 @@ def test_is_read_as_it_was_written(folder, tiny_network):
     (lambda f: f['network'].update(num_heads=2.0), 'num_heads is 2.0'),
     (lambda f: f['network'].update(num_heads=True), 'num_heads is True'),
     (lambda f: f['network'].update(mlp_activations='relu'), "is 'relu'"),
+    (lambda f: f['network'].update(mlp_activations=[['a']]),
+     r"config.json: network: mlp_activations \['a'\] is no activation"),
+    (lambda f: f['network'].update(mlp_activations=['gelo']), "'gelo' is no"),
+    (lambda f: f['network'].update(dtype='float33'), "dtype 'float33' is no"),
+    (lambda f: f.update(format='x'), "config.json: unknown format 'x'"),
+    (lambda f: f.update(input_length=0), 'config.json: input_length is 0'),
+    (lambda f: f.update(target_length=10**18), 'target_length is 10000'),
+    (lambda f: f['settings'].update(MAX_FIELD_CHARS='9'),
+     "config.json: MAX_FIELD_CHARS is '9'; it must be a whole number"),
 ))
 def test_other_fields(change_fields, message, folder):
   change(folder, change_fields)
