@@ -1,6 +1,7 @@
 """What several tests need: a tiny vocabulary, a tiny network, a tiny run."""
 
 import importlib.util
+import os
 import pathlib
 import random
 
@@ -52,6 +53,9 @@ def pytest_configure():
     patch.setenv('XLA_FLAGS', xla_flags.QUICK)
     libtpu_loading.avoid()
     jax.devices()  # Flags are read here, once.
+  # Nothing is kept in the user's data folder, by processes of tests neither.
+  os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+  jax.config.update('jax_enable_compilation_cache', False)
 
 
 def pytest_collection_modifyitems(items):

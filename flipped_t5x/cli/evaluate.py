@@ -22,8 +22,10 @@ import re
 import sys
 from typing import Any
 
+from flipped_t5x import compilation_cache
 from flipped_t5x import errors
 from flipped_t5x.cli import local_paths
+from flipped_t5x.cli import rows
 from flipped_t5x.evaluation import evaluate
 from flipped_t5x.evaluation import suites
 from flipped_t5x.inference import model as model_lib
@@ -101,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f'--{side}_length', type=int, metavar='TOKENS',
         help=f'the most tokens of the {side}s; by default as in the checkpoint',
     )
+  rows.add_compilation_cache(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -117,6 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
   datasets, missing = _datasets(
       mixture, arguments.split, arguments.skip_missing or bool(arguments.suite)
   )
+  compilation_cache.use(arguments.compilation_cache)
   model = model_lib.load(
       source, vocabulary=arguments.vocabulary, dtype=arguments.dtype,
       format=method, input_length=arguments.input_length,

@@ -21,7 +21,6 @@ import dataclasses
 from typing import Any
 
 from flipped_t5x import terminal
-from flipped_t5x.cli import ranked_table
 from flipped_t5x.cli import rows
 from flipped_t5x.inference import model
 from flipped_t5x.inference import queries
@@ -30,11 +29,40 @@ from flipped_t5x.inference import queries
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   rows.add_arguments(parser)
   rows.add_options(parser)
-  ranked_table.add_arguments(parser)
+  _add_table_arguments(parser)
+
+
+def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments of tables."""
+  parser.add_argument(
+      '--table', metavar='FILE',
+      help='a table of many texts (.csv, .tsv, .jsonl, .parquet), which is'
+      ' written to --output_file, of the same form, with the label, its'
+      ' probability and its margin added; resumes where it was stopped',
+  )
+  parser.add_argument(
+      '--text', metavar='COLUMN', help="the table's column of texts"
+  )
+  parser.add_argument(
+      '--task', metavar='FOLDER',
+      help='a folder that `flipped-t5x new` has written: the table has its'
+      ' columns of texts and options, and is asked its first instruction or'
+      ' that of --template',
+  )
+  parser.add_argument(
+      '--threshold', type=float, default=0.0, metavar='PROBABILITY',
+      help='give no label to rows of a table whose best label is less probable',
+  )
+  parser.add_argument(
+      '--encoding', default='utf-8', help='of CSV and TSV (default utf-8)'
+  )
 
 
 def run(arguments: argparse.Namespace) -> None:
   if arguments.table:
+    # With what reads tables, takes a while to import; a text needs none of it.
+    from flipped_t5x.cli import ranked_table
+
     ranked_table.run(arguments)
     return
   rows.run(

@@ -51,32 +51,6 @@ def best(
   }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the arguments of tables."""
-  parser.add_argument(
-      '--table', metavar='FILE',
-      help='a table of many texts (.csv, .tsv, .jsonl, .parquet), which is'
-      ' written to --output_file, of the same form, with the label, its'
-      ' probability and its margin added; resumes where it was stopped',
-  )
-  parser.add_argument(
-      '--text', metavar='COLUMN', help="the table's column of texts"
-  )
-  parser.add_argument(
-      '--task', metavar='FOLDER',
-      help='a folder that `flipped-t5x new` has written: the table has its'
-      ' columns of texts and options, and is asked its first instruction or'
-      ' that of --template',
-  )
-  parser.add_argument(
-      '--threshold', type=float, default=0.0, metavar='PROBABILITY',
-      help='give no label to rows of a table whose best label is less probable',
-  )
-  parser.add_argument(
-      '--encoding', default=reading.UTF8, help='of CSV and TSV (default utf-8)'
-  )
-
-
 def run(
     arguments: argparse.Namespace, model: model_lib.Model | None = None
 ) -> None:

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 import warnings
 
+from flipped_t5x import compilation_cache
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x.cli import local_paths
@@ -61,6 +62,17 @@ def add_model_arguments(
         f'--{side}_length', type=int, metavar='TOKENS',
         help=f"most tokens of the {side}s, by default the model's own length",
     )
+  add_compilation_cache(parser)
+
+
+def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
+  """Adds the argument that says whether compiled programs are kept."""
+  parser.add_argument(
+      '--compilation_cache', action=argparse.BooleanOptionalAction,
+      default=True,
+      help='whether to keep what is compiled, in the data folder, for the next'
+      ' time',
+  )
 
 
 def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
@@ -262,6 +274,7 @@ def run(
 
 def load_model(arguments: argparse.Namespace) -> model_lib.Model:
   """The model that the arguments name."""
+  compilation_cache.use(arguments.compilation_cache)
   return model_lib.load(
       arguments.checkpoint,
       **{

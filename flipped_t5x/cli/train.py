@@ -21,6 +21,7 @@ Example:
 
 import argparse
 
+from flipped_t5x import compilation_cache
 from flipped_t5x import errors
 from flipped_t5x import gin_config
 from flipped_t5x.cli import local_paths
@@ -73,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     return
   libtpu_flags.set_defaults()
   settings = gin_config.parse(arguments.gin_file, arguments.gin_overrides)
+  compilation_cache.use(settings.get('COMPILATION_CACHE', True))
   # Gin's own version of the function, with its bindings.
   configured = gin.get_configurable(train.train)
   with hosts.joined(

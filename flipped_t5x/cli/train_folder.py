@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import types
 
+from flipped_t5x import compilation_cache
 from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import gin_config
@@ -46,6 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
       '--input_length', str(settings['INPUT_LENGTH']),
       '--target_length', str(settings['TARGET_LENGTH']),
   ]
+  if not settings.get('COMPILATION_CACHE', True):
+    compilation_cache.use(False)
+    asked.append('--no-compilation_cache')
   before, after = run_folder / 'before.json', run_folder / 'after.json'
   if not before.exists():
     _command(

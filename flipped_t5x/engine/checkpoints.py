@@ -34,6 +34,7 @@ RESUMABLE = frozenset((
     'CHECKPOINT_PERIOD', 'KEEP', 'LOG_PERIOD', 'MODEL_DIR', 'TRAIN_STEPS',
     'MODEL_PARALLEL', 'SHARD_PARAMS_OVER_DATA', 'NUM_MICROBATCHES',
     'NUM_LOGIT_CHUNKS', 'REMAT_POLICY', 'network.remat_policy',
+    'COMPILATION_CACHE',
     'SCAN_LAYERS',  # Compared as the network's.
 ))
 

@@ -23,7 +23,6 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x.prompts import jinja_chunks
 from flipped_t5x.prompts import templates
-from flipped_t5x.tasks import catalog
 import jinja2
 from jinja2 import nodes
 
@@ -270,6 +269,9 @@ def find_template(
   """
   if isinstance(template, templates.Template):
     return _cut_to(template, max_field_chars)
+  # With PyArrow, takes a while to import; a text needs neither.
+  from flipped_t5x.tasks import catalog
+
   datasets = catalog.catalog()
   if dataset in datasets:
     found = datasets[dataset].load_templates(max_field_chars)

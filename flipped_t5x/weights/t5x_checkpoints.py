@@ -30,7 +30,6 @@ from flipped_t5x.weights import stored_arrays
 from flipped_t5x.weights import tensors as tensors_lib
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore as ts
 
 # Compressors of zarr.
@@ -40,6 +39,7 @@ ZSTD = {'id': 'zstd', 'level': 1}
 # Of the first layout; version 2 has bfloat16 as uint16, version 0 is Flax's.
 _VERSION = 3
 _MIN_FACTORED = 128
+_DATABASE = 'manifest.ocdbt'  # Orbax's name; Orbax takes long to import.
 _STEP = re.compile(r'(checkpoint_)?(\d+)')
 Params = Mapping[str, Any]
 
@@ -318,7 +318,7 @@ def _start_open(path: epath.Path) -> dict[str, ts.Future]:
         if not leaf['value_metadata'].get('skip_deserialize')
     ]
     driver = 'zarr3' if described.get('use_zarr3') else 'zarr'
-    in_database = ocp.type_handlers.is_ocdbt_checkpoint(state)
+    in_database = (state / _DATABASE).exists()
   except Exception as e:  # The file may hold anything.
     files.check_is_fetched(state / '_METADATA')
     raise errors.UserError(
