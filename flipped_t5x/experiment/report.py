@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import files
+from flipped_t5x import structure
 from flipped_t5x.experiment import results
 from flipped_t5x.reports import markdown
 from flipped_t5x.reports import parts
@@ -38,7 +39,7 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   """
   paths = results.find(output, methods)
   runs = {
-      method: {s: files.read_json(path) for s, path in seeds.items()}
+      method: {s: structure.read_results(path) for s, path in seeds.items()}
       for method, seeds in paths.items()
   }
   results.check_alike(runs)
@@ -56,8 +57,9 @@ def write(output: pathlib.Path, methods: Sequence[str]) -> None:
   summary['tests'] = results.paired_tests(examples)
   files.write_json(output / 'results.json', summary)
   files.write(output / 'tables.md', tables(summary))
-  plot_columns(summary).savefig(output / 'accuracy.png')
-  plot_curves(summary).savefig(output / 'curves.png')
+  for name, plot in (('accuracy', plot_columns), ('curves', plot_curves)):
+    with files.replacing(output / f'{name}.png') as unfinished:
+      plot(summary).savefig(unfinished, format='png')
   print(
       f'{output}: tables.md, results.json, accuracy.png and curves.png written'
   )

@@ -10,8 +10,8 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import errors
-from flipped_t5x import files
 from flipped_t5x import ranking
+from flipped_t5x import structure
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.evaluation import statistics
 import numpy as np
@@ -184,7 +184,7 @@ def start(output: pathlib.Path) -> dict[str, dict[str, float]]:
   """Format -> column -> accuracy of the weights that all runs start from."""
   found = {}
   for path in sorted((output / 'start').glob('results_*_experiment_eval.json')):
-    content = files.read_json(path)
+    content = structure.read_results(path)
     found[content['format']] = {c: accuracy(content, c) for c in COLUMNS}
   return found
 
@@ -207,7 +207,7 @@ def curves(
     for path in seeds.values():
       earlier = list((path.parent / 'steps').glob('*.json'))
       for file in (*earlier, path) if earlier else ():
-        content = files.read_json(file)
+        content = structure.read_results(file)
         steps.setdefault(content['step'], []).append(content)
     if steps:
       found[method] = {

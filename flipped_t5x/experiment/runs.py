@@ -18,8 +18,9 @@ import sys
 from typing import Any
 
 from flipped_t5x import errors
-from flipped_t5x import files
 from flipped_t5x import gin_config
+from flipped_t5x import structure
+from flipped_t5x.cli import local_paths
 from flipped_t5x.cli import main as cli
 from flipped_t5x.experiment import report
 
@@ -93,7 +94,7 @@ class TrainingRun:
     path = self.results(settings)
     if not path.is_file():
       return
-    results = files.read_json(path)
+    results = structure.read_results(path)
     differences = [
         f'{name} was {results["settings"].get(name)!r}, now {value!r}'
         for name, value in settings.items()
@@ -203,7 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-      '--output', type=pathlib.Path, default=pathlib.Path('output/experiment')
+      '--output', type=local_paths.local,
+      default=pathlib.Path('output/experiment'),
   )
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument(

@@ -97,6 +97,10 @@ PATHS = {
         'output_file': ('--checkpoint=x', '--output_file=~/none/a', *QUERY),
         'plot': ('--checkpoint=x', '--plot=~/none/a.png', *QUERY),
     },
+    'serve': {
+        'checkpoint': MODEL_FILES,
+        'vocabulary': MODEL_FILES,
+    },
 }
 # All other flags.
 PLAIN = set("""
@@ -107,6 +111,7 @@ PLAIN = set("""
   sheet config topology size remat_policy shard_params_over_data search
   max_compilations quick dataset template row option threshold input
   num_beams max_length model_parallel num_microbatches num_logit_chunks steps
+  compilation_cache host port auth
 """.split())
 # Of `guess`, it is a label.
 PLAIN_OF = {'guess': {'output'}, 'precompile': {'task'}}

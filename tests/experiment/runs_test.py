@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import experiment_runs
 from flipped_t5x.experiment import results as results_lib
 from flipped_t5x.experiment import runs as runs_lib
 from flipped_t5x.prompts import tokenization
@@ -14,6 +15,11 @@ TINY = {
     'TRAIN_STEPS': 4, 'WARMUP_STEPS': 1, 'BATCH_SIZE': 4, 'LOG_PERIOD': 1,
     'CHECKPOINT_PERIOD': 2, 'INPUT_LENGTH': 80, 'TARGET_LENGTH': 80,
 }
+
+
+def results_with(settings):
+  found = experiment_runs.results(experiment_runs.accuracies(0.5))
+  return found | {'settings': settings}
 
 
 def test_files_of_the_methods():
@@ -55,7 +61,7 @@ def commands(monkeypatch):
     given.append(arguments)
     if '--output' in arguments:
       path = pathlib.Path(arguments[arguments.index('--output') + 1])
-      path.write_text(json.dumps({'settings': {}}))
+      path.write_text(json.dumps(results_with({})))
     return 0
 
   monkeypatch.setattr(runs_lib.cli, 'main', command)
@@ -82,7 +88,7 @@ def test_a_run_is_trained_and_evaluated_once(tmp_path, commands, capsys):
   settings = run.settings()
   assert outputs(commands)[0] == str(run.results(settings))
   # What is missing is done again; here, the evaluation of an earlier step.
-  run.results(settings).write_text(json.dumps({'settings': settings}))
+  run.results(settings).write_text(json.dumps(results_with(settings)))
   (folder / 'steps' / '2.json').unlink()
   del commands[:]
   assert run.do() == 0
@@ -92,7 +98,7 @@ def test_a_run_is_trained_and_evaluated_once(tmp_path, commands, capsys):
   assert capsys.readouterr().out.endswith(f'{folder}: complete\n')
   # Of other settings.
   run.results(settings).write_text(
-      json.dumps({'settings': {**settings, 'SEED': 4}})
+      json.dumps(results_with({**settings, 'SEED': 4}))
   )
   with pytest.raises(
       ValueError, match=f'SEED was 4, now 3\\): remove {folder}, or'

@@ -1,7 +1,9 @@
 """Results of the experiment's runs, and files of scored examples."""
 
+import dataclasses
 import json
 
+import evaluated_runs
 from flipped_t5x.evaluation import scored_examples
 from flipped_t5x.experiment import results as results_lib
 import numpy as np
@@ -11,18 +13,21 @@ import pyarrow as pa
 def results(accuracy, **changes):
   """Results of a run: task -> template -> accuracy of 10 examples."""
   return {
-      'step': 4, 'network': {'emb_dim': 8}, 'versions': {},
+      'step': 4, 'network': dataclasses.asdict(evaluated_runs.NETWORK),
+      'versions': {},
       'checkpoint': {'sha256': 'f00'}, 'format': 'flipped',
       'settings': {'TRAIN_STEPS': 4, 'BATCH_SIZE': 2, 'SEED': 0},
       'tasks': {
           task: {
-              'accuracy': {'mean': float(np.mean(list(templates.values())))},
+              'examples': 10, 'options': [2], 'ties': 0,
+              'accuracy': _spread(templates), 'macro_f1': _spread(templates),
               'majority_accuracy': 0.6, 'random_accuracy': 0.5,
-              'scores': {'file': f'results/{task}.parquet'},
+              'majority_macro_f1': 0.4, 'data': {'split': 'test'},
+              'scores': {'file': f'results/{task}.parquet', 'sha256': 'f00'},
               'templates': {
                   name: {
-                      'accuracy': value, 'examples': 10,
-                      'majority_accuracy': 0.6,
+                      'accuracy': value, 'macro_f1': value, 'examples': 10,
+                      'majority_accuracy': 0.6, 'ties': 0, 'counts': {},
                   }
                   for name, value in templates.items()
               },
@@ -31,6 +36,10 @@ def results(accuracy, **changes):
       },
       **changes,
   }
+
+
+def _spread(templates):
+  return {'mean': float(np.mean(list(templates.values()))), 'std': 0.0}
 
 
 def accuracies(base):
