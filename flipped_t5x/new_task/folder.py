@@ -13,6 +13,7 @@ from typing import IO
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import structure
 from flipped_t5x import terminal
 from flipped_t5x.new_task import conversion
 from flipped_t5x.new_task import instructions
@@ -218,14 +219,12 @@ def read_columns(folder: pathlib.Path) -> conversion.Columns:
   """The columns of the tables of a folder that `flipped-t5x new` has written.
 
   Raises:
-    UserError: it is no such folder.
+    UserError: it is no such folder, or the file is damaged.
   """
-  path = folder / COLUMNS
-  if not path.is_file():
-    raise errors.UserError(
-        f'{path} is not found: `flipped-t5x new` makes such a folder of a table'
-    )
-  return conversion.Columns(**files.read_json(path))
+  path = _of_new(folder / COLUMNS)
+  found = files.read_json(path)
+  structure.check(found, 'columns', str(path), 'make the folder again')
+  return conversion.Columns(**found)
 
 
 def datasets(folder: pathlib.Path) -> list[str]:
@@ -236,14 +235,19 @@ def datasets(folder: pathlib.Path) -> list[str]:
   Raises:
     UserError: the folder has no catalog.
   """
-  path = folder / CATALOG
+  path = _of_new(folder / CATALOG)
+  os.environ.update(environment(folder))
+  with open(path, encoding='utf-8', newline='') as f:
+    return [row['name'] for row in csv.DictReader(f)]
+
+
+def _of_new(path: pathlib.Path) -> pathlib.Path:
+  """A file of a folder that `flipped-t5x new` has written, if it is there."""
   if not path.is_file():
     raise errors.UserError(
         f'{path} is not found: `flipped-t5x new` makes such a folder of a table'
     )
-  os.environ.update(environment(folder))
-  with open(path, encoding='utf-8', newline='') as f:
-    return [row['name'] for row in csv.DictReader(f)]
+  return path
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:

@@ -104,3 +104,19 @@ def test_few_rows_and_mistakes(folder, tiny_run, capsys, tmp_path):
   assert json.loads((folder / 'run' / 'after.json').read_text())['step'] == 2
   assert not (folder / 'run' / 'validation').exists()
   assert 'so --from' in fails('reviews', '--from', 'pypi:other')
+
+
+def test_a_damaged_task(folder, tiny_run, capsys):
+  ask = [
+      'rank', '--checkpoint', str(tiny_run), '--task', 'reviews', '--table',
+      'reviews.csv', '--output_file', 'labelled.csv',
+  ]
+  path = folder / 'columns.json'
+  for content, reason in (
+      ('{"texts": "review", "label": "stars", "options": []}', 'texts'),
+      ('{"label": "stars"}', 'texts'), ('{', 'JSON'), ('[]', ''),
+  ):
+    path.write_text(content)
+    assert main.main(ask) == 1
+    line, = capsys.readouterr().err.strip().splitlines()
+    assert f'{path.relative_to(folder.parent)}' in line and reason in line

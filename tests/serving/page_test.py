@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason='no Chromium is installed'),
     pytest.mark.skipif(
         importlib.util.find_spec('playwright') is None,
-        reason='playwright is not installed: see CONTRIBUTING.md',
+        reason='playwright is not installed: make test installs it',
     ),
 ]
 
