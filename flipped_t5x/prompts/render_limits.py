@@ -36,6 +36,10 @@ class TooMuch(jinja2.TemplateError):
   """A template takes too much time or memory."""
 
 
+class TooSlow(TooMuch):
+  """A template takes too much time."""
+
+
 class Budget:
   """What is left for rendering one row."""
 
@@ -44,9 +48,9 @@ class Budget:
     self._size = MAX_SIZE
 
   def check_time(self) -> None:
-    """Raises TooMuch after `MAX_SECONDS`."""
+    """Raises TooSlow after `MAX_SECONDS`."""
     if time.thread_time() > self._end:
-      raise TooMuch(f'one row takes more than {MAX_SECONDS:g} seconds')
+      raise TooSlow(f'one row takes more than {MAX_SECONDS:g} seconds')
 
   def joined(self, pieces: Iterable[str]) -> str:
     """The text that a template renders, piece by piece."""

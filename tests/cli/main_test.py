@@ -127,12 +127,12 @@ def test_wrong_gin_file(text, message, capsys, tmp_path):
 
 def test_gin_file_that_is_not_there(capsys):
   assert 'runs/demoo.gin' in fails(capsys, 'train', '--gin_file=runs/demoo.gin')
+  assert '--gin_file is needed' in fails(capsys, 'train')
 
 
 @pytest.mark.parametrize(
     'argv, message',
     (
-        (['train'], '--gin_file'),
         (['trian'], "'trian'"),
         (
             ['train', '--gin_file=runs/scratch.gin', '--gin.LAMBDA'],

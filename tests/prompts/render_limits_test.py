@@ -119,3 +119,20 @@ def test_filter_of_the_wrong_type():
   )
   with pytest.raises(ValueError, match='a "b": .*__round__'):
     template.render({'x': 'X'})
+
+
+def test_a_pause_of_the_process_is_no_fault(monkeypatch):
+  """Only once; a template that is slow is slow twice."""
+  times = iter([0.0, 99.0])
+  monkeypatch.setattr(
+      render_limits.time, 'thread_time', lambda: next(times, 99.0)
+  )
+  template = templates.Template('d', 'n', '{{x}} is? ||| {{y}}', 'a ||| b')
+  rendered = template.render({'x': 'It', 'y': 'a'})
+  assert rendered.prompt == 'It is?'
+  ticks = iter(range(0, 10**6, 50))
+  monkeypatch.setattr(
+      render_limits.time, 'thread_time', lambda: float(next(ticks))
+  )
+  with pytest.raises(ValueError, match=LATE):
+    template.render({'x': 'It', 'y': 'a'})
