@@ -5,6 +5,7 @@ from typing import Any
 import warnings
 
 from flipped_t5x import errors
+from flipped_t5x.inference import encoded_queries
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.inference import queries
 
@@ -180,11 +181,15 @@ def _each(
       except queries.QueryError as e:
         results[left[e.index]] = e.reason, ''
         continue
-    if caught and len(left) > 1:  # Which of them is it?
+    # Warnings of other threads are caught, too.
+    cut = [
+        w for w in caught if issubclass(w.category, encoded_queries.Truncated)
+    ]
+    if cut and len(left) > 1:  # Which of them is it?
       for i in left:
         results |= {i: _each(function, [asked[i]])[0]}
       break
-    note = ' '.join(str(w.message) for w in caught)
+    note = ' '.join(str(w.message) for w in cut)
     results |= {i: (f, note) for i, f in zip(left, found, strict=True)}
   return [results[i] for i in range(len(asked))]
 

@@ -1,5 +1,7 @@
 """What the page asks a model: batches of several users' questions."""
 
+import warnings
+
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.serving import answers as answers_lib
 import pytest
@@ -75,3 +77,15 @@ def test_guesses(answers, model):
   guess = model.guess(input=f'{TEXTS[0]} <extra_id_0>', output='yes')
   assert rows[0][0][1:] == [guess.instruction, f'{guess.log_prob:.2f}']
   assert messages == ['', 'the text is missing']
+
+
+def test_warnings_of_others_are_no_messages(answers, model, monkeypatch):
+  rank_batch = type(model).rank_batch
+
+  def warning(self, *args, **kwargs):
+    warnings.warn('deprecated', FutureWarning, stacklevel=1)
+    return rank_batch(self, *args, **kwargs)
+
+  monkeypatch.setattr(type(model), 'rank_batch', warning)
+  _, _, messages = answers.rank(TEXTS, [ASK] * 3, [LABELS] * 3)
+  assert messages == ['', '', '']
