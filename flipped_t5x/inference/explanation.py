@@ -35,6 +35,11 @@ class Explanation:
     return self.options[0]
 
   @property
+  def probabilities(self) -> np.ndarray:
+    """float64[options]: the softmax of the scores, as `Ranked` has it."""
+    return softmax([float(values.sum()) for values in self.log_probs])
+
+  @property
   def differences(self) -> np.ndarray:
     """float32[options, tokens]: log-probabilities minus the options' mean."""
     return self.log_probs - self.log_probs.mean(axis=0, keepdims=True)
@@ -92,6 +97,13 @@ class Explanation:
             )
         ],
     }
+
+
+def softmax(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+  """float64[n]: shares of 1 in proportion to the exponentials of the scores."""
+  values = np.asarray(scores, np.float64)
+  shares = np.exp(values - values.max())
+  return shares / shares.sum()
 
 
 def token_texts(

@@ -374,8 +374,7 @@ def _ranked(
     options: Sequence[str], log_probs: Sequence[np.ndarray]
 ) -> list[Ranked]:
   scores = np.array([values.sum() for values in log_probs], np.float64)
-  shares = np.exp(scores - scores.max())
-  shares /= shares.sum()
+  shares = explanation.softmax(scores)
   return [
       Ranked(options[i], float(scores[i]), float(shares[i]))
       for i in _best_first(log_probs)

@@ -50,22 +50,30 @@ class Answers:
         _checked(_to_rank, *given)
         for given in zip(texts, instructions, labels, strict=True)
     ]
-    ranked = _each(self._model.rank_batch, asked)
-    probabilities = [
-        None if isinstance(found, str)
-        else {r.option: r.probability for r in found} for found, _ in ranked
-    ]
-    messages = [
-        found if isinstance(found, str) else note for found, note in ranked
-    ]
-    coloured: list[Highlighted | None] = [None] * len(asked)
-    if self.explains:
-      explained = _each(self._model.explain_batch, asked)
-      coloured = [
-          None if isinstance(found, str) else _coloured(found)
-          for found, _ in explained
-      ]
-    return probabilities, coloured, messages
+    if not self.explains:
+      ranked = _each(self._model.rank_batch, asked)
+      return (
+          [
+              None if isinstance(found, str)
+              else {r.option: r.probability for r in found}
+              for found, _ in ranked
+          ],
+          [None] * len(asked), _messages(ranked),
+      )
+    explained = _each(self._model.explain_batch, asked)
+    return (
+        [
+            None if isinstance(found, str)
+            else dict(zip(found.options, map(float, found.probabilities),
+                          strict=True))
+            for found, _ in explained
+        ],
+        [
+            None if isinstance(found, str) else _coloured(found)
+            for found, _ in explained
+        ],
+        _messages(explained),
+    )
 
   def guess(
       self, texts: Sequence[str], labels: Sequence[str]
@@ -192,6 +200,13 @@ def _each(
     note = ' '.join(str(w.message) for w in cut)
     results |= {i: (f, note) for i, f in zip(left, found, strict=True)}
   return [results[i] for i in range(len(asked))]
+
+
+def _messages(answered: Sequence[tuple[Any, str]]) -> list[str]:
+  """What is wrong with each question, or what of it was cut."""
+  return [
+      found if isinstance(found, str) else note for found, note in answered
+  ]
 
 
 def _coloured(explained: Any) -> Highlighted:

@@ -1,5 +1,6 @@
 """What the page asks a model: batches of several users' questions."""
 
+import dataclasses
 import warnings
 
 from flipped_t5x.inference import model as model_lib
@@ -80,12 +81,26 @@ def test_guesses(answers, model):
 
 
 def test_warnings_of_others_are_no_messages(answers, model, monkeypatch):
-  rank_batch = type(model).rank_batch
+  explain_batch = type(model).explain_batch
 
   def warning(self, *args, **kwargs):
     warnings.warn('deprecated', FutureWarning, stacklevel=1)
-    return rank_batch(self, *args, **kwargs)
+    return explain_batch(self, *args, **kwargs)
 
-  monkeypatch.setattr(type(model), 'rank_batch', warning)
+  monkeypatch.setattr(type(model), 'explain_batch', warning)
   _, _, messages = answers.rank(TEXTS, [ASK] * 3, [LABELS] * 3)
   assert messages == ['', '', '']
+
+
+def test_a_model_that_writes_the_label(model):
+  """It gives the instruction no probability: nothing is coloured."""
+  config = dataclasses.replace(model.config, format='direct')
+  direct = dataclasses.replace(model, config=config)
+  ranked, coloured, messages = answers_lib.Answers(direct).rank(
+      TEXTS[:1], [ASK], [LABELS]
+  )
+  expected = direct.rank(
+      input=TEXTS[0], instruction=ASK, options=['yes', 'no', 'good']
+  )
+  assert ranked == [{r.option: r.probability for r in expected}]
+  assert coloured == [None] and messages == ['']
