@@ -132,8 +132,8 @@ def _add_compilation(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
   local_paths.check_writable(arguments.hlo)
   topology = topologies.topology(arguments.topology)
-  tpu_compiler.prepare()
   step, optimizer, steps = _settings(arguments, topology)
+  tpu_compiler.prepare()
   if arguments.search:
     found = _search(arguments, topology, step, optimizer, steps)
     fits = bool(found['fit'])
