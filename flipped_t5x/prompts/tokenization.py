@@ -208,21 +208,32 @@ def train_vocabulary(
     texts: training text, one document each.
     vocab_size: number of ids, including the 100 sentinels.
     path: the file to write.
+
+  Raises:
+    UserError: the texts have too few different pieces for so many ids, or more
+      characters than there are ids.
   """
   model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(texts),
-      model_writer=model,
-      vocab_size=vocab_size - EXTRA_IDS,
-      model_type='unigram',
-      pad_id=PAD_ID,
-      eos_id=EOS_ID,
-      unk_id=UNK_ID,
-      bos_id=-1,
-      character_coverage=0.9999,
-      num_threads=1,  # The pieces do not depend on the number of cores.
-      minloglevel=2,
-  )
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=vocab_size - EXTRA_IDS,
+        model_type='unigram',
+        pad_id=PAD_ID,
+        eos_id=EOS_ID,
+        unk_id=UNK_ID,
+        bos_id=-1,
+        character_coverage=0.9999,
+        num_threads=1,  # The pieces do not depend on the number of cores.
+        minloglevel=2,
+    )
+  except RuntimeError as e:
+    raise errors.UserError(
+        f'VOCAB_SIZE {vocab_size}: SentencePiece cannot train a vocabulary of'
+        f' {vocab_size - EXTRA_IDS} pieces and {EXTRA_IDS} sentinels on these'
+        f' texts: {e}'
+    ) from e
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, model.getvalue())
 

@@ -232,6 +232,18 @@ def test_training_is_deterministic(
   assert tokenization.SentencePiece(path).vocab_size == 190
 
 
+@pytest.mark.parametrize('vocab_size', (0, 100, 105, 50_000))
+def test_vocabulary_that_cannot_be_trained(
+    vocab_size, tiny_sentences, tmp_path
+):
+  message = f'VOCAB_SIZE {vocab_size}: .* {vocab_size - 100} pieces and 100'
+  with pytest.raises(errors.UserError, match=message):
+    tokenization.train_vocabulary(
+        tiny_sentences, vocab_size, tmp_path / 'a.model'
+    )
+  assert not list(tmp_path.iterdir())
+
+
 def test_vocabularies_are_read_once(tiny_vocabulary_path, tiny_vocabulary):
   assert tokenization.load_vocabulary(tiny_vocabulary_path) is tiny_vocabulary
 
