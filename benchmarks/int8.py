@@ -33,6 +33,7 @@ from typing import Any
 
 from flipped_t5x import network as network_lib
 from flipped_t5x import vocabulary_files
+from flipped_t5x.cli import local_paths
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.inference import scoring
 from flipped_t5x.tasks import batches
@@ -67,7 +68,7 @@ def main() -> None:
       choices=('tiny', 'small', 'base', 'large', *_NAMES),
   )
   memory.add_argument(
-      '--folder', type=pathlib.Path, help='by default a temporary one'
+      '--folder', type=local_paths.local, help='by default a temporary one'
   )
   memory.add_argument(
       '--dtypes', default='int8', help='ranked with, such as int8,bfloat16'
@@ -82,7 +83,7 @@ def main() -> None:
   compare.add_argument('--dtypes', default='float32,bfloat16,int8')
   compare.add_argument('--batch_size', type=int, default=64)
   for command in (memory, compare):
-    command.add_argument('--json', type=pathlib.Path, metavar='FILE')
+    command.add_argument('--json', type=local_paths.local, metavar='FILE')
   step = commands.add_parser('step', help='one process of memory')
   step.add_argument('step', choices=_STEPS)
   step.add_argument('arguments', nargs='+')

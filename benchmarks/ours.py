@@ -284,8 +284,8 @@ def _t5x_model(network: network_lib.T5Config, **objective: Any) -> Any:
   from flipped_t5x import models
   from t5x.examples.t5 import network as t5x_network
 
-  sizes = dataclasses.asdict(network)
-  del sizes['scan_layers'], sizes['remat_policy']
+  names = {field.name for field in dataclasses.fields(t5x_network.T5Config)}
+  sizes = {k: v for k, v in vars(network).items() if k in names}
   return models.FlippedModel(
       module=t5x_network.Transformer(t5x_network.T5Config(
           **sizes, float32_attention_logits=True  # As ours.

@@ -41,6 +41,7 @@ import time
 from typing import Any
 
 from flipped_t5x import files
+from flipped_t5x.cli import local_paths
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
@@ -299,7 +300,7 @@ def main():
       ' templates',
   )
   parser.add_argument(
-      '--vocabulary', type=pathlib.Path, metavar='FILE',
+      '--vocabulary', type=local_paths.local, metavar='FILE',
       help='a SentencePiece model; by default one is trained on the rows',
   )
   parser.add_argument(
@@ -310,7 +311,8 @@ def main():
       '--cores', type=int, default=2, help='the most CPU cores to use'
   )
   parser.add_argument(
-      '--json', type=pathlib.Path, metavar='FILE', help='also write all numbers'
+      '--json', type=local_paths.local, metavar='FILE',
+      help='also write all numbers',
   )
   arguments = parser.parse_args()
   # Before any thread starts; threads that are started inherit it.

@@ -33,17 +33,19 @@ Wanted = Mapping[str, tuple[str, Mapping[str, Any]]]
 
 def parser(description: str) -> argparse.ArgumentParser:
   """The flags that all benchmarks with sides have."""
+  from flipped_t5x.cli import local_paths  # The sides do not need it.
+
   made = argparse.ArgumentParser(
       description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   made.add_argument(
-      '--data', type=pathlib.Path, metavar='FOLDER',
+      '--data', type=local_paths.local, metavar='FOLDER',
       help='datasets as files, see tasks/sources/local.py; by default where'
       f" {_SOURCES} says, and without it the demo's",
   )
   made.add_argument(
-      '--vocabulary', type=pathlib.Path, metavar='FILE',
+      '--vocabulary', type=local_paths.local, metavar='FILE',
       help='a SentencePiece model; by default one is trained on the rows',
   )
   made.add_argument(
@@ -57,7 +59,8 @@ def parser(description: str) -> argparse.ArgumentParser:
       '--threads', type=int, default=2, help='cores of all sides in turn'
   )
   made.add_argument(
-      '--json', type=pathlib.Path, metavar='FILE', help='also write all numbers'
+      '--json', type=local_paths.local, metavar='FILE',
+      help='also write all numbers',
   )
   return made
 

@@ -12,10 +12,10 @@ import argparse
 import dataclasses
 import itertools
 import json
-import pathlib
 import subprocess
 import sys
 
+from flipped_t5x.cli import local_paths
 from flipped_t5x.precompile import report
 from flipped_t5x.precompile import topologies
 
@@ -63,7 +63,7 @@ class Cell:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('file', type=pathlib.Path)
+  parser.add_argument('file', type=local_paths.local)
   parser.add_argument(
       '--table', action='store_true',
       help='print the tables without compiling anything',

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 import functools
 import inspect
-import os
 from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import feature_converters
 from flipped_t5x import objectives
+from flipped_t5x import t5x_network
 from flipped_t5x.weights import t5x_checkpoints
 import jax
 import jax.numpy as jnp
@@ -91,8 +91,7 @@ class FlippedModel(models.EncoderDecoderModel):
       **kwargs: keyword arguments of `EncoderDecoderModel`.
 
     Raises:
-      UserError: an unknown averaging, the vocabulary has more ids than the
-        network has, or the network's weights are in int8.
+      UserError: an unknown averaging, or see `t5x_network.check`.
     """
     super().__init__(
         *args,
@@ -102,16 +101,7 @@ class FlippedModel(models.EncoderDecoderModel):
         **kwargs,
     )
     self.FEATURE_CONVERTER_CLS(pack=False)  # Checks the averaging now.
-    if getattr(self.module.config, 'int8_weights', False):
-      raise errors.UserError(
-          'int8_weights: T5X can neither train nor read weights in int8'
-      )
-    _check_vocab_size(self.module, self.input_vocabulary)
-    if self.module.config.lora_rank:
-      raise errors.UserError(
-          'LORA_RANK: T5X would train all weights; adapters are trained by'
-          ' flipped-t5x train'
-      )
+    t5x_network.check(self.module.config, self.input_vocabulary)
     self._unlikelihood_weight = unlikelihood_weight
     self._eps = eps
     self._num_microbatches = num_microbatches or 1
@@ -207,15 +197,4 @@ class FlippedModel(models.EncoderDecoderModel):
     return objectives.sequence_scores(
         self._compute_logits(params, batch), batch['decoder_target_tokens'],
         batch['decoder_loss_weights'],
-    )
-
-
-def _check_vocab_size(module: Any, vocabulary: Any) -> None:
-  """UserError if the network has fewer ids than the vocabulary."""
-  size = module.config.vocab_size
-  if vocabulary is not None and vocabulary.vocab_size > size:
-    raise errors.UserError(
-        f'VOCAB_SIZE is {size}, but'
-        f' {os.fspath(vocabulary.sentencepiece_model_file)} has'
-        f' {vocabulary.vocab_size} ids, its sentinels counted in'
     )

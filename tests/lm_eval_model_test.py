@@ -10,7 +10,7 @@ import pytest
 
 lm_eval = pytest.importorskip(
     'lm_eval',
-    reason="lm_eval is not installed: pip install -e '.[lm_eval]'",
+    reason="lm_eval is not installed: pip install -e '.[lm-eval]'",
 )
 
 # They import lm_eval.

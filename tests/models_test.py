@@ -11,14 +11,18 @@ import subprocess
 import sys
 
 import demo_data
+from flipped_t5x import errors
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
+from flipped_t5x.cli import main
 from flipped_t5x.engine import train_step
 from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import registry
+from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import t5x_checkpoints
+from flipped_t5x.weights import tensors
 import forward
 import jax
 import numpy as np
@@ -120,9 +124,10 @@ def make_model():
 def t5x_network():
   from t5x.examples.t5 import network
 
-  sizes = dict(vars(demo_data.NETWORK))
-  del sizes['scan_layers'], sizes['remat_policy']  # Its other network has them.
-  return network.Transformer(network.T5Config(**sizes))
+  names = {field.name for field in dataclasses.fields(network.T5Config)}
+  return network.Transformer(network.T5Config(
+      **{k: v for k, v in vars(demo_data.NETWORK).items() if k in names}
+  ))
 
 
 @pytest.fixture
@@ -237,6 +242,17 @@ def test_vocabulary_with_more_ids_than_the_network(data, t5x_network):
       continue
     with pytest.raises(ValueError, match='VOCAB_SIZE is 204, .* 205 ids'):
       models.FlippedModel(**arguments)
+
+
+@pytest.mark.parametrize('fields, message', (
+    ({'int8_weights': True}, 'int8_weights'),
+    ({'lora_rank': 4, 'lora_alpha': 8.0, 'lora_targets': ('query',)},
+     'LORA_RANK'),
+))
+def test_networks_that_t5x_cannot_train(fields, message, make_model):
+  config = dataclasses.replace(demo_data.NETWORK, **fields)
+  with pytest.raises(errors.UserError, match=message):
+    make_model(network_lib.Transformer(config))
 
 
 @pytest.mark.parametrize('pack', (True, False))
@@ -381,6 +397,51 @@ def test_trains_stops_and_goes_on(data, tmp_path):
   assert opened.vocabulary.read_bytes() == demo_data.vocabulary().read_bytes()
   finished = run_t5x(data, halves, 20, 'LAMBDA=0.5')
   assert 'LAMBDA: 3.0 there, 0.5 now' in finished.stderr
+
+
+@pytest.fixture(scope='module')
+def converted(data, make_params, tmp_path_factory):
+  """Weights, and the T5X checkpoint that `convert` makes of them."""
+  network = dataclasses.replace(demo_data.NETWORK, vocab_size=256)
+  params = make_params(network, seed=4)
+  folder = tmp_path_factory.mktemp('converted')
+  hf = folder / 'hf'
+  hf.mkdir()
+  hf_checkpoints.write(hf, network, tensors.from_arrays(params), None)
+  (hf / 'spiece.model').write_bytes(demo_data.vocabulary().read_bytes())
+  assert main.main(['convert', str(hf), str(folder / 't5x'), '--to=t5x']) == 0
+  return params, folder / 't5x/checkpoint_0'
+
+
+def test_trains_from_what_convert_writes(data, converted, tmp_path):
+  params, checkpoint = converted
+  params = tensors.from_arrays(params)
+  logged = []
+  for number in (1, 2, 4):
+    folder = tmp_path / str(number)
+    finished = run_t5x(
+        data, folder, 10, f'INITIAL_CHECKPOINT_PATH="{checkpoint}"',
+        f'NUM_MICROBATCHES={number}', 'DROPOUT_RATE=0.0', 'LOG_PERIOD=5',
+        'ACTIVATION_DTYPE="float32"',
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    # TRAIN_STEPS steps, counted from the 0 of the checkpoint.
+    assert {p.name for p in folder.glob('checkpoint_*')} == {'checkpoint_10'}
+    # Ten steps of at most 5e-5 away from where they began, and no further.
+    for name, tensor in model_files.open(folder).tensors.items():
+      change = np.abs(tensor.read() - params[name].read())
+      assert np.sqrt(np.mean(change**2)) < 1e-3, name
+      assert change.max() > 0, name
+    lines = re.findall(r'\[5\].*prob_right=.*', finished.stderr)
+    assert len(lines) == 1, finished.stderr[-3000:]
+    logged.append(dict(re.findall(r'(\w+)=([-\d.e]+)', lines[0])))
+  # The terms are means over the batch, into however many parts it is divided.
+  for name in (
+      'loss', 'likelihood', 'unlikelihood', 'prob_right', 'prob_wrong'
+  ):
+    whole, *parts = (float(terms[name]) for terms in logged)
+    assert parts == pytest.approx([whole] * 2, rel=1e-3), name
+  assert float(logged[0]['likelihood']) > 0
 
 
 def test_trains_direct_with_unlikelihood(data, tmp_path):

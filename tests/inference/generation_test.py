@@ -363,10 +363,8 @@ def test_t5x_decodes_with_our_cache(num_beams, make_params, inputs, predict):
   decode_fn = decoding.beam_search if num_beams > 1 else functools.partial(
       decoding.temperature_sample, topk=1
   )
-  sizes = {
-      k: v for k, v in vars(DEEP).items()
-      if k not in ('scan_layers', 'remat_policy')
-  }
+  names = {field.name for field in dataclasses.fields(network.T5Config)}
+  sizes = {k: v for k, v in vars(DEEP).items() if k in names}
   theirs, their_scores = predict(
       network.Transformer(network.T5Config(**sizes)), params, decode_fn,
       num_beams,
