@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import glob
 import itertools
 import json
 import pathlib
+import shutil
 from typing import Any
 
 from flipped_t5x import errors
@@ -80,9 +82,9 @@ def run(
     )
     with files.replacing(output) as unfinished:
       writing.write(unfinished, source, table, added, TYPES)
-    for part in list(parts.iterdir()):
-      part.unlink()
-    parts.rmdir()
+    # What was kept for other questions would go into the same file.
+    for kept in output.parent.glob(f'{glob.escape(output.name)}.parts-*'):
+      shutil.rmtree(kept)
 
 
 def _rank_chunks(
@@ -180,10 +182,12 @@ def _of_task(
 
 def _key(arguments: argparse.Namespace, source: pathlib.Path) -> str:
   """What tells whether kept results are of the same question."""
+  names = (arguments.checkpoint, arguments.vocabulary, arguments.task)
+  roots = [source, *(pathlib.Path(n).expanduser() for n in names if n)]
   state = [
       (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-      for root in (source, pathlib.Path(arguments.checkpoint))
-      for path in sorted([root, *root.rglob('*')]) if path.is_file()
+      for root in roots for path in sorted([root, *root.rglob('*')])
+      if path.is_file()
   ]
   given = {k: repr(v) for k, v in vars(arguments).items() if k != 'output_file'}
   return files.sha256(json.dumps([state, given]).encode())[:12]

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 
+from flipped_t5x import locks
 from flipped_t5x.cli import main
 from flipped_t5x.cli import ranked_table
 from flipped_t5x.inference import model as model_lib
@@ -128,6 +130,43 @@ def test_stopped_and_started_again(rank, tmp_path, monkeypatch):
   assert {p.name for p in tmp_path.iterdir()} == {
       'in.csv', 'out.csv', 'whole.csv'
   }
+
+
+def test_other_weights_begin_anew(rank, tiny_run, tmp_path, monkeypatch):
+  monkeypatch.setattr(ranked_table, '_CHUNK', 2)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  run, table = tmp_path / 'run', write(tmp_path / 'in.csv')
+  shutil.copytree(tiny_run, run)
+  rank_batch, output = model_lib.Model.rank_batch, tmp_path / 'out.csv'
+  with monkeypatch.context() as patch:
+    asked = []
+
+    def stops(self, batch, **options):
+      asked.append(batch)
+      if len(asked) == 3:
+        raise KeyboardInterrupt
+      return rank_batch(self, batch, **options)
+
+    patch.setattr(model_lib.Model, 'rank_batch', stops)
+    assert rank(table, output, '--checkpoint=~/run')[0] == 130
+  assert len(list(tmp_path.glob('out.csv.parts-*'))) == 1
+  shutil.rmtree(run / 'checkpoints' / '2')  # Step 1 has other weights.
+  for path in (output, tmp_path / 'whole.csv'):
+    assert rank(table, path, '--checkpoint=~/run')[0] == 0
+  assert output.read_bytes() == (tmp_path / 'whole.csv').read_bytes()
+  assert {p.name for p in tmp_path.iterdir()} == {
+      'in.csv', 'out.csv', 'whole.csv', 'run'
+  }
+
+
+def test_one_at_a_time(rank, tmp_path):
+  table, output = write(tmp_path / 'in.csv'), tmp_path / 'out.csv'
+  with locks.held(tmp_path / 'out.csv.lock', 'it'):
+    status, error = rank(table, output)
+  assert status == 1 and not output.exists()
+  assert error.startswith(
+      f'flipped-t5x: {output} is being written by process'
+  )
 
 
 @pytest.mark.parametrize('argv, message', (

@@ -174,6 +174,26 @@ def test_one_training_in_a_folder(data, tmp_path, capsys):
   assert list(folder.iterdir()) == []
 
 
+def test_model_dir_is_on_this_machine(data, tmp_path, monkeypatch, capsys):
+  """`~` is the home folder; a bucket is not filled under its name here."""
+  here, folder = tmp_path / 'here', tmp_path / 'runs' / 'a'
+  here.mkdir()
+  folder.mkdir(parents=True)
+  monkeypatch.chdir(here)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  with locks.held(folder / '.lock', 'it'):  # So that it ends at once.
+    for path, message in (
+        ('~/runs/a', f'{folder} is being written by process'),
+        ('gs://bucket/a', 'MODEL_DIR: gs://bucket/a is not on this machine'),
+        ('s3://bucket/a', 'MODEL_DIR: s3://bucket/a is not on this machine'),
+    ):
+      assert main.main(command(
+          tmp_path / 'run', f"--gin.MODEL_DIR='{path}'"
+      )) == 1
+      assert capsys.readouterr().err.startswith(f'flipped-t5x: {message}')
+  assert not list(here.iterdir()) and not list(folder.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.process
 def test_two_trainings_in_a_folder(whole, data, tmp_path, capsys):

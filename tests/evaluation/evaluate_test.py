@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -321,6 +322,20 @@ def test_two_at_once(run, model, tasks, tmp_path, capsys, monkeypatch):
   assert message in error and 'or give another --output\n' in error
   assert json.loads(path.read_text()) == json.loads(json.dumps(first))
   assert not list(tmp_path.rglob('.*'))
+
+
+def test_a_full_disk_names_the_file(model, tasks, tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+  try:
+    with pytest.raises(OSError, match=(
+        rf'^{tmp_path}/\S+[.]parquet could not be written: .*File too large'
+    )):
+      evaluated(model, tasks, tmp_path / NAME)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert not (tmp_path / NAME).exists()
+  assert not list(tmp_path.rglob('*.parquet*'))
 
 
 def test_scores_of_another_evaluation(model, tasks, tmp_path, monkeypatch):
