@@ -43,8 +43,10 @@ def pytest_addoption(parser):
       ('kills', 20, 'campaigns: times that each command is killed'),
       ('pairs', 3, 'campaigns: times that each command is started twice'),
       ('disks', 12, 'campaigns: sizes of disks that are too small'),
+      ('seconds', 60, 'campaigns: how long users ask'),
   ):
     parser.addoption(f'--{name}', type=int, default=number, help=what)
+  parser.addoption('--model', help='campaigns: what users ask, not a tiny run')
 
 
 def pytest_configure():
