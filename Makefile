@@ -26,7 +26,8 @@ EVAL := --mixture flipped_demo_eval --limit 60 --input_length 128 \
 KILLS ?= 20
 MUTATIONS ?= 1000
 
-.PHONY: demo experiment test test-all campaigns lint docs extras clean
+.PHONY: demo experiment test test-slow test-all campaigns lint docs extras \
+  clean
 
 demo: $(BASE)
 	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
@@ -47,9 +48,11 @@ experiment: $(BASE)
 test: $(TEST)
 	$(PYTEST) -m 'not slow'
 
-# Everything: whole runs, several hosts, comparisons with other libraries.
-test-all: $(EXTRAS)
-	$(PYTEST)
+# What that leaves out: whole runs, several hosts, other libraries.
+test-slow: $(EXTRAS)
+	$(PYTEST) -m 'slow or torch or lm_eval or libtpu or notebook or serve'
+
+test-all: test test-slow
 
 # Hours: kills, two at once, damaged files, full disks; see CONTRIBUTING.md.
 campaigns: $(EXTRAS)

@@ -18,6 +18,7 @@ from flipped_t5x import lm_eval_model  # noqa: E402  # isort: skip
 from lm_eval import tasks as tasks_lib  # noqa: E402  # isort: skip
 from lm_eval.caching import cache  # noqa: E402  # isort: skip
 
+pytestmark = pytest.mark.lm_eval
 NAME = 'reviews'
 TEXTS = (
     'the film was very good', 'a bad film', 'they hates the music',

@@ -18,6 +18,7 @@ PATHS = {
     'int8 memory': ('folder', 'json'),
     'int8 compare': ('json',),
     'what_fits': ('file',),
+    'few_rows': ('output',),
 }
 
 
@@ -47,10 +48,10 @@ def parse(monkeypatch):
   return run
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize('command', PATHS)
 def test_home_folder(command, parse, monkeypatch, tmp_path, capsys):
   if command == 'pipeline':
-    pytest.importorskip('transformers')
     pytest.importorskip('promptsource.templates')
   monkeypatch.setenv('HOME', str(tmp_path))
   for flag in PATHS[command]:

@@ -88,9 +88,11 @@ def load(folder):
   return tokenization.SentencePiece(hf_vocabulary.find(folder))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize('how', WAYS)
 def test_same_ids_as_transformers(how, folder, monkeypatch, tmp_path):
-  transformers = pytest.importorskip('transformers')
+  import transformers
+
   monkeypatch.setenv('FLIPPED_T5X_DATA', str(tmp_path / 'data'))
   added = add(folder, how)
   theirs = transformers.AutoTokenizer.from_pretrained(folder)
