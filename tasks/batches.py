@@ -30,7 +30,7 @@ import numpy as np
 
 _MOST_DROPS = 1000  # One after another, before something must be wrong.
 _READ_AHEAD = 512  # Examples, over all shards.
-_MIN_BINS = 64  # Rows packed at a time; with 4, they hold an eighth less.
+_MIN_BINS = 64  # Rows packed at a time of a shard; see `open_rows`.
 
 
 class TrainBatches:
@@ -56,6 +56,9 @@ class TrainBatches:
       max_field_chars: int | None = None,
       num_shards: int = 1,
       unlikelihood_weight: float = 0.0,
+      open_rows: int | None = None,
+      packed_input_length: int | None = None,
+      packed_target_length: int | None = None,
   ):
     """Opens the mixture's training splits.
 
@@ -73,10 +76,18 @@ class TrainBatches:
       max_field_chars: see `templates.Template`.
       num_shards: parts of the stream that several hosts may share out.
       unlikelihood_weight: lambda; see `formats.wrong_side` for what it adds.
+      open_rows: rows of a shard that are packed at a time, in which an example
+        may find its place; the more, the less padding. They are then shuffled,
+        since the first of them have more of the short examples. None packs a
+        batch at a time, or 64 rows if there are several shards, in order.
+      packed_input_length: tokens of each encoder side of a packed row, at least
+        `input_length`; None for as many.
+      packed_target_length: the same of the decoder side. Rows have least
+        padding where both sides are full at the same time.
 
     Raises:
-      UserError: an unknown name, data that do not fit the catalog, or shards
-        that do not divide the batch.
+      UserError: an unknown name, data that do not fit the catalog, shards that
+        do not divide the batch, or settings of packing that do not fit.
     """
     formats.get(format)
     arrays.check_averaging(averaging)
@@ -86,7 +97,7 @@ class TrainBatches:
           f'DATA_SHARDS = {num_shards} does not divide BATCH_SIZE ='
           f' {batch_size}; {fit} do'
       )
-    self._averaging, self._pack = averaging, pack
+    self._averaging, self._pack, self._seed = averaging, pack, seed
     self.batch_size, self._num_shards = batch_size, num_shards
     self.counts, self.origins = {}, {}
     side = formats.wrong_side(format, bool(unlikelihood_weight))
@@ -94,6 +105,14 @@ class TrainBatches:
         name: target_length if name.endswith('targets') else input_length
         for name in ('inputs', side, 'targets') if name
     }
+    self._row_lengths = _row_lengths(
+        lengths, pack, packed_input_length, packed_target_length
+    )
+    if open_rows is not None and (open_rows < 1 or not pack):
+      raise errors.UserError(
+          f'OPEN_ROWS = {open_rows} needs PACK = True, and at least one row'
+      )
+    self._open_rows = open_rows
     mixed_of = mixtures.mixture(mixture)
     if mixed_of.format not in ('flipped', format):
       raise errors.UserError(f'{mixture} is not of the format {format!r}')
@@ -156,12 +175,12 @@ class TrainBatches:
         lambda pair: {k: np.array(pair[k], np.int32) for k in lengths}
     )
     if self._pack:
-      bins = batch_size
-      if self._num_shards > 1:
+      bins = self._open_rows or batch_size
+      if self._num_shards > 1 and self._open_rows is None:
         bins = max(bins, _MIN_BINS)
       dataset = grain.experimental.FirstFitPackIterDataset(
-          dataset, length_struct=lengths, num_packing_bins=bins,
-          shuffle_bins=False,
+          dataset, length_struct=self._row_lengths, num_packing_bins=bins,
+          shuffle_bins=self._open_rows is not None, seed=self._seed,
       )
     else:
       dataset = dataset.map(lambda pair: _pad(pair, lengths))
@@ -209,6 +228,36 @@ class TrainBatches:
             f'the position has no shard {shard}, only {sorted(found)}'
         )
       iterator.set_state(found[str(shard)])
+
+
+def _row_lengths(
+    lengths: Mapping[str, int], pack: bool, input_length: int | None,
+    target_length: int | None,
+) -> dict[str, int]:
+  """Feature -> tokens of a packed row.
+
+  Args:
+    lengths: feature -> the most tokens of an example.
+    pack: whether rows are packed.
+    input_length: see `TrainBatches`.
+    target_length: see there.
+
+  Raises:
+    UserError: a length has no use, or is too short.
+  """
+  result = {}
+  for name, length in lengths.items():
+    side, wanted = (
+        ('TARGET', target_length) if name.endswith('targets')
+        else ('INPUT', input_length)
+    )
+    if wanted is not None and (wanted < length or not pack):
+      raise errors.UserError(
+          f'PACKED_{side}_LENGTH = {wanted} needs PACK = True, and must be at'
+          f' least {side}_LENGTH = {length}'
+      )
+    result[name] = wanted or length
+  return result
 
 
 def _texts(

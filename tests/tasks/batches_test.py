@@ -57,16 +57,21 @@ def numbers(batch_list):
   ]
 
 
-@pytest.mark.parametrize('pack', (True, False))
-def test_seeds_and_states(pack):
-  iterator = make(pack=pack)
+OPEN = {'open_rows': 24, 'packed_target_length': 48}
+
+
+@pytest.mark.parametrize('kwargs', (
+    {'pack': True}, {'pack': False}, {'pack': True, **OPEN},
+), ids=('packed', 'not packed', 'open rows'))
+def test_seeds_and_states(kwargs):
+  iterator = make(**kwargs)
   first = take(iterator, 7)
   position = iterator.get_state()
   assert isinstance(position, bytes) and len(position) < 20_000
   second = take(iterator, 30)  # Into the next epoch.
-  assert same(take(make(pack=pack), 7), first)
-  assert not same(take(make(pack=pack, seed=2), 7), first)
-  resumed = make(pack=pack)
+  assert same(take(make(**kwargs), 7), first)
+  assert not same(take(make(**kwargs, seed=2), 7), first)
+  resumed = make(**kwargs)
   resumed.set_state(position)
   assert same(take(resumed, 30), second)
   # Also back, in an iterator that has gone on.
@@ -122,15 +127,17 @@ def test_rows_in_any_places():
   assert list(json.loads(iterator.get_state())['shards']) == ['0', '2']
 
 
-@pytest.mark.parametrize('pack', (True, False))
-def test_going_on_with_other_hosts(pack):
-  hosts = [host(i, 2, pack=pack) for i in range(2)]
+@pytest.mark.parametrize('kwargs', (
+    {'pack': True}, {'pack': False}, {'pack': True, **OPEN},
+), ids=('packed', 'not packed', 'open rows'))
+def test_going_on_with_other_hosts(kwargs):
+  hosts = [host(i, 2, **kwargs) for i in range(2)]
   for iterator in hosts:
     take(iterator, 5)
   states = [iterator.get_state() for iterator in hosts]
   rest = joined_rows([take(iterator, 4) for iterator in hosts])
   for count in (1, 4):
-    resumed = [host(i, count, pack=pack) for i in range(count)]
+    resumed = [host(i, count, **kwargs) for i in range(count)]
     for iterator in resumed:
       iterator.set_state(*states)
     assert same(joined_rows([take(i, 4) for i in resumed]), rest)
@@ -203,10 +210,13 @@ def test_arrays():
   )
 
 
-def test_packing_loses_nothing():
+@pytest.mark.parametrize('kwargs', ({}, OPEN | {'packed_target_length': 96}),
+                         ids=('', 'open rows'))
+def test_packing_loses_nothing(kwargs):
   # Twice the lengths, so that rows hold two pairs and more.
   iterator = batches.TrainBatches(
-      'tiny_kind', demo_data.vocabulary(), 8, 112, 64, seed=1, pack=True
+      'tiny_kind', demo_data.vocabulary(), 8, 112, 64, seed=1, pack=True,
+      **kwargs,
   )
   packed = collections.Counter()
   for batch in take(iterator, 40):
@@ -221,11 +231,42 @@ def test_packing_loses_nothing():
   assert total > 40 * 8 * 1.4
   plain = collections.Counter(
       tuple(map(int, row[row > 0]))
-      for batch in take(make('tiny_kind', 1, pack=False), total + 40)
+      for batch in take(make('tiny_kind', 1, pack=False), total + 100)
       for row in batch['encoder_input_tokens']
   )
   # A few pairs are still in open rows; every one that came is one of those.
   assert packed <= plain
+
+
+def test_more_open_rows_have_less_padding():
+  """Of the same examples, in rows whose sides are full at the same time."""
+  shares = []
+  for kwargs in ({}, {'open_rows': 64}, {
+      'open_rows': 64, 'packed_input_length': 120, 'packed_target_length': 66,
+  }):
+    some = take(make(**kwargs), 32)
+    sides = [
+        np.concatenate([batch[f'{side}_segment_ids'] > 0 for batch in some])
+        for side in ('encoder', 'wrong_encoder', 'decoder')
+    ]
+    shares.append(np.concatenate(sides, axis=1).mean())
+  assert shares == sorted(shares) and len(set(shares)) == 3, shares
+  shape = some[0]['encoder_input_tokens'].shape
+  assert shape == some[0]['wrong_encoder_positions'].shape == (8, 120)
+  assert some[0]['decoder_target_tokens'].shape == (8, 66)
+
+
+@pytest.mark.parametrize('kwargs, message', (
+    ({'open_rows': 4, 'pack': False}, 'OPEN_ROWS = 4 needs PACK = True'),
+    ({'open_rows': 0}, 'OPEN_ROWS = 0 needs .* at least one row'),
+    ({'packed_target_length': 31},
+     'PACKED_TARGET_LENGTH = 31 .* least TARGET_LENGTH = 32'),
+    ({'packed_input_length': 80, 'pack': False},
+     'PACKED_INPUT_LENGTH = 80 needs PACK = True'),
+), ids=('open rows', 'no rows', 'short', 'not packed'))
+def test_bad_packing(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    make(**kwargs)
 
 
 def test_drops_are_counted():
@@ -236,9 +277,11 @@ def test_drops_are_counted():
   assert iterator.counts['tiny_mood']['truncated'] == 0
 
 
-@pytest.mark.parametrize('num_shards', (1, 2, 4))
+@pytest.mark.parametrize('num_shards, open_rows', (
+    (1, None), (2, None), (4, None), (1, 64), (2, 32),
+))
 def test_packing_keeps_the_shares_of_the_mixture(
-    num_shards, tmp_path, monkeypatch
+    num_shards, open_rows, tmp_path, monkeypatch
 ):
   lines = ['name,templates,train,test,eval_split,fields']
   for name, words in (('short', 1), ('long', 14)):
@@ -256,7 +299,7 @@ def test_packing_keeps_the_shares_of_the_mixture(
   monkeypatch.setenv('FLIPPED_T5X_SOURCES', f'{tmp_path}/')
   iterator = batches.TrainBatches(
       'short,long', demo_data.vocabulary(), 8, 80, 80, seed=3, pack=True,
-      num_shards=num_shards,
+      num_shards=num_shards, open_rows=open_rows,
   )
   drawn = collections.Counter()
   for batch in take(iterator, 50):
