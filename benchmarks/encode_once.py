@@ -29,7 +29,7 @@ import time
 from typing import Any
 
 from flipped_t5x import network as network_lib
-from flipped_t5x.engine import partitioning
+from flipped_t5x import partitioning
 from flipped_t5x.inference import scoring
 from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import batches

@@ -9,7 +9,7 @@ from typing import Any
 
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
-from flipped_t5x.engine import partitioning
+from flipped_t5x import partitioning
 from flipped_t5x.precompile import flops
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import tokenization

@@ -2,6 +2,7 @@
 
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
+from flipped_t5x import partitioning
 import gin
 import pytest
 
@@ -25,6 +26,19 @@ def test_shipped_gin_files_parse(files):
   assert gin.config_is_locked()
   network = gin.get_configurable(network_lib.T5Config)()
   assert network.emb_dim == macros['EMB_DIM']
+
+
+def test_files_that_know_the_mesh_by_its_older_name(tmp_path):
+  own = tmp_path / 'own.gin'
+  own.write_text(
+      'from __gin__ import dynamic_registration\n'
+      'from flipped_t5x.engine import partitioning\n'
+      "include 'runs/scratch.gin'\n"
+      'partitioning.Partitioner.rules = [("batch", "data")]\n'
+  )
+  gin_config.parse([own], [])
+  made = gin.get_configurable(partitioning.Partitioner)()
+  assert made.rules == (('batch', 'data'),)
 
 
 def test_defaults_are_the_model_cards():

@@ -19,7 +19,7 @@ FLOORS = {
     'prompts': 0, 'structure': 0, 'terminal': 0,
     'gin_config': 1, 'network': 1, 'objectives': 1, 'ranking': 1,
     'vocabulary_files': 1,
-    'feature_converters': 2, 'lm_eval_prompt': 2,
+    'feature_converters': 2, 'lm_eval_prompt': 2, 'partitioning': 2,
     't5x_infer': 2, 't5x_network': 2, 't5x_settings': 2, 'tasks': 2,
     'weights': 2,
     'engine': 3, 'inference': 3, 'inspection': 3, 't5x_paths': 3,

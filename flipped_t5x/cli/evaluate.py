@@ -103,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f'--{side}_length', type=int, metavar='TOKENS',
         help=f'the most tokens of the {side}s; by default as in the checkpoint',
     )
+  rows.add_model_parallel(parser)
   rows.add_compilation_cache(parser)
 
 
@@ -125,6 +126,7 @@ def run(arguments: argparse.Namespace) -> None:
       source, vocabulary=arguments.vocabulary, dtype=arguments.dtype,
       format=method, input_length=arguments.input_length,
       target_length=arguments.target_length,
+      model_parallel=arguments.model_parallel,
   )
   config = model.config
   tasks = {

@@ -62,7 +62,17 @@ def add_model_arguments(
         f'--{side}_length', type=int, metavar='TOKENS',
         help=f"most tokens of the {side}s, by default the model's own length",
     )
+  add_model_parallel(parser)
   add_compilation_cache(parser)
+
+
+def add_model_parallel(parser: argparse.ArgumentParser) -> None:
+  """Adds the argument that says how many devices divide the weights."""
+  parser.add_argument(
+      '--model_parallel', type=int, metavar='N',
+      help='use all devices of this machine: N of them divide the weights, and'
+      ' the batch is divided over the others; by default one device is used',
+  )
 
 
 def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
@@ -281,7 +291,7 @@ def load_model(arguments: argparse.Namespace) -> model_lib.Model:
           name: getattr(arguments, name)
           for name in (
               'vocabulary', 'dtype', 'revision', 'format', 'input_length',
-              'target_length',
+              'target_length', 'model_parallel',
           )
       },
   )

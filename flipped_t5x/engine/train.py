@@ -11,10 +11,10 @@ from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import locks
 from flipped_t5x import network as network_lib
+from flipped_t5x import partitioning
 from flipped_t5x import vocabulary_files
 from flipped_t5x.engine import agreement
 from flipped_t5x.engine import checkpoints
-from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import run_contents
 from flipped_t5x.engine import run_log
 from flipped_t5x.engine import train_step
@@ -116,7 +116,7 @@ def train(
   with _alone_in(folder):
     resumes = _check_hosts(folder, config, batches, spiece)
     partitioner.check(network, batches.batch_size, num_microbatches)
-    abstract = partitioner.abstract_state(model, optimizer)
+    abstract = train_step.abstract_state(partitioner, model, optimizer)
     params, weights = None, None
     # Frozen weights are in no checkpoint of the run.
     if initial_checkpoint and (network.lora.rank or not resumes):

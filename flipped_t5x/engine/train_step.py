@@ -4,10 +4,11 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
+from flax import traverse_util
 from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
-from flipped_t5x.engine import partitioning
+from flipped_t5x import partitioning
 from flipped_t5x.network import adapters
 from flipped_t5x.network import layers
 from flipped_t5x.prompts import arrays as arrays_lib
@@ -50,6 +51,40 @@ def init_state(
       'params': params,
       'opt_state': optimizer.init(params),
       'step': jnp.zeros((), jnp.int32),
+  } | ({'frozen': frozen} if frozen else {})
+
+
+def abstract_state(
+    partitioner: partitioning.Partitioner,
+    model: network_lib.Transformer,
+    optimizer: optax.GradientTransformation,
+) -> State:
+  """The state as `jax.ShapeDtypeStruct`s with their shardings.
+
+  What the optimizer keeps of a weight in the weight's own shape lies where the
+  weight does; Adafactor's rows and columns are small and on all devices.
+  """
+  params, frozen = adapters.split(partitioner.abstract_params(model))
+  by_name = traverse_util.flatten_dict(params, sep='/')
+
+  def place(path, kept):
+    keys = [str(getattr(k, 'key', k)) for k in path]
+    names = ('/'.join(keys[i:]) for i in range(len(keys)))
+    weight = next((by_name[n] for n in names if n in by_name), None)
+    same = weight is not None and weight.shape == kept.shape
+    return jax.ShapeDtypeStruct(
+        kept.shape, kept.dtype,
+        sharding=weight.sharding if same else partitioner.replicated,
+    )
+
+  return {
+      'params': params,
+      'opt_state': jax.tree_util.tree_map_with_path(
+          place, jax.eval_shape(optimizer.init, params)
+      ),
+      'step': jax.ShapeDtypeStruct(
+          (), jnp.int32, sharding=partitioner.replicated
+      ),
   } | ({'frozen': frozen} if frozen else {})
 
 
@@ -99,7 +134,7 @@ def make_train_step(
   param_shardings, jit_options = None, {}
   if partitioner is not None:
     shardings = jax.tree.map(
-        lambda a: a.sharding, partitioner.abstract_state(model, optimizer)
+        lambda a: a.sharding, abstract_state(partitioner, model, optimizer)
     )
     param_shardings = shardings['params']
     jit_options['out_shardings'] = (shardings, partitioner.replicated)

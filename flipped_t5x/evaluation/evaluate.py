@@ -264,6 +264,7 @@ def _fingerprint(
           pathlib.Path(model.vocabulary.path).read_bytes()
       ),
       'batch_size': batch_size,
+      'mesh': dict(model.partitioner.shape),
       'chunk_rows': CHUNK_ROWS,
       'limit': about.get('limit'),
       'split': about.get('split'),
@@ -319,6 +320,7 @@ def _score(
         model.config.network, model.params, inputs,
         [tokens for c in found.values() for tokens in c.targets],
         batch_size=batch_size, progress=bar.counter(prompts, len(inputs)),
+        partitioner=model.partitioner,
     )
     chunks.add(
         number, _table(name, found, scored.log_probs),

@@ -16,6 +16,7 @@ from typing import cast, NamedTuple
 
 from flipped_t5x import errors
 from flipped_t5x import network as network_lib
+from flipped_t5x import partitioning
 from flipped_t5x.inference import low_memory_jit
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import tokenization
@@ -50,6 +51,7 @@ def generate(
     batch_size: int = 32,
     length_multiple: int = 16,
     progress: Callable[[int], object] | None = None,
+    partitioner: partitioning.Placement = partitioning.ONE_DEVICE,
 ) -> list[Generated]:
   """Searches for the most probable target of each input.
 
@@ -65,6 +67,8 @@ def generate(
       for each.
     length_multiple: input lengths are padded to a multiple of this.
     progress: called after each batch with its number of inputs.
+    partitioner: where `params` lie; its data axis divides the batches, and
+      `batch_size` is rounded up for it.
 
   Returns:
     The best target of each input, in the order of the inputs.
@@ -90,13 +94,15 @@ def generate(
   divisors = np.float32(lengths**length_penalty)
   search = low_memory_jit.jit(_search, params, static_argnums=(0, 1, 2))
   # A few inputs do not fill a batch of full size.
+  size = partitioner.padded(min(batch_size, len(inputs)))
   for chosen, batch in arrays.score_batches(
-      inputs, [()] * len(inputs), min(batch_size, len(inputs)), length_multiple
+      inputs, [()] * len(inputs), size, length_multiple
   ):
-    tokens, log_probs = jax.device_get(search(
-        network, max_length, num_beams, params, batch['encoder_input_tokens'],
-        divisors,
-    ))
+    with partitioner.active():
+      source = partitioner.place_batch(batch['encoder_input_tokens'])
+      tokens, log_probs = jax.device_get(search(
+          network, max_length, num_beams, params, source, divisors
+      ))
     for row, i in enumerate(chosen):
       ends = np.flatnonzero(tokens[row] == tokenization.EOS_ID)
       end = ends[0] if len(ends) else max_length

@@ -20,6 +20,7 @@ from typing import Any
 from flipped_t5x import errors
 from flipped_t5x import libtpu_loading
 from flipped_t5x import network as network_lib
+from flipped_t5x import partitioning
 from flipped_t5x import terminal
 from flipped_t5x.inference import encoded_queries
 from flipped_t5x.inference import explanation
@@ -81,12 +82,16 @@ class Model:
     params: the network's weights.
     vocabulary: the model's vocabulary.
     step: the training step of the weights; None if it is not known.
+    partitioner: where the weights lie, and what divides batches.
   """
 
   config: run_config.RunConfig
   params: dict = dataclasses.field(repr=False)
   vocabulary: tokenization.Vocabulary
   step: int | None
+  partitioner: partitioning.Placement = dataclasses.field(
+      default=partitioning.ONE_DEVICE, repr=False
+  )
 
   def rank(
       self,
@@ -230,6 +235,7 @@ class Model:
       generated = generation.generate(
           self.config.network, self.params, inputs, max_length=max_length,
           num_beams=num_beams, batch_size=batch_size, progress=bar.update,
+          partitioner=self.partitioner,
       )
     return [
         Guess(self._text(g.tokens), g.log_prob, g.tokens) for g in generated
@@ -323,6 +329,7 @@ class Model:
     log_probs = scoring.token_log_probs(
         self.config.network, self.params, inputs, targets,
         batch_size=batch_size, length_multiple=length_multiple,
+        partitioner=self.partitioner,
     )
     return np.array([values.sum() for values in log_probs], np.float32)
 
@@ -350,6 +357,7 @@ class Model:
       values = iter(scoring.token_log_probs(
           self.config.network, self.params, inputs, targets,
           batch_size=batch_size, progress=bar.update,
+          partitioner=self.partitioner,
       ))
     scored = [[next(values) for _ in query.options] for query in encoded]
     for i, log_probs in enumerate(scored):
@@ -408,6 +416,7 @@ def load(
     format: str | None = None,
     input_length: int | None = None,
     target_length: int | None = None,
+    model_parallel: int | None = None,
 ) -> Model:
   """Loads a model of this project, of T5X or of Hugging Face's `transformers`.
 
@@ -428,14 +437,19 @@ def load(
       default the model's own length, or 384 if it has none.
     target_length: the most tokens that the decoder writes, including EOS; by
       default the model's own length, or 64 if it has none.
+    model_parallel: the number of devices that share one copy of the weights,
+      which are divided over them as they are read. All devices of this host
+      are used, and those beyond these divide each batch. By default JAX's
+      default device alone is used.
 
   Returns:
-    The model, with its weights on JAX's default device.
+    The model, with its weights on the devices.
 
   Raises:
     FileNotFoundError: the folder has no model or checkpoint.
     UserError: the weights do not fit the configuration, the vocabulary does not
-      fit the weights, there is no vocabulary, or an argument is wrong.
+      fit the weights, there is no vocabulary, an argument is wrong, or
+      `model_parallel` does not divide the devices or the network.
   """
   libtpu_loading.avoid()
   if dtype is not None and dtype not in DTYPES:
@@ -447,9 +461,11 @@ def load(
       raise errors.UserError(f'{name} is {length}; at least 1 is needed')
   if format is not None:
     formats.get(format)
+  partitioner = partitioning.of_this_host(model_parallel, 'model_parallel')
   files = model_files.open(
       path_or_hub_name, revision=revision, vocabulary=vocabulary
   )
+  partitioner.check_network(files.network)
   if files.vocabulary is None:
     raise errors.UserError(
         f'{files.path} has no vocabulary beside its weights; give a'
@@ -465,8 +481,8 @@ def load(
       files.settings,
   )
   return Model(
-      config, _on_device(weights),
-      tokenization.load_vocabulary(files.vocabulary), files.step,
+      config, _placed(weights, partitioner.param_shardings(network)),
+      tokenization.load_vocabulary(files.vocabulary), files.step, partitioner,
   )
 
 
@@ -489,9 +505,19 @@ def _converted(
   )
 
 
-def _on_device(weights: tensors.Tensors) -> dict[str, Any]:
-  """Reads weights one by one, so that the host never holds two at once."""
+def _placed(
+    weights: tensors.Tensors,
+    shardings: Mapping[str, jax.sharding.Sharding | None],
+) -> dict[str, Any]:
+  """Reads weights one by one, so that the host never holds two at once.
+
+  Args:
+    weights: the weights.
+    shardings: name -> where the weight is to lie; None for the default device.
+  """
   params = {}
   for name, tensor in weights.items():
-    params[name] = jax.device_put(tensor.read()).block_until_ready()
+    params[name] = jax.device_put(
+        tensor.read(), shardings[name]
+    ).block_until_ready()
   return tensors.tree(params)

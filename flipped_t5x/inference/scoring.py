@@ -13,6 +13,7 @@ from typing import cast
 from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
+from flipped_t5x import partitioning
 from flipped_t5x.inference import low_memory_jit
 from flipped_t5x.prompts import arrays
 import jax
@@ -33,6 +34,7 @@ def token_log_probs(
     batch_size: int,
     length_multiple: int = 16,
     progress: Callable[[int], object] | None = None,
+    partitioner: partitioning.Placement = partitioning.ONE_DEVICE,
 ) -> list[np.ndarray]:
   """Log-probability of each token of each target given its input.
 
@@ -44,6 +46,8 @@ def token_log_probs(
     batch_size: number of candidates in a forward pass.
     length_multiple: lengths are padded to a multiple of this.
     progress: called after each batch with its number of candidates.
+    partitioner: where `params` lie; its data axis divides the batches, and
+      `batch_size` is rounded up for it.
 
   Returns:
     A float32[number of target tokens] for each candidate.
@@ -56,10 +60,14 @@ def token_log_probs(
     return []
   found: dict[int, np.ndarray] = {}
   score = low_memory_jit.jit(log_probs, params, static_argnums=(0,))
+  size = partitioner.padded(_num_rows(batch_size, len(inputs)))
   for chosen, batch in arrays.score_batches(
-      inputs, targets, _num_rows(batch_size, len(inputs)), length_multiple
+      inputs, targets, size, length_multiple
   ):
-    values = np.asarray(score(network, params, batch))
+    with partitioner.active():
+      values = np.asarray(
+          score(network, params, partitioner.place_batch(batch))
+      )
     for row, i in enumerate(chosen):
       found[i] = values[row, : len(targets[i])]
     if progress is not None:
@@ -131,6 +139,7 @@ def encode_once(
     batch_size: int,
     length_multiple: int = 16,
     progress: Callable[[int], object] | None = None,
+    partitioner: partitioning.Placement = partitioning.ONE_DEVICE,
 ) -> EncodedOnce:
   """Computes `token_log_probs` faster where candidates share inputs.
 
@@ -146,6 +155,7 @@ def encode_once(
     length_multiple: lengths are padded to a multiple of this.
     progress: called after each batch of the decoder with its number of
       candidates.
+    partitioner: see `token_log_probs`.
 
   Returns:
     The log-probabilities, and the shapes that were computed.
@@ -163,14 +173,18 @@ def encode_once(
   shapes = []
   encode = low_memory_jit.jit(_encode, params, static_argnums=(0,))
   decode = low_memory_jit.jit(_decode, params, static_argnums=(0,))
-  for batch in _batches(shared, batch_size, length_multiple):
-    tokens = batch.tokens
-    encoded = encode(network, params, tokens)
+  size = partitioner.padded(_num_rows(batch_size, len(shared)))
+  for batch in _batches(shared, size, length_multiple):
+    with partitioner.active():
+      tokens = partitioner.place_batch(batch.tokens)
+      encoded = encode(network, params, tokens)
     encoder_rows = len(tokens)
     for rows, decoder_batch in batch.decoder:
-      values = np.asarray(
-          decode(network, params, encoded, tokens, decoder_batch)
-      )
+      with partitioner.active():
+        values = np.asarray(decode(
+            network, params, encoded, tokens,
+            partitioner.place_batch(decoder_batch),
+        ))
       shapes.append((
           encoder_rows, len(values), tokens.shape[1], values.shape[1]
       ))
@@ -223,14 +237,14 @@ class _Batch:
 
 def _batches(
     shared: Mapping[tuple[int, ...], Iterable[tuple[int, ...]]],
-    batch_size: int,
+    size: int,
     length_multiple: int,
 ) -> Iterator[_Batch]:
   """Batches of inputs and their targets, padded.
 
   Args:
     shared: input -> its targets.
-    batch_size: the most rows of a batch.
+    size: number of rows of a batch.
     length_multiple: lengths are padded to a multiple of this.
 
   Yields:
@@ -255,7 +269,6 @@ def _batches(
   # the most; the longest come first, so that shorter ones fill up their last
   # batch.
   sources = sorted(rows, key=lengths, reverse=True)
-  size = _num_rows(batch_size, len(sources))
   for first in range(0, len(sources), size):
     batch = sources[first : first + size]
     tokens = np.zeros((size, padded(max(map(len, batch)))), np.int32)

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from flipped_t5x import network as network_lib
-from flipped_t5x.engine import partitioning
+from flipped_t5x import partitioning
 from flipped_t5x.engine import train_step
 from flipped_t5x.inference import scoring
 from flipped_t5x.precompile import flops
@@ -262,7 +262,9 @@ def _function(
       eps=step.eps, seed=0, num_microbatches=step.num_microbatches,
       num_logit_chunks=step.num_logit_chunks, partitioner=partitioner,
   )
-  return function, (partitioner.abstract_state(model, optimizer), batch)
+  return function, (
+      train_step.abstract_state(partitioner, model, optimizer), batch
+  )
 
 
 def one_row(step: Step) -> Mapping[str, np.ndarray]:

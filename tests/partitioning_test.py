@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 from flipped_t5x import network as network_lib
+from flipped_t5x import partitioning
 from flipped_t5x.engine import optimizers
-from flipped_t5x.engine import partitioning
 from flipped_t5x.engine import train_step
 from flipped_t5x.prompts import arrays as arrays_lib
 from flipped_t5x.weights import tensors
@@ -94,7 +94,7 @@ def train(
   partitioner = partitioning.Partitioner(
       mesh[1] if mesh else 1, fsdp, devices=devices
   )
-  abstract = partitioner.abstract_state(model, optimizer)
+  abstract = train_step.abstract_state(partitioner, model, optimizer)
   apart = network_lib.Transformer(
       dataclasses.replace(network, scan_layers=False)
   )
@@ -211,7 +211,7 @@ def on_meshes(tmp_path_factory):
   subprocess.run(
       [sys.executable, '-c', _SCRIPT, folder], check=True, timeout=600,
       cwd=os.path.dirname(__file__), env=os.environ | {
-          'PYTHONPATH': str(pathlib.Path(__file__).parents[1] / 'helpers'),
+          'PYTHONPATH': str(pathlib.Path(__file__).parent / 'helpers'),
           'JAX_PLATFORMS': 'cpu',
           'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
       },
