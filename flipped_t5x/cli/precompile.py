@@ -8,6 +8,8 @@ looks for the smallest change with which it does. Needs libtpu: pip install
 Example:
   flipped-t5x precompile --topology v4:4x4x4 --size xxl
   flipped-t5x precompile --topology v5e:4x4 --size large --task rank
+  flipped-t5x precompile --topology v5e:2x2 --size xxl --task rank --dtype int8
+  flipped-t5x precompile --topology v5p:2x2x1 --size xxl --lora --dtype int8
   flipped-t5x precompile --topology v4:2x2x2 --size xl --search
   flipped-t5x precompile --topology v4:4x4x4 --gin_file=runs/train.gin \\
     --gin_file=models/t5_1_1_xl.gin --gin_file=methods/flipped.gin \\
@@ -104,6 +106,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
       ' (minimal) or nearly all (full)',
   )
   parser.add_argument(
+      '--dtype', choices=('float32', 'bfloat16', 'int8'), default='float32',
+      help='the type of the weights of a ranking step, as for rank --dtype;'
+      ' training has float32, or with adapters also int8',
+  )
+  parser.add_argument(
+      '--lora', action='store_true',
+      help='with the adapters of adapters/lora.gin, which alone are trained',
+  )
+  parser.add_argument(
       '--shard_params_over_data', action=argparse.BooleanOptionalAction,
       help='divide weights over the data axis of the mesh, too',
   )
@@ -159,17 +170,19 @@ def _settings(
       if getattr(arguments, flag) is not None
   }
   macros = _macros(arguments, given)
+  network = gin.get_configurable(network_lib.T5Config)()
+  _check_dtype(arguments, network)
   step = compile_step.Step(
       task=arguments.task,
-      network=gin.get_configurable(network_lib.T5Config)(),
+      network=dataclasses.replace(
+          network, int8_weights=arguments.dtype == 'int8'
+      ),
+      weights_dtype=arguments.dtype,
       unlikelihood_weight=macros['LAMBDA'],
       eps=macros['EPS'],
       wrong_side=formats.wrong_side(macros['FORMAT'], bool(macros['LAMBDA'])),
       packed=macros['PACK'],
-      **{
-          flag: macros[name] for flag, name in _FLAGS.items()
-          if flag != 'remat_policy'
-      },
+      **_sizes(arguments.task, macros),
   )
   if arguments.size and 'model_parallel' not in given:
     possible = search.meshes(topology, step)
@@ -183,6 +196,37 @@ def _settings(
     )
   optimizer = gin.get_configurable(optimizers.adafactor)()
   return step, optimizer, arguments.steps or macros['TRAIN_STEPS']
+
+
+def _sizes(task: str, macros: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields of a step that macros give; packed rows may be longer."""
+  sizes = {
+      flag: macros[name] for flag, name in _FLAGS.items()
+      if flag != 'remat_policy'
+  }
+  if task == 'train' and macros['PACK']:
+    for name in ('INPUT_LENGTH', 'TARGET_LENGTH'):
+      if longer := macros.get(f'PACKED_{name}'):
+        sizes[name.lower()] = longer
+  return sizes
+
+
+def _check_dtype(
+    arguments: argparse.Namespace, network: network_lib.T5Config
+) -> None:
+  """UserError if weights of the type that is asked for cannot be trained."""
+  if arguments.task == 'rank' or arguments.dtype == 'float32':
+    return
+  if arguments.dtype == 'bfloat16':
+    raise errors.UserError(
+        '--dtype bfloat16: training keeps weights in float32, and int8 ones'
+        ' that adapters adapt; --task rank has other types'
+    )
+  if not network.lora.rank:
+    raise errors.UserError(
+        '--dtype int8: weights in int8 cannot be trained, but adapters of them'
+        ' can, with --lora; --task rank ranks with them'
+    )
 
 
 def _macros(
@@ -206,6 +250,9 @@ def _macros(
         'runs/train.gin', f'models/t5_1_1_{arguments.size}.gin',
         'methods/flipped.gin',
     ]
+  if arguments.lora:
+    files = [*files, 'adapters/lora.gin']
+  if arguments.size:
     defaults = _DEFAULTS | {'MODEL_DIR': 'none'}
     overrides = [f'{n} = {v!r}' for n, v in defaults.items()] + overrides
   for flag, value in given.items():

@@ -20,6 +20,7 @@ from flipped_t5x.precompile import topologies
 from flipped_t5x.precompile import tpu_compiler
 from flipped_t5x.prompts import arrays
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -59,6 +60,9 @@ class Step:
     wrong_side: the token feature that a wrong label changes, as
       `formats.wrong_side` returns it; None if there are no wrong labels.
     packed: whether a row holds several examples.
+    weights_dtype: the type of the weights of a ranking step, as `load` has it.
+      A training step keeps float32, but for int8 weights that adapters adapt.
+      int8 is also a field of the network.
   """
 
   task: str
@@ -74,6 +78,7 @@ class Step:
   eps: float = 0.01
   wrong_side: str | None = 'wrong_inputs'
   packed: bool = False
+  weights_dtype: str = 'float32'
 
   @property
   def model_flops(self) -> float:
@@ -256,7 +261,15 @@ def _function(
   }
   if step.task == 'rank':
     log_probs = jax.jit(scoring.log_probs, static_argnums=0)
-    return log_probs, (step.network, partitioner.abstract_params(model), batch)
+    params = partitioner.abstract_params(model)
+    if step.weights_dtype == 'bfloat16':
+      params = jax.tree.map(
+          lambda a: jax.ShapeDtypeStruct(
+              a.shape, jnp.bfloat16, sharding=a.sharding
+          ),
+          params,
+      )
+    return log_probs, (step.network, params, batch)
   function = train_step.make_train_step(
       model, optimizer, unlikelihood_weight=step.unlikelihood_weight,
       eps=step.eps, seed=0, num_microbatches=step.num_microbatches,

@@ -6,6 +6,7 @@ masked. Relative positions, norms, softmax and the optimizer are left out; they
 are below 1 % together.
 """
 
+from collections.abc import Mapping
 import dataclasses
 
 from flipped_t5x import network as network_lib
@@ -22,16 +23,21 @@ class Forward:
     attention: the products of queries with keys, and of attention weights with
       values.
     logits: the product of the decoder's output with the vocabulary.
+    adapters: the products with adapters, but for `last_adapters`.
+    last_adapters: the second product with the adapter of each layer's last
+      matrix.
   """
 
   weights: float
   last_weights: float
   attention: float
   logits: float
+  adapters: float
+  last_adapters: float
 
   @property
   def total(self) -> float:
-    return self.weights + self.last_weights + self.attention + self.logits
+    return sum(dataclasses.astuple(self))
 
   def __add__(self, other: 'Forward') -> 'Forward':
     return Forward(**{
@@ -51,15 +57,14 @@ def forward(
 
 def encoder(network: network_lib.T5Config, length: int) -> Forward:
   """Operations of one row in the encoder."""
-  width = network.num_heads * network.head_dim
-  tokens = network.num_encoder_layers * length
-  mlp = network.emb_dim * network.mlp_dim
-  gates = len(network.mlp_activations)
-  return Forward(
-      weights=2 * tokens * (4 * network.emb_dim * width + gates * mlp),
-      last_weights=2 * tokens * mlp,
-      attention=4 * tokens * width * length,
-      logits=0,
+  layers = network.num_encoder_layers
+  return _stack(
+      network, layers,
+      {
+          **dict.fromkeys(('query', 'key', 'value', 'out'), length),
+          **dict.fromkeys(_feed_forward(network), length),
+      },
+      attention=layers * length * length, logits=0,
   )
 
 
@@ -70,21 +75,55 @@ def decoder(
 
   Among them are the keys and values that it makes of the encoder's output.
   """
-  width = network.num_heads * network.head_dim
-  projection = network.emb_dim * width
-  tokens = network.num_decoder_layers * target_length
-  mlp = network.emb_dim * network.mlp_dim
-  gates = len(network.mlp_activations)
-  return Forward(
-      weights=2 * (
-          # Self-attention has four projections and cross-attention two of the
-          # decoder's tokens; its keys and values are of the encoder's.
-          tokens * (6 * projection + gates * mlp)
-          + network.num_decoder_layers * input_length * 2 * projection
-      ),
-      last_weights=2 * tokens * mlp,
-      attention=4 * tokens * width * (target_length + input_length),
+  layers = network.num_decoder_layers
+  return _stack(
+      network, layers,
+      {
+          # Self-attention, and attention to the encoder.
+          **dict.fromkeys(('query', 'out'), 2 * target_length),
+          **dict.fromkeys(('key', 'value'), target_length + input_length),
+          **dict.fromkeys(_feed_forward(network), target_length),
+      },
+      attention=layers * target_length * (target_length + input_length),
       logits=2 * target_length * network.emb_dim * network.vocab_size,
+  )
+
+
+def _feed_forward(network: network_lib.T5Config) -> list[str]:
+  """The matrices of the feed-forward block, the last of them `wo`."""
+  gates = len(network.mlp_activations)
+  return [*(['wi'] if gates == 1 else [f'wi_{i}' for i in range(gates)]), 'wo']
+
+
+def _stack(
+    network: network_lib.T5Config, layers: int, tokens: Mapping[str, int],
+    attention: float, logits: float,
+) -> Forward:
+  """Operations of one row in all layers of a stack.
+
+  Args:
+    network: the sizes of the T5.
+    layers: the number of layers.
+    tokens: matrix of a layer -> the tokens that it is multiplied with.
+    attention: pairs of a query and a key, in all layers.
+    logits: see `Forward`.
+  """
+  width = network.num_heads * network.head_dim
+  weights, adapters = {}, {}
+  for name, number in tokens.items():
+    other = network.mlp_dim if name.startswith('w') else width
+    rank = network.lora.rank_of(name)
+    weights[name] = 2 * layers * number * network.emb_dim * other
+    adapters[name] = 2 * layers * number * rank * (network.emb_dim + other)
+  last = 2 * layers * tokens['wo'] * network.lora.rank_of('wo')
+  last *= network.emb_dim
+  return Forward(
+      weights=sum(weights.values()) - weights['wo'],
+      last_weights=weights['wo'],
+      attention=4 * width * attention,
+      logits=logits,
+      adapters=sum(adapters.values()) - last,
+      last_adapters=last,
   )
 
 
@@ -96,6 +135,9 @@ def train_step(
     sides: int = 2,
 ) -> float:
   """Operations of one update: the backward pass costs twice the forward pass.
+
+  Where adapters alone are trained, it costs once the products with weights:
+  those for the gradients of weights are left out.
 
   Args:
     network: the sizes of the T5.
@@ -110,7 +152,10 @@ def train_step(
     The operations that the update needs, without what is computed again.
   """
   row = forward(network, input_length, target_length)
-  return 3 * sides * batch_size * row.total
+  needed = 3 * row.total
+  if network.lora.rank:
+    needed -= row.weights + row.last_weights + row.logits
+  return sides * batch_size * needed
 
 
 def recomputed(
@@ -123,9 +168,10 @@ def recomputed(
 ) -> float:
   """Operations that an update repeats to save memory.
 
-  The policy 'full' repeats all of each layer but its last product, which no
-  gradient needs; the policy 'minimal' repeats attention. Logits are repeated
-  where they are made in chunks. The number of microbatches changes nothing.
+  The policy 'full' repeats all of each layer but its last products, which no
+  gradient needs; the policy 'minimal' repeats attention (of adapters without
+  `out`, half of it). Logits are repeated where they are made in chunks. The
+  number of microbatches changes nothing.
 
   Args:
     network: the sizes of the T5, and its rematerialization policy.
@@ -139,10 +185,13 @@ def recomputed(
     The operations beyond those of `train_step`.
   """
   row = forward(network, input_length, target_length)
+  lora = network.lora
+  # The values' sum is only read by the gradients of what it is multiplied with.
+  needs_values = not lora.rank or lora.rank_of('out')
   again = {
       'none': 0.0,
-      'minimal': row.attention,
-      'full': row.attention + row.weights,
+      'minimal': row.attention / (1 if needs_values else 2),
+      'full': row.attention + row.weights + row.adapters,
   }[network.remat_policy]
   if num_logit_chunks > 1:
     again += row.logits

@@ -94,6 +94,8 @@ def write(found: Mapping[str, Any]) -> None:
   _write_costs(found)
   if found['task'] == 'train':
     print('\nTrain with these settings:\n  ' + ' '.join(_overrides(found)))
+    if found['weights_dtype'] == 'int8':
+      print('and with int8 weights as INITIAL_CHECKPOINT_PATH.')
 
 
 def _headline(found: Mapping[str, Any]) -> str:
@@ -123,7 +125,10 @@ def _settings(found: Mapping[str, Any]) -> str:
       ' model)',
       f'weights divided over {axes}',
       f'layers {"" if network["scan_layers"] else "not "}scanned',
+      f'weights in {found["weights_dtype"]}',
   ]
+  if network['lora_rank']:
+    parts.append(f'adapters of rank {network["lora_rank"]}')
   if found['task'] == 'train':
     number = found['num_microbatches']
     parts += [
@@ -183,10 +188,16 @@ def milliseconds(seconds: float) -> str:
 
 def _overrides(found: Mapping[str, Any]) -> list[str]:
   """`--gin.NAME=VALUE` of all that decides about memory and time."""
-  values = {name: found[key] for name, key in _MACROS.items()}
+  values = {}
+  for name, key in _MACROS.items():
+    is_longer = found['packed'] and name.endswith('_LENGTH')
+    values[f'PACKED_{name}' if is_longer else name] = found[key]
   values['SCAN_LAYERS'] = found['network']['scan_layers']
   values['REMAT_POLICY'] = f'"\'{found["network"]["remat_policy"]}\'"'
-  return [f'--gin.{name}={value}' for name, value in values.items()]
+  adapters = []
+  if found['network']['lora_rank']:
+    adapters.append('--gin_file=adapters/lora.gin')
+  return adapters + [f'--gin.{name}={value}' for name, value in values.items()]
 
 
 def _write_tried(tried: Sequence[Mapping[str, Any]]) -> None:

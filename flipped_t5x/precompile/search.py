@@ -76,9 +76,11 @@ def enough_microbatches(
     Values with which no device has more rows at once than may fit.
   """
   # Gradients take as much memory as the arguments, and with microbatches the
-  # sums of gradients do so again.
+  # sums of gradients do so again; those of adapters take next to none.
+  gradients = 0 if step.network.lora.rank else refused.arguments
   share = _share_that_fits(
-      refused, fixed=2 * refused.arguments, fixed_then=3 * refused.arguments
+      refused, fixed=refused.arguments + gradients,
+      fixed_then=refused.arguments + 2 * gradients,
   )
   return [
       n for n in microbatches(topology, step)

@@ -1,10 +1,18 @@
 """Tests of cli/precompile.py with a stand-in for the compiler."""
 
+import dataclasses
 import json
 
+from flipped_t5x import partitioning
 from flipped_t5x.cli import main
+from flipped_t5x.engine import optimizers
 from flipped_t5x.precompile import compile_step
+from flipped_t5x.precompile import flops
+from flipped_t5x.precompile import report
 from flipped_t5x.precompile import tpu_compiler
+from flipped_t5x.weights import tensors
+import jax
+import numpy as np
 import pytest
 
 GIB = 2**30
@@ -65,6 +73,59 @@ def test_flags_go_before_defaults(precompile):
   assert step.model_parallel == 2 and step.num_microbatches == 4
   assert step.network.remat_policy == 'minimal' and step.target_length == 8
   assert not step.shard_params_over_data
+
+
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16', 'int8'))
+def test_types_of_weights_to_rank_with(precompile, dtype):
+  _, facts, _, (step,) = precompile(f'{DEMO} --task rank --dtype {dtype}')
+  assert step.weights_dtype == facts['weights_dtype'] == dtype
+  assert step.network.int8_weights == (dtype == 'int8')
+  # What is lowered: matrices, and their scales, which are few.
+  partitioner = partitioning.Partitioner(devices=jax.devices()[:1])
+  _, (_, params, _) = compile_step._function(partitioner, step, None)
+  matrix = params['encoder']['encoder']['mlp']['wo']['kernel']
+  assert matrix.dtype == dtype and matrix.shape == (256, 3, 128)
+  sizes = [a.dtype.itemsize * a.size for a in jax.tree.leaves(params)]
+  count = sum(map(np.prod, tensors.shapes(dataclasses.replace(
+      step.network, int8_weights=False
+  )).values()))
+  width = {'float32': 4, 'bfloat16': 2, 'int8': 1}[dtype]
+  assert sum(sizes) == pytest.approx(width * count, rel=0.06)
+
+
+def test_training_adapters_of_int8_weights(precompile):
+  _, facts, _, (step,) = precompile(f'{DEMO} --lora --dtype int8')
+  assert step.network.int8_weights and step.network.lora_rank == 8
+  assert facts['model_flops'] < 0.8 * flops.train_step(
+      step.network.without_adapters(), 16, 128, 32
+  )
+  partitioner = partitioning.Partitioner(devices=jax.devices()[:1])
+  _, (state, _) = compile_step._function(
+      partitioner, step, optimizers.adafactor(1e-3)
+  )
+  trained = sum(a.size for a in jax.tree.leaves(state['params']))
+  frozen = state['frozen']['encoder']['encoder']['mlp']['wo']['kernel']
+  assert frozen.dtype == 'int8'
+  assert trained < sum(a.size for a in jax.tree.leaves(state['frozen'])) / 10
+
+
+@pytest.mark.parametrize('flags, message', (
+    ('--dtype int8', 'int8 cannot be trained, but adapters of them can'),
+    ('--dtype bfloat16', 'bfloat16: training keeps weights in float32'),
+    ('--dtype bfloat16 --lora', 'bfloat16: training keeps weights in float32'),
+), ids=('int8', 'bfloat16', 'adapters'))
+def test_types_that_cannot_be_trained(capsys, flags, message):
+  assert main.main(['precompile', *DEMO.split(), *flags.split()]) == 1
+  assert message in capsys.readouterr().err
+
+
+def test_packed_rows_may_be_longer(precompile):
+  overrides = '--gin.PACK=True --gin.PACKED_TARGET_LENGTH=48'
+  _, facts, _, (step,) = precompile(f'{DEMO} {overrides}')
+  assert step.packed and (step.input_length, step.target_length) == (128, 48)
+  assert '--gin.PACKED_TARGET_LENGTH=48' in report._overrides(facts)
+  _, _, _, (step,) = precompile(f'{DEMO} {overrides} --task rank')
+  assert step.target_length == 32
 
 
 def test_what_does_not_fit_is_changed_until_it_does(precompile):

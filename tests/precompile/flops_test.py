@@ -86,6 +86,41 @@ def test_train_step_is_what_is_traced(
   assert traced == expected
 
 
+@pytest.mark.parametrize('policy', ('none', 'minimal', 'full'))
+@pytest.mark.parametrize('int8, targets', (
+    (False, ('query', 'value', 'out', 'wi_0', 'wo')),
+    (True, ('query', 'value', 'wi_1')),
+), ids=('float', 'int8'))
+def test_step_of_adapters_is_what_is_traced(
+    tiny_network, policy, int8, targets
+):
+  """With scanned layers; otherwise the first needs less."""
+  network = dataclasses.replace(
+      tiny_network, scan_layers=True, remat_policy=policy, lora_rank=1,
+      lora_alpha=6.0, lora_targets=targets,
+      int8_weights=int8, num_decoder_layers=2,
+  )
+  model = network_lib.Transformer(network)
+  optimizer = optimizers.adafactor(1e-3)
+  state = jax.eval_shape(
+      lambda: train_step.init_state(model, optimizer, seed=0)
+  )
+  step = train_step.make_train_step(
+      model, optimizer, unlikelihood_weight=3.0, eps=0.01, seed=0
+  )
+  traced = count(jax.make_jaxpr(step)(state, batch()).jaxpr)
+  expected = (
+      flops.train_step(network, ROWS, L, T)
+      + flops.recomputed(network, ROWS, L, T)
+      + positions(network, passes=1)  # Their table is frozen.
+  )
+  assert traced == expected
+  whole = network.without_adapters()
+  assert traced < 0.9 * (
+      flops.train_step(whole, ROWS, L, T) + flops.recomputed(whole, ROWS, L, T)
+  )
+
+
 def test_rank_step_is_what_is_traced(tiny_network):
   model = network_lib.Transformer(tiny_network)
   params = jax.eval_shape(
