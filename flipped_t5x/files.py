@@ -281,8 +281,8 @@ def write(path: pathlib.Path | epath.Path, content: str | bytes) -> None:
     unfinished.write_bytes(content)
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes indented JSON, whole or not at all."""
+def write_json(path: pathlib.Path | epath.Path, content: Any) -> None:
+  """Writes indented JSON, whole or not at all; see `write`."""
   write(path, json.dumps(content, indent=2) + '\n')
 
 

@@ -10,6 +10,7 @@ from flipped_t5x import errors
 from flipped_t5x import files
 from flipped_t5x import locks
 from flipped_t5x import t5x_settings
+from flipped_t5x.tasks import origins as origins_lib
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import t5x_checkpoints
 from flipped_t5x.weights import t5x_runs
@@ -18,7 +19,12 @@ import seqio
 import tensorflow as tf
 
 
-def run_folder(path: str, training: bool = False, alone: bool = True) -> str:
+def run_folder(
+    path: str,
+    training: bool = False,
+    alone: bool = True,
+    origins: origins_lib.Origins | None = None,
+) -> str:
   """A folder to write to, which is made if it does not exist.
 
   Args:
@@ -27,13 +33,15 @@ def run_folder(path: str, training: bool = False, alone: bool = True) -> str:
     training: whether it is that of a training.
     alone: whether no other job may write to it until this process ends. Only
       folders on this machine, or on a disk that several share, have locks.
+    origins: see `registry.origins`; they are kept in the folder.
 
   Returns:
     The path.
 
   Raises:
     UserError: the path is relative, or cannot be written to, or has checkpoints
-      or scores of other settings; or another job is writing there.
+      or scores of other settings, rows or templates; or another job is writing
+      there.
   """
   path = os.path.expanduser(path)
   if not os.path.isabs(path) and '://' not in path:
@@ -55,15 +63,37 @@ def run_folder(path: str, training: bool = False, alone: bool = True) -> str:
         pathlib.Path(path, '.lock'), path, 'choose another folder'
     )
   t5x_settings.check_folder(epath.Path(path), training)
+  if origins:
+    _check_origins(epath.Path(path), origins)
   return path
 
 
-def model_dir(path: str, vocabulary: seqio.SentencePieceVocabulary) -> str:
+def _check_origins(folder: epath.Path, origins: origins_lib.Origins) -> None:
+  """UserError if a run is of other rows or templates; a new one keeps them."""
+  kept = folder / origins_lib.FILE
+  if t5x_settings.is_begun(folder):
+    old = files.read_json(kept) if kept.is_file() else origins
+    changed = origins_lib.changed(old, origins)
+    if changed:
+      raise errors.UserError(
+          f'{folder} holds a run of other contents: {"; ".join(changed)}.'
+          ' Restore them, or choose another folder'
+      )
+  elif jax.process_index() == 0:
+    files.write_json(kept, origins)
+
+
+def model_dir(
+    path: str,
+    vocabulary: seqio.SentencePieceVocabulary,
+    origins: origins_lib.Origins | None = None,
+) -> str:
   """The folder of a training, which keeps the vocabulary.
 
   Args:
     path: see `run_folder`.
     vocabulary: the vocabulary of the run.
+    origins: see `run_folder`.
 
   Returns:
     The path.
@@ -72,7 +102,7 @@ def model_dir(path: str, vocabulary: seqio.SentencePieceVocabulary) -> str:
     UserError: see `run_folder`; or the folder has checkpoints of another
       vocabulary.
   """
-  path = run_folder(path, training=True)
+  path = run_folder(path, training=True, origins=origins)
   if jax.process_index() == 0:
     folder = epath.Path(path)
     if t5x_checkpoints.steps(folder):

@@ -55,7 +55,7 @@ def check_folder(folder: epath.Path, training: bool) -> None:
     UserError: the folder has checkpoints or scores of other settings.
   """
   config = folder / gin_config.T5X_CONFIG
-  if not config.is_file() or not _is_begun(folder):
+  if not config.is_file() or not is_begun(folder):
     return
   old, new = gin_config.macros_of(config.read_text()), gin_config.macros()
   # Other versions of the gin files have other macros.
@@ -74,8 +74,8 @@ def check_folder(folder: epath.Path, training: bool) -> None:
     )
 
 
-def _is_begun(folder: epath.Path) -> bool:
-  """Whether T5X has written checkpoints or scores."""
+def is_begun(folder: epath.Path) -> bool:
+  """Whether T5X has written checkpoints or scores to a folder."""
   return any(
       path.name == 'inference_eval' or '-score.jsonl-' in path.name
       or path.name.startswith(('checkpoint_', 'tmp-'))

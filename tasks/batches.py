@@ -14,7 +14,6 @@ import pathlib
 from typing import Any
 
 from flipped_t5x import errors
-from flipped_t5x import files
 from flipped_t5x import vocabulary_files
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import examples
@@ -24,6 +23,7 @@ from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import labels
 from flipped_t5x.tasks import mixtures
+from flipped_t5x.tasks import origins
 from flipped_t5x.tasks.sources import store
 import grain
 import numpy as np
@@ -128,8 +128,7 @@ class TrainBatches:
           loaded, lengths, format, self.counts[name], bool(unlikelihood_weight),
       )
       self.origins[name] = {
-          **data.open('train').origin, 'templates': data.templates,
-          'sha256_of_templates': _digest(templates), 'rate': rate,
+          **origins.of(data, 'train', templates), 'rate': rate
       }
       datasets.append(_pairs(data, draw, seed + number))
     mixed = grain.MapDataset.mix(datasets, list(rates.values()))
@@ -260,20 +259,6 @@ def _row_lengths(
   return result
 
 
-def _texts(
-    templates: Mapping[str, templates_lib.Template]
-) -> dict[str, list[str]]:
-  """Template -> what its texts depend on, beside the rows."""
-  return {
-      name: [t.jinja, t.answer_choices or '', *t.chunks]
-      for name, t in templates.items()
-  }
-
-
-def _digest(templates: Mapping[str, templates_lib.Template]) -> str:
-  return files.sha256(json.dumps(sorted(_texts(templates).items())).encode())
-
-
 def _pairs(
     data: catalog.Dataset, draw: examples.DrawPair, seed: int
 ) -> grain.MapDataset:
@@ -362,7 +347,7 @@ class CandidateSource:
   @property
   def texts(self) -> Mapping[str, Sequence[str]]:
     """Template -> what its candidates depend on, beside the rows."""
-    return _texts(self.templates)
+    return origins.texts(self.templates)
 
   @property
   def label_words(self) -> Mapping[str, Sequence[str]]:

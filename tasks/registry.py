@@ -24,6 +24,7 @@ import itertools
 import os
 import pathlib
 import re
+from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import vocabulary_files
@@ -33,6 +34,7 @@ from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import metrics
 from flipped_t5x.tasks import mixtures
+from flipped_t5x.tasks import origins as origins_lib
 from flipped_t5x.tasks import preprocessors
 from flipped_t5x.tasks import row_source
 import seqio
@@ -212,6 +214,37 @@ def evaluation_mixture(name: str, format: str) -> str:
         f' such as {format}_nlp_eval, or a dataset as the catalog names it'
     )
   return name
+
+
+def origins(
+    name: str, split: str = 'train', use_cached: bool = False
+) -> dict[str, dict[str, Any]]:
+  """Where the rows and templates of a mixture come from.
+
+  Args:
+    name: a mixture or task in SeqIO's registries.
+    split: the split that is read of each task that has it.
+    use_cached: whether rows are read from caches of SeqIO, of which nothing is
+      known here.
+
+  Returns:
+    Dataset -> its origin, see `origins.of`, with its `rate` in training; tasks
+    of other packages are left out.
+  """
+  found: dict[str, dict[str, Any]] = {}
+  provider = seqio.get_mixture_or_task(name)
+  for task in () if use_cached else seqio.get_subtasks(provider):
+    source = task.source
+    if not isinstance(source, row_source.RowSource) or split not in task.splits:
+      continue
+    data = source.dataset
+    if data.name not in found:
+      found[data.name] = origins_lib.of(
+          data, source.real_split(split), data.load_templates()
+      )
+      if split == 'train' and isinstance(provider, seqio.Mixture):
+        found[data.name]['rate'] = provider.get_rate(task)
+  return found
 
 
 def _in_seqio(name: str, format: str, evaluation: bool) -> str:

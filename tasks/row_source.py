@@ -54,14 +54,18 @@ class RowSource(seqio.DataSource):
     number = -(-self._sizes[split] // _ROWS_PER_SHARD)
     return [f'{split}-{i}' for i in range(min(number, _MAX_SHARDS))]
 
-  def rows(self, split: str) -> store.Rows:
-    """The rows of the catalog's split; UserError if there is no such split."""
+  def real_split(self, split: str) -> str:
+    """The catalog's name of a split; UserError if there is no such split."""
     if split not in self._real:
       raise errors.UserError(
           f'{self.dataset.name} has no split {split!r}; it has'
           f' {list(self._real)}'
       )
-    return self.dataset.open(self._real[split])
+    return self._real[split]
+
+  def rows(self, split: str) -> store.Rows:
+    """The rows of the catalog's split; UserError if there is no such split."""
+    return self.dataset.open(self.real_split(split))
 
   def numbers(self, split: str) -> Sequence[int]:
     """Which of these rows a split has."""

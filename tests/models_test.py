@@ -397,6 +397,14 @@ def test_trains_stops_and_goes_on(data, tmp_path):
   assert opened.vocabulary.read_bytes() == demo_data.vocabulary().read_bytes()
   finished = run_t5x(data, halves, 20, 'LAMBDA=0.5')
   assert 'LAMBDA: 3.0 there, 0.5 now' in finished.stderr
+  # Nor with other rows.
+  path = demo_data.local_file(data, 'tiny_kind', 'train')
+  text = path.read_text()
+  path.write_text(text.replace('is', 'was', 1))
+  finished = run_t5x(data, halves, 30)
+  path.write_text(text)
+  assert f'tiny_kind has other rows ({path}, ' in finished.stderr
+  assert not (halves / 'checkpoint_30').exists()
 
 
 @pytest.fixture(scope='module')
@@ -426,7 +434,9 @@ def test_trains_from_what_convert_writes(data, converted, tmp_path):
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     # TRAIN_STEPS steps, counted from the 0 of the checkpoint.
-    assert {p.name for p in folder.glob('checkpoint_*')} == {'checkpoint_10'}
+    assert {p.name for p in folder.glob('checkpoint_*')} == {
+        'checkpoint_0', 'checkpoint_10'
+    }
     # Ten steps of at most 5e-5 away from where they began, and no further.
     for name, tensor in model_files.open(folder).tensors.items():
       change = np.abs(tensor.read() - params[name].read())

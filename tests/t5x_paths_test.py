@@ -1,5 +1,6 @@
 """Folders and checkpoints of T5X's runs, before T5X is asked to use them."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,45 @@ def test_a_training_goes_on_with_its_settings(run, now, vocabulary):
     t5x_paths.model_dir(str(run), vocabulary)
   now(TRAIN_STEPS=40, NUM_MICROBATCHES=2)
   assert t5x_paths.model_dir(str(run), vocabulary) == str(run)
+
+
+@pytest.mark.parametrize('begun', (False, True))
+@pytest.mark.parametrize('training', (False, True))
+def test_rows_and_templates_are_those_of_the_folder(
+    training, begun, tmp_path, now
+):
+  origins = {'a': {
+      'file': '/a.jsonl', 'sha256': '1', 'templates': 'file:a.yaml',
+      'sha256_of_templates': '2', 'rate': 5.0,
+  }}
+  folder = tmp_path / 'run'
+  assert t5x_paths.run_folder(str(folder), training, origins=origins)
+  kept = (folder / 'data.json').read_text()
+  assert json.loads(kept) == origins
+  if begun:
+    (folder / ('checkpoint_5' if training else 'inference_eval')).mkdir()
+  for changes, message in (
+      ({}, None),
+      ({'file': '/b.jsonl'}, None),  # The same rows in another file.
+      ({'sha256': 'x'}, r'a has other rows \(/a.jsonl, file:a.yaml\)'),
+      ({'sha256_of_templates': 'x'}, 'a has other templates'),
+      ({'rate': 6.0}, 'a has other share of the mixture'),
+  ):
+    given = {'a': origins['a'] | changes}
+    if begun and message:
+      with pytest.raises(errors.UserError, match=(
+          f'^{folder} holds a run of other contents: {message}'
+      )):
+        t5x_paths.run_folder(str(folder), training, origins=given)
+    else:
+      t5x_paths.run_folder(str(folder), training, origins=given)
+    if begun:
+      assert (folder / 'data.json').read_text() == kept
+  # A run of an earlier version, which has kept nothing, goes on.
+  if begun:
+    (folder / 'data.json').unlink()
+    t5x_paths.run_folder(str(folder), training, origins=given)
+    assert not (folder / 'data.json').exists()
 
 
 def test_a_training_keeps_its_vocabulary(

@@ -10,22 +10,17 @@ changed.
 """
 
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x.tasks import origins as origins_lib
 from flipped_t5x.weights import initial_weights
 from flipped_t5x.weights import model_files
 from flipped_t5x.weights import run_config
 
-DATA, WEIGHTS = 'data.json', initial_weights.FILE
-# Keys of a dataset's origin that must stay the same -> what they are.
-_COMPARED = {
-    'sha256': 'rows', 'sha256_of_templates': 'templates',
-    'rate': 'share of the mixture',
-}
+DATA, WEIGHTS = origins_lib.FILE, initial_weights.FILE
 
 
 def check(
@@ -48,7 +43,7 @@ def check(
   changed = []
   if (model_dir / DATA).is_file():
     old = files.read_json(model_dir / DATA)
-    changed += _changed_data(old, json.loads(json.dumps(origins)))
+    changed += origins_lib.changed(old, origins)
   kept = model_dir / model_files.VOCABULARY
   if kept.is_file() and kept.read_bytes() != vocabulary.read_bytes():
     changed.append(f'VOCABULARY: {vocabulary} is not {kept}')
@@ -105,32 +100,3 @@ def _changed_weights(
   ):
     return []
   return [f'INITIAL_CHECKPOINT_PATH: the weights of {path} have changed']
-
-
-def _changed_data(
-    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-  """What to say of each dataset that has changed."""
-  changed = []
-  for name in sorted(old.keys() | new.keys()):
-    if name not in old or name not in new:
-      where = 'then' if name in old else 'now'
-      changed.append(f'{name} is in the mixture only {where}')
-      continue
-    differing = [
-        what for key, what in _COMPARED.items()
-        # Runs from before a key was recorded do not have it.
-        if key in old[name] and old[name][key] != new[name].get(key)
-    ]
-    if differing:
-      changed.append(
-          f'{name} has other {" and ".join(differing)} ({_sources(new[name])})'
-      )
-  return changed
-
-
-def _sources(origin: Mapping[str, Any]) -> str:
-  """The files of rows and templates of a dataset."""
-  found = [*origin.get('files', ()), origin.get('file')]
-  found.append(origin.get('templates'))
-  return ', '.join(str(name) for name in found if name)

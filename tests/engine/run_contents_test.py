@@ -101,13 +101,6 @@ def test_a_run_from_before_templates_were_recorded(command):
   assert command(steps=3) == 0
 
 
-def test_other_datasets():
-  changed = run_contents._changed_data({'a': {}, 'b': {}}, {'b': {}, 'c': {}})
-  assert changed == [
-      'a is in the mixture only then', 'c is in the mixture only now'
-  ]
-
-
 def test_other_first_weights(tmp_path, make_params, monkeypatch):
   demo_data.install(tmp_path, monkeypatch)
   first, second = (

@@ -14,6 +14,7 @@ from flipped_t5x import feature_converters
 from flipped_t5x import vocabulary_files
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import tokenization
+from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import preprocessors
 from flipped_t5x.tasks import registry
@@ -387,6 +388,25 @@ def test_rows_come_in_another_order_in_each_epoch(vocabulary):
   epochs = [numbers[i : i + 120] for i in (0, 120, 240)]
   assert all(sorted(epoch) == list(range(120)) for epoch in epochs)
   assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_origins(tmp_path, monkeypatch):
+  """The digests are those of the embedded engine, and tell what has changed."""
+  demo_data.install(tmp_path, monkeypatch)
+  train = batches.TrainBatches(
+      demo_data.MIXTURE, demo_data.vocabulary(), 4, 48, 32, seed=0
+  )
+  assert registry.origins(demo_data.MIXTURE) == train.origins
+  assert registry.origins(demo_data.MIXTURE, use_cached=True) == {}
+  name = registry.evaluation_mixture('tiny_mood', 'flipped')
+  found = registry.origins(name, 'eval')
+  assert found.keys() == {'tiny_mood'} and 'rate' not in found['tiny_mood']
+  assert found['tiny_mood']['rows'] == 10
+  assert registry.origins(name, 'nowhere') == {}
+  path = demo_data.local_file(tmp_path, 'tiny_mood', 'test')
+  path.write_text(path.read_text().replace('film', 'book'))
+  catalog._open.cache_clear()  # As in another process.
+  assert registry.origins(name, 'eval') != found
 
 
 @pytest.mark.parametrize('missing', (['', 1, None, -1], ['', None, -1]))
