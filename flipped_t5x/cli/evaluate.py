@@ -7,6 +7,12 @@ and otherwise to results_SUITE.json or results_MIXTURE.json. The scores of every
 example are written as Parquet into a folder of the same name. If the evaluation
 was interrupted, the same command resumes it.
 
+On several hosts, run the command on each of them. On a TPU slice, under SLURM
+and under Open MPI they find each other; elsewhere three flags say where they
+are. Each host has all weights on its own devices, and scores its share of the
+rows; the results must be on a disk that all hosts share. Their bytes do not
+depend on the number of hosts, and another number of them can resume.
+
 Example:
   flipped-t5x eval output/demo
   flipped-t5x eval output/demo --suite nlp --limit 100
@@ -16,16 +22,21 @@ Example:
 
 import argparse
 from collections.abc import Mapping, Sequence
+import dataclasses
 import os
 import pathlib
 import re
+import signal
 import sys
 from typing import Any
 
 from flipped_t5x import compilation_cache
 from flipped_t5x import errors
+from flipped_t5x import files as files_lib
+from flipped_t5x.cli import host_flags
 from flipped_t5x.cli import local_paths
 from flipped_t5x.cli import rows
+from flipped_t5x.engine import agreement
 from flipped_t5x.evaluation import evaluate
 from flipped_t5x.evaluation import suites
 from flipped_t5x.inference import model as model_lib
@@ -34,6 +45,7 @@ from flipped_t5x.tasks import batches
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.weights import model_files
+import jax
 
 _T5X_CHECKPOINT = re.compile(r'checkpoint_\d+')
 
@@ -104,50 +116,121 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'the most tokens of the {side}s; by default as in the checkpoint',
     )
   rows.add_model_parallel(parser)
+  host_flags.add_arguments(parser)
   rows.add_compilation_cache(parser)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+  """What is to be evaluated; no weights have been read yet.
+
+  Attributes:
+    source: the folder of the model.
+    files: the model.
+    method: the text format.
+    suite: the suite, if it is one.
+    mixture: the mixture.
+    path: the file of results.
+    tasks: dataset -> its rows and templates.
+    missing: dataset of the mixture -> why it is left out.
+  """
+
+  source: os.PathLike[str]
+  files: model_files.ModelFiles
+  method: str
+  suite: str | None
+  mixture: str
+  path: pathlib.Path
+  tasks: Mapping[str, evaluate.Task]
+  missing: Mapping[str, str]
 
 
 def run(arguments: argparse.Namespace) -> None:
   checkpoint = _checkpoint(arguments)
+  compilation_cache.use(arguments.compilation_cache)
+  with host_flags.joined(arguments):
+    _let_signals_end(jax.process_count())
+    # Before the weights are read, which may take minutes.
+    with agreement.fail_together():
+      asked = _open(arguments, checkpoint)
+    agreement.check_same(_facts(arguments, asked))
+    with evaluate.alone(asked.path):
+      pass
+    with agreement.fail_together():
+      model = model_lib.load(
+          asked.source, vocabulary=arguments.vocabulary, dtype=arguments.dtype,
+          format=asked.method, input_length=arguments.input_length,
+          target_length=arguments.target_length,
+          model_parallel=arguments.model_parallel,
+      )
+    results = evaluate.evaluate(
+        model, asked.tasks, asked.path, checkpoint=checkpoint,
+        suite=asked.suite, missing=asked.missing,
+        about={
+            'mixture': asked.mixture, 'limit': arguments.limit,
+            'split': arguments.split,
+        },
+        batch_size=arguments.batch_size,
+    )
+    if agreement.is_first():
+      _print_summary(asked.path, results['tasks'])
+
+
+def _let_signals_end(num_hosts: int) -> None:
+  """Lets SIGTERM end this host, as it ends a single one.
+
+  With several, JAX keeps it for itself, so that training can save. Here all
+  that is done is on disk.
+  """
+  if num_hosts > 1:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _open(arguments: argparse.Namespace, checkpoint: str) -> _Asked:
+  """Opens the model and the data that the arguments name."""
   folder = _folder(checkpoint, arguments.output)
   source = model_files.resolve(checkpoint, arguments.revision)
   files = model_files.open(source, vocabulary=arguments.vocabulary)
   method = _method(files, checkpoint, arguments.method)
   suite, mixture = _what(files, checkpoint, arguments, method)
-  path = arguments.output or folder / _file_name(suite, mixture)
-  # Before the weights are read, which may take minutes.
-  with evaluate.alone(path):
-    pass
   datasets, missing = _datasets(
       mixture, arguments.split, arguments.skip_missing or bool(arguments.suite)
   )
-  compilation_cache.use(arguments.compilation_cache)
-  model = model_lib.load(
-      source, vocabulary=arguments.vocabulary, dtype=arguments.dtype,
-      format=method, input_length=arguments.input_length,
-      target_length=arguments.target_length,
-      model_parallel=arguments.model_parallel,
-  )
-  config = model.config
   tasks = {
       dataset: batches.open_candidates(
-          dataset, model.vocabulary.path, config.input_length,
-          config.target_length, config.format,
-          config.settings.get('MAX_FIELD_CHARS'), arguments.split,
+          dataset, files.needed_vocabulary,
+          arguments.input_length or files.input_length,
+          arguments.target_length or files.target_length,
+          method, files.settings.get('MAX_FIELD_CHARS'), arguments.split,
           arguments.limit,
       )
       for dataset in datasets
   }
-  results = evaluate.evaluate(
-      model, tasks, path, checkpoint=checkpoint, suite=suite,
-      missing=missing,
-      about={
-          'mixture': mixture, 'limit': arguments.limit,
-          'split': arguments.split,
+  path = arguments.output or folder / _file_name(suite, mixture)
+  return _Asked(source, files, method, suite, mixture, path, tasks, missing)
+
+
+def _facts(arguments: argparse.Namespace, asked: _Asked) -> dict[str, Any]:
+  """What all hosts must have alike, as far as it is known without weights."""
+  if jax.process_count() == 1:
+    return {}
+  files = asked.files
+  return {
+      **{
+          ('CHECKPOINT' if name == 'checkpoint_' else f'--{name}'): str(value)
+          for name, value in vars(arguments).items() if name != 'process_id'
       },
-      batch_size=arguments.batch_size,
-  )
-  _print_summary(path, results['tasks'])
+      **agreement.versions(),
+      'network': dataclasses.asdict(files.network),
+      'step': files.step,
+      'weights': {
+          name: f'{tensor.dtype}{list(tensor.shape)}'
+          for name, tensor in files.tensors.items()
+      },
+      'vocabulary': files_lib.sha256(files.needed_vocabulary.read_bytes()),
+      'left out': dict(asked.missing),
+      **{name: evaluate.identity(task) for name, task in asked.tasks.items()},
+  }
 
 
 def _checkpoint(arguments: argparse.Namespace) -> str:
@@ -293,7 +376,7 @@ def _datasets(
         '\n'.join(map(str, missing.values()))
         + ('\n--skip_missing leaves such datasets out' if found else '')
     )
-  for message in missing.values():
+  for message in missing.values() if agreement.is_first() else ():
     print(f'left out: {message}', file=sys.stderr)
   return found, {
       name: str(why).splitlines()[0].rstrip(':')

@@ -24,10 +24,10 @@ import argparse
 from flipped_t5x import compilation_cache
 from flipped_t5x import errors
 from flipped_t5x import gin_config
+from flipped_t5x.cli import host_flags
 from flipped_t5x.cli import local_paths
 from flipped_t5x.cli import train_folder
 from flipped_t5x.engine import agreement
-from flipped_t5x.engine import hosts
 from flipped_t5x.engine import libtpu_flags
 from flipped_t5x.engine import train
 import gin
@@ -54,17 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       ' runs/demo.gin; give the flag again for a file that changes some of its'
       ' macros',
   )
-  parser.add_argument(
-      '--coordinator_address', metavar='HOST:PORT',
-      help='address of host 0, with a free port, that all hosts can reach',
-  )
-  parser.add_argument(
-      '--num_processes', type=int, metavar='N', help='number of hosts'
-  )
-  parser.add_argument(
-      '--process_id', type=int, metavar='I',
-      help='number of this host, from 0',
-  )
+  host_flags.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -77,10 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
   compilation_cache.use(settings.get('COMPILATION_CACHE', True))
   # Gin's own version of the function, with its bindings.
   configured = gin.get_configurable(train.train)
-  with hosts.joined(
-      arguments.coordinator_address, arguments.num_processes,
-      arguments.process_id,
-  ):
+  with host_flags.joined(arguments):
     # Opens the data; an error on one host ends them all.
     with agreement.fail_together():
       bound = gin.get_bindings(configured)
@@ -89,8 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
   """Raises UserError if flags do not belong together."""
-  many = ('coordinator_address', 'num_processes', 'process_id')
-  unfit = ('gin_file', *many) if arguments.folder else ('from_', 'output')
+  unfit: tuple[str, ...] = ('from_', 'output')
+  if arguments.folder:
+    unfit = ('gin_file', *host_flags.NAMES)
   for name in unfit:
     if getattr(arguments, name) is not None:
       flag = '--' + name.rstrip('_')

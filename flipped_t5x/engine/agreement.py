@@ -13,12 +13,13 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import locks
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
-from orbax.checkpoint import multihost
 
-_WAIT_SECONDS = 3600  # A host may read data for long; a lost one is noticed.
+# A host may read data or score for long; a lost one is noticed.
+_WAIT_SECONDS = 7 * 24 * 3600
 _SHOWN = 6
 _meetings = itertools.count()
 # The packages that draws, batches, steps and checkpoints depend on.
@@ -32,6 +33,9 @@ def gather(data: bytes) -> list[bytes]:
   """The bytes that each host passes, in the order of the hosts."""
   if jax.process_count() == 1:
     return [data]
+  # Imported here, because one host needs none of it to evaluate.
+  from orbax.checkpoint import multihost
+
   # On a CPU, the collectives themselves wait for half a minute only.
   multihost.get_barrier_sync_fn()(
       key=f'flipped_t5x/{next(_meetings)}', timeout_ms=_WAIT_SECONDS * 1000
@@ -45,6 +49,16 @@ def gather(data: bytes) -> list[bytes]:
       row[:size].tobytes()
       for row, size in zip(rows, sizes.ravel(), strict=True)
   ]
+
+
+def wait() -> None:
+  """Waits until all hosts have come here."""
+  gather(b'')
+
+
+def is_first() -> bool:
+  """Whether this is host 0, which prints and writes what is written once."""
+  return jax.process_index() == 0
 
 
 def total(number: int) -> int:
@@ -81,6 +95,30 @@ def fail_together() -> Iterator[None]:
     raise error
   if messages:
     raise errors.UserError('; '.join(messages))
+
+
+@contextlib.contextmanager
+def alone_in(
+    folder: pathlib.Path, place: str, advice: str
+) -> Iterator[None]:
+  """Keeps other commands out of a folder; only host 0 takes the lock.
+
+  All hosts must enter the block.
+
+  Args:
+    folder: the folder, which is made if need be.
+    place: what is locked, for messages.
+    advice: what to do if another process has it, for messages.
+
+  Raises:
+    UserError: another process is writing there.
+  """
+  with contextlib.ExitStack() as stack:
+    with fail_together():
+      if is_first():
+        stack.enter_context(files.made(folder))
+        stack.enter_context(locks.held(folder / '.lock', place, advice))
+    yield
 
 
 def compiled(

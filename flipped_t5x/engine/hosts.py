@@ -1,4 +1,4 @@
-"""Several hosts that train together: how they join, and what ends them.
+"""Several hosts that work together: how they join, and what ends them.
 
 A host is a JAX process, as on a TPU pod; one machine may run several, such as
 one for each GPU.
@@ -30,7 +30,7 @@ _LOSS = re.compile(
 )
 _AGAIN = (
     'Start the same command on all hosts again, on the same number of them or'
-    ' another: the run resumes from its last checkpoint'
+    ' another: it goes on from what has been saved'
 )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
-from flipped_t5x import locks
 from flipped_t5x import network as network_lib
 from flipped_t5x import partitioning
 from flipped_t5x import vocabulary_files
@@ -113,7 +112,7 @@ def train(
   config = run_config.RunConfig(
       network, format, input_length, target_length, dict(settings or {})
   )
-  with _alone_in(folder):
+  with agreement.alone_in(folder, str(folder), 'choose another MODEL_DIR'):
     resumes = _check_hosts(folder, config, batches, spiece)
     partitioner.check(network, batches.batch_size, num_microbatches)
     abstract = train_step.abstract_state(partitioner, model, optimizer)
@@ -153,19 +152,6 @@ def train(
   return log.last
 
 
-@contextlib.contextmanager
-def _alone_in(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps other trainings out of a run's folder; only host 0 takes the lock."""
-  with contextlib.ExitStack() as stack:
-    with agreement.fail_together():
-      if _is_first():
-        stack.enter_context(files.made(folder))
-        stack.enter_context(locks.held(
-            folder / '.lock', str(folder), 'choose another MODEL_DIR'
-        ))
-    yield
-
-
 def _check_hosts(
     folder: pathlib.Path,
     config: run_config.RunConfig,
@@ -195,7 +181,7 @@ def _prepare(
 ) -> None:
   """Makes or checks the run's folder, and waits until all hosts see it."""
   with agreement.fail_together():
-    if _is_first():
+    if agreement.is_first():
       run_contents.check(folder, batches.origins, vocabulary)
       checkpoints.prepare(folder, config, vocabulary)
       run_contents.record(
@@ -280,12 +266,8 @@ def _closing(saver: checkpoints.Checkpoints) -> Iterator[None]:
   saver.close()
 
 
-def _is_first() -> bool:
-  return jax.process_index() == 0
-
-
 def _say(text: str) -> None:
-  if _is_first():
+  if agreement.is_first():
     print(text, flush=True)
 
 

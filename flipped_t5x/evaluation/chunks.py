@@ -6,13 +6,16 @@
 An evaluation with the same fingerprint skips these chunks. If its fingerprint
 differs, they are discarded. Each chunk has a digest of the fingerprint, so that
 what another evaluation has written is noticed even on a disk without locks.
+Several hosts may write chunks of one evaluation: host 0 opens the folder, and
+the others join it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 import pathlib
 import shutil
 import sys
+import time
 from typing import Any
 
 from flipped_t5x import errors
@@ -22,6 +25,7 @@ import pyarrow as pa
 
 _FINGERPRINT = 'fingerprint.json'
 _DIGEST = 'fingerprint'
+_WAIT_SECONDS = 60
 
 
 class Chunks:
@@ -31,21 +35,39 @@ class Chunks:
     done: the numbers of the chunks that are written.
   """
 
-  def __init__(self, folder: pathlib.Path, fingerprint: Mapping[str, Any]):
+  def __init__(
+      self, folder: pathlib.Path, fingerprint: Mapping[str, Any],
+      joins: bool = False,
+  ):
     """Opens or creates the folder.
 
     Args:
       folder: a folder for this task alone.
       fingerprint: JSON of everything that the scores depend on.
+      joins: whether to wait for the folder of another host instead. `done` is
+        then empty, and is for the caller to set.
 
     Raises:
-      UserError: the fingerprint in the folder is damaged.
+      UserError: the fingerprint in the folder is damaged; or this host does not
+        see that of the other.
     """
     self._folder = folder
+    self._fingerprint = json.loads(json.dumps(fingerprint))
+    self._digest = files.sha256(json.dumps(self._fingerprint).encode())
+    self.done: set[int] = set()
+    if joins:
+      _wait_for(self._is_open, folder)
+    else:
+      self._prepare()
+      self._find_done()
+
+  def _is_open(self) -> bool:
+    return _read(self._folder / _FINGERPRINT) == self._fingerprint
+
+  def _prepare(self) -> None:
+    """Makes the folder; discards what another evaluation left in it."""
+    folder, fingerprint = self._folder, self._fingerprint
     path = folder / _FINGERPRINT
-    fingerprint = json.loads(json.dumps(fingerprint))
-    self._fingerprint = fingerprint
-    self._digest = files.sha256(json.dumps(fingerprint).encode())
     found = _read(path)
     if found != fingerprint:
       if found:
@@ -59,8 +81,10 @@ class Chunks:
       shutil.rmtree(folder, ignore_errors=True)
       folder.mkdir(parents=True)
       files.write_json(path, fingerprint)
-    self.done = set()
-    for part in folder.glob(f'{"[0-9]" * 5}.parquet'):
+
+  def _find_done(self) -> None:
+    """Finds the chunks that are written, and removes damaged ones."""
+    for part in self._folder.glob(f'{"[0-9]" * 5}.parquet'):
       try:
         self._about(part)
         scored_examples.read_table(part)
@@ -85,9 +109,22 @@ class Chunks:
     )
     self.done.add(number)
 
+  def wait_for(self, number: int) -> None:
+    """Waits until this host sees all chunks, those of other hosts, too.
+
+    Args:
+      number: the number of chunks of the task.
+
+    Raises:
+      UserError: it does not see one within a minute.
+    """
+    for i in range(number):
+      _wait_for(self._path(i).is_file, self._path(i))
+      self.done.add(i)
+
   def check(self) -> None:
     """Raises UserError if another evaluation has used the folder meanwhile."""
-    if _read(self._folder / _FINGERPRINT) != self._fingerprint:
+    if not self._is_open():
       raise errors.UserError(
           f'{self._folder}: another evaluation has written here meanwhile, and'
           ' no results were written; start again'
@@ -116,6 +153,18 @@ class Chunks:
 
   def _path(self, number: int) -> pathlib.Path:
     return self._folder / f'{number:05}.parquet'
+
+
+def _wait_for(is_seen: Callable[[], bool], path: pathlib.Path) -> None:
+  """Waits up to a minute: NFS caches that a file does not exist."""
+  deadline = time.monotonic() + _WAIT_SECONDS
+  while not is_seen():
+    if time.monotonic() > deadline:
+      raise errors.UserError(
+          f'{path}: this host does not see what another host has written there;'
+          ' the results must be on a disk that all hosts share'
+      )
+    time.sleep(0.2)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -5,12 +5,17 @@ text that templates share is encoded only once. It is written as soon as it is
 scored, see `chunks.py`. All results are computed from these files, never from
 memory, so they are the same to the bit whether or not the evaluation was
 interrupted and resumed.
+
+Several hosts (`engine/hosts.py`) share out the chunks that are not written yet,
+every n-th to each of n. A host has all weights on its own devices, and scores
+without the others; they meet before and after. Host 0 computes the results.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import pathlib
 import platform
 import re
@@ -20,7 +25,7 @@ from typing import Any, Protocol
 
 from flipped_t5x import errors
 from flipped_t5x import files
-from flipped_t5x import locks
+from flipped_t5x.engine import agreement
 from flipped_t5x.evaluation import chunks as chunks_lib
 from flipped_t5x.evaluation import prompt_bar
 from flipped_t5x.evaluation import scored_examples
@@ -103,57 +108,56 @@ def evaluate(
     batch_size: the number of rows in a forward pass.
 
   Returns:
-    The content of the results, see docs/evaluation.md.
+    The content of the results, see docs/evaluation.md; empty on hosts other
+    than the first.
 
   Raises:
-    UserError: no row fits any template, data or weights are damaged, or another
-      evaluation is writing to `path`.
+    UserError: no row fits any template, data or weights are damaged, another
+      evaluation is writing to `path`, or the hosts have different files.
     KeyboardInterrupt: the evaluation was interrupted; the message says how to
       resume it.
   """
   about = about or {}
   sha256 = tensors.digest(model.params)
-  progress = path.with_suffix('') / _PROGRESS
-  names = _file_names(tasks)
   shared = _fingerprint(model, sha256, batch_size, about)
+  identities = {name: identity(task) for name, task in tasks.items()}
+  agreement.check_same({**shared, **identities})
   with alone(path):
-    chunks = {
-        task: chunks_lib.Chunks(
-            progress / names[task], {**shared, **_identity(source)}
-        )
-        for task, source in tasks.items()
-    }
+    progress = path.with_suffix('') / _PROGRESS
+    chunks = _open_chunks(
+        progress, {name: {**shared, **own} for name, own in identities.items()}
+    )
+    content: dict[str, Any] = {}
     try:
       _score_all(model, tasks, chunks, batch_size)
-      finished = {
-          task: _finish(
-              source, chunks[task], progress / f'{names[task]}.parquet'
+      agreement.wait()
+      with agreement.fail_together():
+        if agreement.is_first():
+          found, missing = _without_unfit(
+              _finish_all(tasks, chunks, progress), missing or {}
           )
-          for task, source in tasks.items()
-      }
+          content = {
+              'suite': suite,
+              **about,
+              'tasks': found,
+              'missing': missing,
+              'groups': _groups(suite, found, missing),
+              'checkpoint': {
+                  'path': checkpoint, 'step': model.step, 'sha256': sha256,
+                  'sha256_of_vocabulary': shared['vocabulary'],
+              },
+              'step': model.step,
+              **_config(model),
+              'versions': versions(),
+          }
+          for task in chunks.values():
+            task.check()
+          _put_in_place(path, progress, content)
     except KeyboardInterrupt as e:
       raise KeyboardInterrupt(
           'interrupted; run the same command again to resume, with at most'
           f' {CHUNK_ROWS} rows of a task to score again'
       ) from e
-    found, missing = _without_unfit(finished, missing or {})
-    content = {
-        'suite': suite,
-        **about,
-        'tasks': found,
-        'missing': missing,
-        'groups': _groups(suite, found, missing),
-        'checkpoint': {
-            'path': checkpoint, 'step': model.step, 'sha256': sha256,
-            'sha256_of_vocabulary': shared['vocabulary'],
-        },
-        'step': model.step,
-        **_config(model),
-        'versions': versions(),
-    }
-    for task in chunks.values():
-      task.check()
-    _put_in_place(path, progress, content)
   return content
 
 
@@ -167,12 +171,41 @@ def alone(path: pathlib.Path) -> Iterator[None]:
   Raises:
     UserError: another evaluation is writing there.
   """
-  folder = path.with_suffix('')
-  with (
-      files.made(folder),
-      locks.held(folder / '.lock', str(path), 'give another --output'),
+  with agreement.alone_in(
+      path.with_suffix(''), str(path), 'give another --output'
   ):
     yield
+
+
+def _open_chunks(
+    progress: pathlib.Path, facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, chunks_lib.Chunks]:
+  """Opens the chunks of all tasks, on host 0 before the others join it.
+
+  Args:
+    progress: the folder `.progress`.
+    facts: task -> what its scores depend on.
+  """
+  names = _file_names(list(facts))
+
+  def open_all(joins: bool) -> dict[str, chunks_lib.Chunks]:
+    return {
+        task: chunks_lib.Chunks(progress / names[task], facts[task], joins)
+        for task in facts
+    }
+
+  chunks: dict[str, chunks_lib.Chunks] = {}
+  with agreement.fail_together():
+    if agreement.is_first():
+      chunks = open_all(joins=False)
+  with agreement.fail_together():
+    if not agreement.is_first():
+      chunks = open_all(joins=True)
+  done = {task: sorted(opened.done) for task, opened in chunks.items()}
+  first, *_ = agreement.gather(json.dumps(done).encode())
+  for task, numbers in json.loads(first).items():
+    chunks[task].done = set(numbers)
+  return chunks
 
 
 def _score_all(
@@ -181,11 +214,47 @@ def _score_all(
     chunks: Mapping[str, chunks_lib.Chunks],
     batch_size: int,
 ) -> None:
-  """Writes the chunks of all tasks that are not written yet."""
-  total = sum(len(t.numbers) * len(t.templates) for t in tasks.values())
-  with prompt_bar.PromptBar(total) as bar:
+  """Writes this host's share of the chunks that are not written yet."""
+  unwritten = [
+      (name, number)
+      for name, task in tasks.items()
+      for number in range(_num_chunks(task)) if number not in chunks[name].done
+  ]
+  share = unwritten[jax.process_index() :: jax.process_count()]
+  others = set(unwritten) - set(share)
+  total = sum(
+      len(_rows(task, number)) * len(task.templates)
+      for name, task in tasks.items()
+      for number in range(_num_chunks(task)) if (name, number) not in others
+  )
+  with prompt_bar.PromptBar(total, agreement.is_first()) as bar:
     for name, task in tasks.items():
-      _score(model, name, task, chunks[name], batch_size, bar)
+      numbers = [number for of, number in share if of == name]
+      _score(model, name, task, chunks[name], numbers, batch_size, bar)
+
+
+def _num_chunks(task: Task) -> int:
+  return -(-len(task.numbers) // CHUNK_ROWS)
+
+
+def _rows(task: Task, number: int) -> Sequence[int]:
+  """The numbers of the rows of a chunk."""
+  return task.numbers[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS]
+
+
+def _finish_all(
+    tasks: Mapping[str, Task],
+    chunks: Mapping[str, chunks_lib.Chunks],
+    progress: pathlib.Path,
+) -> dict[str, dict[str, Any]]:
+  """Task -> its results, see `_finish`; all hosts have written their chunks."""
+  names = _file_names(list(tasks))
+  for name, task in tasks.items():
+    chunks[name].wait_for(_num_chunks(task))
+  return {
+      name: _finish(task, chunks[name], progress / f'{names[name]}.parquet')
+      for name, task in tasks.items()
+  }
 
 
 def _put_in_place(
@@ -275,8 +344,8 @@ def _fingerprint(
   }
 
 
-def _identity(task: Task) -> dict[str, Any]:
-  """What the scores of one task depend on."""
+def identity(task: Task) -> dict[str, Any]:
+  """JSON of what the scores of one task depend on, beside the model."""
   return {
       'data': dict(task.origin),
       'rows': files.sha256(repr(list(task.numbers)).encode()),
@@ -303,15 +372,26 @@ def _score(
     name: str,
     task: Task,
     chunks: chunks_lib.Chunks,
+    numbers: Sequence[int],
     batch_size: int,
     bar: prompt_bar.PromptBar,
 ) -> None:
-  """Writes the chunks of a task that are not written yet."""
+  """Writes chunks of a task.
+
+  Args:
+    model: the model.
+    name: the task's name.
+    task: the task.
+    chunks: its chunks; those that are written already count as done.
+    numbers: the chunks to write.
+    batch_size: the number of rows in a forward pass.
+    bar: counts prompts.
+  """
   bar.name(name)
-  for number, start in enumerate(range(0, len(task.numbers), CHUNK_ROWS)):
-    rows = task.numbers[start : start + CHUNK_ROWS]
+  for number in sorted(chunks.done.union(numbers)):
+    rows = _rows(task, number)
     prompts = len(rows) * len(task.templates)
-    if number in chunks.done:
+    if number not in numbers:
       bar.skip(prompts)
       continue
     found = {t: task.read(t, rows) for t in task.templates}

@@ -8,10 +8,10 @@ from flipped_t5x import terminal
 class PromptBar:
   """Counts prompts; each is a row in a template."""
 
-  def __init__(self, total: int):
-    """Shows a bar of `total` prompts on standard error."""
+  def __init__(self, total: int, shown: bool = True):
+    """Shows a bar of `total` prompts on standard error, if it is `shown`."""
     self._bar = terminal.progress_bar(
-        total, 'prompt', unit_scale=True,
+        total, 'prompt', shown, unit_scale=True,
         smoothing=0.05,  # Compilation comes in bursts.
     )
 
@@ -27,8 +27,9 @@ class PromptBar:
 
   def skip(self, prompts: int) -> None:
     """Counts prompts that were scored earlier, leaving the speed as it is."""
-    self._bar.initial += prompts
-    self._bar.update(prompts)
+    if not self._bar.disable:  # A bar that is not shown has no `initial`.
+      self._bar.initial += prompts
+      self._bar.update(prompts)
 
   def counter(self, prompts: int, candidates: int) -> Callable[[int], None]:
     """Counts the next prompts in proportion to their candidates.

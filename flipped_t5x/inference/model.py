@@ -466,12 +466,7 @@ def load(
       path_or_hub_name, revision=revision, vocabulary=vocabulary
   )
   partitioner.check_network(files.network)
-  if files.vocabulary is None:
-    raise errors.UserError(
-        f'{files.path} has no vocabulary beside its weights; give a'
-        " SentencePiece file, or 't5' for T5's own, as `vocabulary`, or in the"
-        ' commands as --vocabulary'
-    )
+  vocabulary = files.needed_vocabulary
   weights, network = _converted(files, dtype)
   config = run_config.RunConfig(
       network,
@@ -482,7 +477,7 @@ def load(
   )
   return Model(
       config, _placed(weights, partitioner.param_shardings(network)),
-      tokenization.load_vocabulary(files.vocabulary), files.step, partitioner,
+      tokenization.load_vocabulary(vocabulary), files.step, partitioner,
   )
 
 

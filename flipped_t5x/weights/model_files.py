@@ -88,6 +88,17 @@ class ModelFiles:
     )
 
   @property
+  def needed_vocabulary(self) -> pathlib.Path:
+    """The vocabulary; UserError if there is none."""
+    if self.vocabulary is None:
+      raise errors.UserError(
+          f'{self.path} has no vocabulary beside its weights; give a'
+          " SentencePiece file, or 't5' for T5's own, as `vocabulary`, or in"
+          ' the commands as --vocabulary'
+      )
+    return self.vocabulary
+
+  @property
   def nbytes(self) -> int:
     """The bytes of all weights."""
     return sum(tensor.nbytes for tensor in self.tensors.values())

@@ -8,10 +8,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 
 import demo_data
 from flipped_t5x.cli import main
@@ -21,15 +17,13 @@ from flipped_t5x.prompts import tokenization
 from flipped_t5x.tasks import batches
 from flipped_t5x.weights import run_config
 import jax
+import local_hosts
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+_FOLDER = pathlib.Path(__file__).parent
 # An epoch of tiny_kind is 15 steps.
-# This file's, and that of what several tests need.
-_FOLDERS = (
-    pathlib.Path(__file__).parent, pathlib.Path(__file__).parents[1] / 'helpers'
-)
 _GIN = """
 from __gin__ import dynamic_registration
 from flipped_t5x.tasks import batches
@@ -124,24 +118,7 @@ def command(folder, *overrides):
 
 
 def start(*words, devices=1, **more):
-  environment = {
-      k: v for k, v in os.environ.items() if 'proxy' not in k.lower()
-  }
-  return subprocess.Popen(
-      [sys.executable, '-c', *words], env=environment | {
-          'JAX_PLATFORMS': 'cpu',
-          'PYTHONPATH': os.pathsep.join(map(str, _FOLDERS)),
-          'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-          **more,
-      },
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-  )
-
-
-def free_port():
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    return s.getsockname()[1]
+  return local_hosts.start(*words, devices=devices, paths=[_FOLDER], **more)
 
 
 def run_hosts(count, folder, *overrides, action='', devices=1, own=()):
@@ -162,27 +139,13 @@ def run_hosts(count, folder, *overrides, action='', devices=1, own=()):
   reads = folder.with_suffix('.reads')
   reads.mkdir()
   shared = command(folder, *overrides)
-  address = f'--coordinator_address=localhost:{free_port()}'
-  processes = [
+  return local_hosts.wait([
       start(
-          _SCRIPT, str(reads), action, *shared, address,
-          f'--num_processes={count}', f'--process_id={i}',
+          _SCRIPT, str(reads), action, *shared, *meeting,
           *(own if i == count - 1 else ()), devices=devices,
       )
-      for i in range(count)
-  ]
-  ended, deadline = {}, time.monotonic() + 200
-  while len(ended) < count and time.monotonic() < deadline:
-    time.sleep(0.05)
-    for process in processes:
-      if process not in ended and process.poll() is not None:
-        ended[process] = time.monotonic()
-  for process in processes:
-    process.kill()
-  results = [(p.communicate()[0], p.returncode) for p in processes]
-  assert len(ended) == count, results
-  times = sorted(ended.values())
-  return [(code, text) for text, code in results], times[-1] - times[0]
+      for i, meeting in enumerate(local_hosts.flags_of(count))
+  ])
 
 
 def run_alone(folder, *overrides):
@@ -413,7 +376,7 @@ def test_error_of_one_host_is_heard_by_all(tmp_path):
 @pytest.mark.process
 @pytest.mark.parametrize('tasks', (2, 1))
 def test_slurm(tasks):
-  port = str(free_port())
+  port = str(local_hosts.free_port())
   processes = [
       start(
           _MEET, JAX_COORDINATOR_PORT=port, SLURM_JOB_ID='7',
@@ -432,7 +395,7 @@ def test_slurm(tasks):
 @pytest.mark.slow
 @pytest.mark.process
 def test_host_that_is_left_alone():
-  process = start(_LONELY.format(port=free_port()))
+  process = start(_LONELY.format(port=local_hosts.free_port()))
   output, _ = process.communicate(timeout=120)
   assert process.returncode not in (0, None)
   assert output.splitlines()[-1].startswith(

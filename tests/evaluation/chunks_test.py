@@ -82,3 +82,27 @@ def test_another_evaluation_in_the_same_folder(folder):
   # Resumed, it scores this chunk again.
   again = chunks_lib.Chunks(folder, FINGERPRINT | {'checkpoint': 'ba2'})
   assert again.done == {0}
+
+
+def test_chunks_of_two_hosts(folder):
+  opened = chunks_lib.Chunks(folder, FINGERPRINT)
+  joined = chunks_lib.Chunks(folder, FINGERPRINT, joins=True)
+  joined.add(1, rows(1), {'candidates': 2})
+  opened.wait_for(3)
+  tables, about = opened.read()
+  assert [t['example_id'].to_pylist() for t in tables] == [[0], [1], [2]]
+  assert [a['candidates'] for a in about] == [0, 2, 4]
+
+
+def test_disk_that_hosts_do_not_share(folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(chunks_lib, '_WAIT_SECONDS', 0)
+  with pytest.raises(errors.UserError, match='does not see what another host'):
+    chunks_lib.Chunks(tmp_path / 'other', FINGERPRINT, joins=True)
+  assert not (tmp_path / 'other').exists()
+  # What an older evaluation has left there is for host 0 to discard.
+  with pytest.raises(errors.UserError, match='on a disk that all hosts'):
+    chunks_lib.Chunks(folder, FINGERPRINT | {'checkpoint': 'a'}, joins=True)
+  opened = chunks_lib.Chunks(folder, FINGERPRINT)
+  assert opened.done == {0, 2}
+  with pytest.raises(errors.UserError, match='00001.parquet: this host does'):
+    opened.wait_for(2)
