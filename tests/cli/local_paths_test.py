@@ -111,7 +111,7 @@ PLAIN = set("""
   sheet config topology size remat_policy shard_params_over_data search
   max_compilations quick dataset template row option threshold input
   num_beams max_length model_parallel num_microbatches num_logit_chunks steps
-  compilation_cache host port auth
+  compilation_cache host port auth lora
 """.split())
 # Of `guess`, it is a label.
 PLAIN_OF = {'guess': {'output'}, 'precompile': {'task'}}
