@@ -1,6 +1,6 @@
 """Paths in T5X's gin files, checked before anything is compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import os
 import pathlib
 import uuid
@@ -23,7 +23,7 @@ def run_folder(
     path: str,
     training: bool = False,
     alone: bool = True,
-    origins: origins_lib.Origins | None = None,
+    origins: Callable[[], origins_lib.Origins] | None = None,
 ) -> str:
   """A folder to write to, which is made if it does not exist.
 
@@ -33,7 +33,8 @@ def run_folder(
     training: whether it is that of a training.
     alone: whether no other job may write to it until this process ends. Only
       folders on this machine, or on a disk that several share, have locks.
-    origins: see `registry.origins`; they are kept in the folder.
+    origins: `registry.origins` or its like, which is asked when the folder is
+      in order, and whose answer is kept there.
 
   Returns:
     The path.
@@ -64,12 +65,14 @@ def run_folder(
     )
   t5x_settings.check_folder(epath.Path(path), training)
   if origins:
-    _check_origins(epath.Path(path), origins)
+    _check_origins(epath.Path(path), origins())
   return path
 
 
 def _check_origins(folder: epath.Path, origins: origins_lib.Origins) -> None:
   """UserError if a run is of other rows or templates; a new one keeps them."""
+  if not origins:
+    return
   kept = folder / origins_lib.FILE
   if t5x_settings.is_begun(folder):
     old = files.read_json(kept) if kept.is_file() else origins
@@ -86,7 +89,7 @@ def _check_origins(folder: epath.Path, origins: origins_lib.Origins) -> None:
 def model_dir(
     path: str,
     vocabulary: seqio.SentencePieceVocabulary,
-    origins: origins_lib.Origins | None = None,
+    origins: Callable[[], origins_lib.Origins] | None = None,
 ) -> str:
   """The folder of a training, which keeps the vocabulary.
 

@@ -55,8 +55,9 @@ def test_folders(tmp_path, now):
   folder = str(tmp_path / 'new')
   assert t5x_paths.run_folder(folder) == folder
   assert [p.name for p in (tmp_path / 'new').iterdir()] == ['.lock']
+  # Rows, which may have to be fetched, are not asked for before.
   with pytest.raises(errors.UserError, match="'new' is relative"):
-    t5x_paths.run_folder('new')
+    t5x_paths.run_folder('new', origins=lambda: pytest.fail('asked'))
   (tmp_path / 'file').touch()
   with pytest.raises(errors.UserError, match='file/x: cannot be written to'):
     t5x_paths.run_folder(f'{tmp_path}/file/x')
@@ -151,7 +152,7 @@ def test_rows_and_templates_are_those_of_the_folder(
       'sha256_of_templates': '2', 'rate': 5.0,
   }}
   folder = tmp_path / 'run'
-  assert t5x_paths.run_folder(str(folder), training, origins=origins)
+  assert t5x_paths.run_folder(str(folder), training, origins=lambda: origins)
   kept = (folder / 'data.json').read_text()
   assert json.loads(kept) == origins
   if begun:
@@ -168,15 +169,15 @@ def test_rows_and_templates_are_those_of_the_folder(
       with pytest.raises(errors.UserError, match=(
           f'^{folder} holds a run of other contents: {message}'
       )):
-        t5x_paths.run_folder(str(folder), training, origins=given)
+        t5x_paths.run_folder(str(folder), training, origins=lambda x=given: x)
     else:
-      t5x_paths.run_folder(str(folder), training, origins=given)
+      t5x_paths.run_folder(str(folder), training, origins=lambda x=given: x)
     if begun:
       assert (folder / 'data.json').read_text() == kept
   # A run of an earlier version, which has kept nothing, goes on.
   if begun:
     (folder / 'data.json').unlink()
-    t5x_paths.run_folder(str(folder), training, origins=given)
+    t5x_paths.run_folder(str(folder), training, origins=lambda x=given: x)
     assert not (folder / 'data.json').exists()
 
 
