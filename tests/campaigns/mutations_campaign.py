@@ -37,10 +37,13 @@ def number(request):
 
 
 @pytest.fixture
-def outcome(capfd):
+def outcome(capfd, request):
   """(arguments, seed) -> standard output, or None after one message."""
+  ended = {0: 0, 1: 0}
+  longest = 0
 
   def run(arguments, seed):
+    nonlocal longest
     faulthandler.dump_traceback_later(_HANGS, exit=True)
     begun = time.process_time()
     try:
@@ -54,6 +57,8 @@ def outcome(capfd):
     assert 'Traceback' not in error and 'a fault of' not in error, (seed, error)
     assert status in (0, 1), seed
     assert took < _SECONDS, (seed, took, error)
+    ended[status] += 1
+    longest = max(longest, took)
     if status:
       messages = [
           line for line in error.splitlines()
@@ -63,7 +68,10 @@ def outcome(capfd):
       return None
     return output
 
-  return run
+  yield run
+  with capfd.disabled():
+    print(f'\n{request.node.name}: {ended[1]} messages, {ended[0]} results,'
+          f' at most {longest:.1f} s')
 
 
 class Stopped(BaseException):
