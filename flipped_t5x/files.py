@@ -331,7 +331,10 @@ def read_lines(
 def _object(content: bytes) -> dict[str, Any]:
   """The object of some JSON in UTF-8; UserError if it is something else."""
   try:
-    found = json.loads(content.decode())
+    text = content.decode()
+    found = json.loads(text)
+    if r'\ud' in text.lower():  # Maybe half of a character, which is no text.
+      json.dumps(found, ensure_ascii=False).encode()
   except ValueError as e:
     raise errors.UserError(f'not JSON: {e}') from e
   except RecursionError as e:

@@ -39,9 +39,14 @@ def test_json(tmp_path):
   files.write_json(path, {'a': [1]})
   assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
   assert files.read_json(path) == {'a': [1]}
+  files.write_json(path, {'a': '\U0001f600'})  # Two halves are a character.
+  assert r'\ud83d' in path.read_text()
+  assert files.read_json(path) == {'a': '\U0001f600'}
 
 
-@pytest.mark.parametrize('text', ('', '[1]', '{"a": 1', 'NaNs'))
+@pytest.mark.parametrize('text', (
+    '', '[1]', '{"a": 1', 'NaNs', r'{"a": "\ud800"}', r'{"\uDFFF": 1}',
+))
 def test_what_is_no_json_object_is_named(text, tmp_path):
   path = tmp_path / 'a.json'
   path.write_text(text)

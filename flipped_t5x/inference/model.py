@@ -361,7 +361,7 @@ class Model:
       ))
     scored = [[next(values) for _ in query.options] for query in encoded]
     for i, log_probs in enumerate(scored):
-      if not all(np.isfinite(values).all() for values in log_probs):
+      if not all(np.isfinite(values.sum()) for values in log_probs):
         raise queries.QueryError(
             i, 'a log-probability is not finite: the weights are damaged, or'
             ' their type is too narrow'

@@ -44,8 +44,13 @@ def check_size(name: str, value: Any, most: int) -> None:
     )
 
 
-def _is_activation(name: Any) -> bool:
-  return isinstance(name, str) and (name == 'linear' or hasattr(jax.nn, name))
+# Functions of one number, by their names in `flax.linen`.
+_ACTIVATIONS = (
+    'linear', 'celu', 'elu', 'gelu', 'hard_sigmoid', 'hard_silu', 'hard_swish',
+    'hard_tanh', 'leaky_relu', 'log_sigmoid', 'relu', 'relu6', 'selu',
+    'sigmoid', 'silu', 'soft_sign', 'softplus', 'swish', 'tanh',
+)
+_DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +107,15 @@ class T5Config:
       check_size(name, getattr(self, name), most)
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
     for name in self.mlp_activations:
-      if not _is_activation(name):
+      if name not in _ACTIVATIONS:
         raise errors.UserError(
             f'mlp_activations {name!r} is no activation; give linear, or a'
             ' function of flax.linen such as gelu, relu or silu'
         )
-    try:
-      jnp.dtype(self.dtype)
-    except TypeError as e:
+    if self.dtype not in _DTYPES:
       raise errors.UserError(
-          f'dtype {self.dtype!r} is no type of numbers such as float32'
-      ) from e
+          f'dtype {self.dtype!r} is not one of {", ".join(_DTYPES)}'
+      )
     if self.remat_policy not in ('none', *_REMAT_POLICIES):
       raise errors.UserError(
           f'remat_policy {self.remat_policy!r} is not one of'

@@ -19,6 +19,7 @@ from typing import Any
 
 from flipped_t5x import errors
 from flipped_t5x import files
+from flipped_t5x import structure
 from flipped_t5x.prompts import added_tokens
 from flipped_t5x.prompts import tokenization
 
@@ -64,14 +65,13 @@ def read(folder: pathlib.Path, pieces: Sequence[str]) -> list[Token]:
     UserError: a token cannot be added, or there are not 100 sentinels; the
       message names the file and the token.
   """
-  config = _read(folder / _CONFIG)
+  config = _read(folder / _CONFIG, 'tokenizer_config')
   special = config
   if 'added_tokens_decoder' not in config:
-    special = config | _read(folder / _SPECIAL_MAP)
+    special = config | _read(folder / _SPECIAL_MAP, 'tokenizer_config')
   listed = [
-      token['content'] if isinstance(token, dict) else str(token)
-      for field in ('additional_special_tokens', 'extra_special_tokens')
-      for token in special.get(field) or ()
+      token for field in ('additional_special_tokens', 'extra_special_tokens')
+      for token in _contents(special.get(field) or ())
   ]
   sentinels = sum(1 for token in listed if _SENTINEL.fullmatch(token))
   number = config.get('extra_ids', sentinels or tokenization.EXTRA_IDS)
@@ -86,7 +86,7 @@ def read(folder: pathlib.Path, pieces: Sequence[str]) -> list[Token]:
     path = folder / _ADDED
     found = {
         i: {'content': token, 'normalized': token not in listed}
-        for token, i in _read(path).items()
+        for token, i in _read(path, 'added_tokens').items()
     }
   tokens = {int(i): dict(token) for i, token in found.items()}
   # Those without an id are given the next ones.
@@ -103,8 +103,19 @@ def read(folder: pathlib.Path, pieces: Sequence[str]) -> list[Token]:
   return added(path, tokens, pieces)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  return files.read_json(path) if path.is_file() else {}
+def _read(path: pathlib.Path, kind: str) -> dict[str, Any]:
+  if not path.is_file():
+    return {}
+  found = files.read_json(path)
+  structure.check(found, kind, str(path), 'copy the file again')
+  return found
+
+
+def _contents(tokens: Sequence[Any] | Mapping[str, Any]) -> list[str]:
+  """The texts of special tokens; some versions give each a name."""
+  if isinstance(tokens, Mapping):
+    tokens = list(tokens.values())
+  return [t['content'] if isinstance(t, Mapping) else t for t in tokens]
 
 
 def added(

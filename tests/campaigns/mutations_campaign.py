@@ -80,14 +80,15 @@ class Stopped(BaseException):
 
 def read_yaml(path):
   try:
-    return yaml.safe_load(path.read_bytes())
+    return repr(yaml.safe_load(path.read_bytes()))  # True is not 1.
   except (yaml.YAMLError, ValueError, RecursionError) as e:
     return repr(e)
 
 
 def read_lines(path):
   try:
-    return [json.loads(x) for x in path.read_bytes().decode().splitlines()]
+    lines = path.read_bytes().decode().splitlines()
+    return repr([json.loads(line) for line in lines])
   except (ValueError, RecursionError) as e:
     return repr(e)
 

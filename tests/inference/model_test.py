@@ -13,6 +13,7 @@ from flipped_t5x.inference import encoded_queries
 from flipped_t5x.inference import generation
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.inference import queries
+from flipped_t5x.inference import scoring
 from flipped_t5x.prompts import examples
 from flipped_t5x.prompts import templates
 from flipped_t5x.prompts import tokenization
@@ -313,6 +314,14 @@ def test_weights_that_give_no_numbers(model, rows):
   broken = dataclasses.replace(model, params=params)
   with pytest.raises(ValueError, match='^row 1: a log-prob.* is not finite'):
     broken.rank_batch(rows[:2])
+
+
+def test_log_probabilities_whose_sum_is_too_large(model, rows, monkeypatch):
+  monkeypatch.setattr(scoring, 'token_log_probs', lambda *args, **_: [
+      np.full(len(target), -3e38, np.float32) for target in args[3]
+  ])
+  with pytest.raises(ValueError, match='^row 1: a log-prob.* is not finite'):
+    model.rank_batch(rows[:2])
 
 
 def test_explain_is_where_the_scores_come_from(model, rows):

@@ -165,6 +165,32 @@ def test_special_tokens_without_ids(folder, monkeypatch, tmp_path):
   content.pop('extra_ids')
   config.write_text(json.dumps(content))
   assert list(load(folder).added) == added
+  # As some versions write them: each with a name.
+  change_json(
+      folder / 'special_tokens_map.json', additional_special_tokens=None,
+      extra_special_tokens={'a': added[0], 'b': {'content': added[1]}},
+  )
+  assert list(load(folder).added) == added[:2]
+
+
+@pytest.mark.parametrize('name, content', (
+    ('special_tokens_map.json', {'additional_special_tokens': [{'text': '{'}]}),
+    ('special_tokens_map.json', {'additional_special_tokens': [7]}),
+    ('special_tokens_map.json', {'extra_special_tokens': '{'}),
+    ('tokenizer_config.json', {'extra_ids': '100'}),
+    ('tokenizer_config.json',
+     {'added_tokens_decoder': {'x': {'content': 'y'}}}),
+    ('tokenizer_config.json', {'added_tokens_decoder': {'200': '{'}}),
+    ('tokenizer_config.json', {'added_tokens_decoder': {'200': {}}}),
+    ('tokenizer_config.json', {'added_tokens_decoder': []}),
+    ('added_tokens.json', {'{': '200'}),
+    ('added_tokens.json', {'{': None}),
+), ids=str)
+def test_files_of_another_structure_are_named(name, content, folder):
+  path = folder / name
+  path.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=f'^{re.escape(str(path))}: .*copy'):
+    hf_vocabulary.find(folder)
 
 
 def test_nothing_added(folder, tiny_vocabulary, monkeypatch, tmp_path):
