@@ -93,6 +93,8 @@ def report(folder, name, capsys):
      "tasks.hellaswag.accuracy.mean: None is not of type 'number'"),
     (('tasks', 'hellaswag', 'accuracy', 'mean'), float('nan'),
      "tasks.hellaswag.accuracy.mean: nan is not of type 'number'"),
+    (('tasks', 'hellaswag', 'accuracy', 'high'), ...,
+     "tasks.hellaswag.accuracy: 'high' is a dependency of 'low'"),
     (('tasks', 'hellaswag', 'examples'), True,
      "tasks.hellaswag.examples: True is not of type 'integer'"),
     (('tasks', 'hellaswag', 'options'), [],
