@@ -26,8 +26,13 @@ EVAL := --mixture flipped_demo_eval --limit 60 --input_length 128 \
 KILLS ?= 20
 MUTATIONS ?= 1000
 
+# What benchmarks/gpu.sh needs on a machine without a registry: the version of
+# its Python, and packages that it lacks besides those of gpu_requirements.txt.
+GPU_PYTHON ?= 3.12
+GPU_WHEELS ?=
+
 .PHONY: demo experiment test test-slow test-all campaigns lint docs extras \
-  clean
+  gpu_files clean
 
 demo: $(BASE)
 	$(BIN)/flipped-t5x train --gin_file=runs/demo.gin $(OVERRIDES)
@@ -67,6 +72,26 @@ lint: $(TEST)
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+gpu_files: $(BASE)
+	rm -rf output/gpu/wheels
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check \
+	  --no-deps --only-binary=:all: \
+	  --python-version $(GPU_PYTHON) --implementation cp \
+	  --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
+	  --platform manylinux2014_x86_64 -c constraints.txt \
+	  -d output/gpu/wheels -r benchmarks/gpu_requirements.txt $(GPU_WHEELS)
+	@# promptsource is on PyPI as source alone.
+	$(BIN)/python -m pip download --quiet --no-deps --ignore-requires-python \
+	  -d output/gpu promptsource==0.2.3
+	$(BIN)/python -m pip wheel --quiet --no-deps --ignore-requires-python \
+	  -w output/gpu/wheels output/gpu/promptsource-0.2.3.tar.gz
+	export FLIPPED_T5X_DATA=$(CURDIR)/output/gpu/data; \
+	for mixture in flipped_demo flipped_demo_eval; do \
+	  $(BIN)/flipped-t5x inspect $$mixture >/dev/null || exit 1; \
+	done; \
+	$(BIN)/python -c 'from flipped_t5x.weights import packaged; \
+	  packaged.folder("flan_t5_small_titles")'
 
 # What some tests compare with; without it they are skipped.
 extras: $(EXTRAS)

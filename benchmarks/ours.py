@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import pathlib
 import re
 import time
@@ -15,35 +16,51 @@ from flipped_t5x.engine import train_step
 from flipped_t5x.inference import scoring
 from flipped_t5x.prompts import arrays as arrays_lib
 from flipped_t5x.weights import hf_checkpoints
+from flipped_t5x.weights import quantization
 from flipped_t5x.weights import tensors
 import jax
 import numpy as np
 import optax
+import random_weights
 
 # Rows of encoder and decoder, lengths of inputs and targets; padded.
 Shape = tuple[int, int, int, int]
 _SEED = 42
 Task = Mapping[str, Sequence[Any]]  # See rows.py.
+Source = pathlib.Path | network_lib.T5Config  # See `Network`.
 
 
 class Network:
   """A T5 in JAX; what its uses have in common."""
 
-  def __init__(self, folder: pathlib.Path, dtype: str, **sizes: Any):
-    """Reads the weights.
+  def __init__(
+      self, source: Source, dtype: str, weights_dtype: str, **sizes: Any
+  ):
+    """Reads or draws the weights.
 
     Args:
-      folder: in Hugging Face's form, weights in float32.
+      source: a folder in Hugging Face's form, or the sizes of a network whose
+        weights are drawn, see `random_weights.py`.
       dtype: of the activations, 'float32' or 'bfloat16'.
+      weights_dtype: of the weights, either of these or 'int8'.
       **sizes: further fields of `network.T5Config`.
     """
-    network, weights = hf_checkpoints.open(folder)
     self._dtype = dtype
-    self._network = dataclasses.replace(network, dtype=dtype, **sizes)
+    sizes |= {'dtype': dtype, 'int8_weights': weights_dtype == 'int8'}
+    if isinstance(source, network_lib.T5Config):
+      network = source
+      drawn = network.without_adapters()
+      if network.lora.rank:  # As integers: rounding 11 billion takes minutes.
+        drawn = dataclasses.replace(drawn, int8_weights=sizes['int8_weights'])
+      weights = random_weights.tensors(drawn)
+    else:
+      network, weights = hf_checkpoints.open(source)
+    self._network = dataclasses.replace(network, **sizes)
     if self._network.scan_layers:
       weights = tensors.stacked(weights)
+    weights = quantization.astype(weights, weights_dtype)
     self._params = tensors.tree({
-        name: jax.device_put(tensor.read())
+        name: jax.device_put(tensor.read()).block_until_ready()
         for name, tensor in weights.items()
     })
 
@@ -78,13 +95,14 @@ def _square(matrix):
 
 
 class Trainer(Network):
-  """Trains on packed pairs."""
+  """Trains on packed pairs; the adapters alone, if the network has any."""
 
   def __init__(
       self,
-      folder: pathlib.Path,
+      source: Source,
       dtype: str,
       *,
+      weights_dtype: str = 'float32',
       unlikelihood_weight: float,
       eps: float,
       learning_rate: float,
@@ -96,8 +114,9 @@ class Trainer(Network):
     """Makes the step.
 
     Args:
-      folder: see `Network`.
+      source: see `Network`.
       dtype: see `Network`.
+      weights_dtype: of the weights; in int8 only adapters can be trained.
       unlikelihood_weight: lambda.
       eps: see `objectives.log_one_minus_probs`.
       learning_rate: constant.
@@ -106,7 +125,7 @@ class Trainer(Network):
       num_logit_chunks: see there.
       **sizes: further fields of `network.T5Config`.
     """
-    super().__init__(folder, dtype, **sizes)
+    super().__init__(source, dtype, weights_dtype, **sizes)
     self._objective = {
         'unlikelihood_weight': unlikelihood_weight, 'eps': eps,
     }
@@ -115,14 +134,28 @@ class Trainer(Network):
     self._optimizer = optimizers.adafactor(learning_rate, max_gradient_norm)
     self._model = network_lib.Transformer(self._network)
     self._step = self._make_step()
-    self._state = train_step.init_state(
-        self._model, self._optimizer, _SEED, self._params
-    )
-    del self._params  # The step consumes them.
+    # Donated, and what is not needed of the drawn weights is not computed:
+    # there is never a second copy.
+    self._state = jax.jit(
+        functools.partial(
+            train_step.init_state, self._model, self._optimizer, _SEED
+        ),
+        donate_argnums=0,
+    )(self._params)
+    del self._params
 
   def loss(self, batch: arrays_lib.Batch) -> list[float]:
     """The loss of a batch, without dropout."""
-    return [float(jax.jit(self._loss)(self._state['params'], batch))]
+    params = train_step.weights(self._state)
+    return [float(jax.jit(self._loss)(params, batch))]
+
+  def parameters(self) -> dict[str, int]:
+    """How many numbers are `trained`, and how many there are in `all`."""
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return {
+        'trained': count(self._state['params']),
+        'all': count(train_step.weights(self._state)),
+    }
 
   def run(
       self, batches: Sequence[arrays_lib.Batch]
@@ -144,20 +177,41 @@ class Trainer(Network):
     )
 
   def _loss(self, params, batch) -> jax.Array:
-    both = objectives.pair(batch)
-    logits = self._model.apply(
-        {'params': params},
-        both['encoder_input_tokens'],
-        both['decoder_input_tokens'],
-        both['decoder_target_tokens'],
-        both.get('encoder_segment_ids'),
-        both.get('decoder_segment_ids'),
-        enable_dropout=False,
-    )
-    loss, _ = objectives.batch_loss(
-        logits, *objectives.weighted_targets(batch), **self._objective
-    )
-    return loss
+    return loss(self._model, self._objective, params, batch)[0]
+
+
+def loss(
+    model: network_lib.Transformer, objective: Mapping[str, float], params: Any,
+    batch: arrays_lib.Batch,
+) -> tuple[jax.Array, jax.Array]:
+  """The loss of a batch, without dropout.
+
+  Args:
+    model: the network.
+    objective: `unlikelihood_weight` and `eps`.
+    params: the weights.
+    batch: packed pairs.
+
+  Returns:
+    The loss, and float32[2 * rows, length], the log-probabilities of the
+    targets, first all given the right inputs; padding has 0.
+  """
+  both = objectives.pair(batch)
+  logits = model.apply(
+      {'params': params},
+      both['encoder_input_tokens'],
+      both['decoder_input_tokens'],
+      both['decoder_target_tokens'],
+      both.get('encoder_segment_ids'),
+      both.get('decoder_segment_ids'),
+      enable_dropout=False,
+  )
+  targets = both['decoder_target_tokens']
+  log_probs = objectives.log_probs(logits, targets) * (targets > 0)
+  found, _ = objectives.batch_loss(
+      logits, *objectives.weighted_targets(batch), **objective
+  )
+  return found, log_probs
 
 
 class T5xTrainer(Trainer):
@@ -202,18 +256,22 @@ class Ranker(Network):
   """Scores candidates as the evaluator does, encoding equal inputs once."""
 
   def __init__(
-      self, folder: pathlib.Path, dtype: str, *, batch_size: int,
-      length_multiple: int = 16,
+      self, source: Source, dtype: str, *, batch_size: int,
+      length_multiple: int = 16, weights_dtype: str | None = None,
+      **sizes: Any,
   ):
     """Reads the weights.
 
     Args:
-      folder: see `Network`.
+      source: see `Network`.
       dtype: see `Network`.
       batch_size: rows a forward pass.
       length_multiple: lengths are padded to a multiple of this.
+      weights_dtype: of the weights; by default that of the activations, as
+        `flipped_t5x.load` has them.
+      **sizes: further fields of `network.T5Config`.
     """
-    super().__init__(folder, dtype)
+    super().__init__(source, dtype, weights_dtype or dtype, **sizes)
     self._batching = {
         'batch_size': batch_size, 'length_multiple': length_multiple,
     }
@@ -245,18 +303,20 @@ class T5xRanker(Ranker):
   _ROWS = 16
 
   def __init__(
-      self, folder: pathlib.Path, dtype: str, *, input_length: int,
+      self, source: Source, dtype: str, *, input_length: int,
       target_length: int,
   ):
     """Reads the weights.
 
     Args:
-      folder: see `Network`.
+      source: see `Network`.
       dtype: see `Network`.
       input_length: tokens of each encoder side.
       target_length: tokens of each decoder side.
     """
-    super().__init__(folder, dtype, batch_size=self._ROWS)
+    super().__init__(
+        source, dtype, batch_size=self._ROWS, weights_dtype='float32'
+    )
     self._lengths = {'inputs': input_length, 'targets': target_length}
     self._model = _t5x_model(self._network)
     self._score_batch = jax.jit(self._model.score_batch)

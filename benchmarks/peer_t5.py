@@ -29,13 +29,17 @@ Task = Mapping[str, Sequence[Any]]
 class Peer:
   """A T5 in PyTorch; what its two uses have in common."""
 
-  def __init__(self, folder: pathlib.Path, dtype: str, threads: int):
+  def __init__(
+      self, folder: pathlib.Path, dtype: str, threads: int,
+      weights_dtype: str = 'float32',
+  ):
     """Reads the weights.
 
     Args:
-      folder: in Hugging Face's form, weights in float32.
+      folder: in Hugging Face's form.
       dtype: of the activations, 'float32' or 'bfloat16'.
       threads: that PyTorch may use on a CPU.
+      weights_dtype: of the weights, either of these.
     """
     torch.set_num_threads(threads)
     # It warns of what we mean: the head is not the embedding.
@@ -44,8 +48,10 @@ class Peer:
     self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
     self._dtype = getattr(torch, dtype)
     self._model = transformers.T5ForConditionalGeneration.from_pretrained(
-        folder
+        folder, dtype=getattr(torch, weights_dtype)
     ).to(self._device)
+    # Otherwise the weights have the type of the activations.
+    self._casts = weights_dtype != dtype
 
   def platform(self) -> str:
     """'cuda' where there is one, else 'cpu'."""
@@ -83,9 +89,7 @@ class Peer:
   ) -> tuple[torch.Tensor, torch.Tensor]:
     """float32[n, length] of each target's tokens, and bool, where these are."""
     inputs, targets = self._padded(inputs), self._padded(targets)
-    with torch.autocast(
-        self._device, self._dtype, enabled=self._dtype != torch.float32
-    ):
+    with torch.autocast(self._device, self._dtype, enabled=self._casts):
       logits = self._model(
           input_ids=inputs,
           attention_mask=inputs != 0,
@@ -198,7 +202,7 @@ class Ranker(Peer):
       threads: see `Peer`.
       rows: prompts a batch.
     """
-    super().__init__(folder, dtype, threads)
+    super().__init__(folder, dtype, threads, weights_dtype=dtype)
     self._model.eval()
     self._rows = rows
 

@@ -19,17 +19,17 @@ Example:
 """
 
 import argparse
-from collections.abc import Mapping
-import pathlib
+from collections.abc import Iterable, Mapping
 import sys
-import tempfile
 import time
 from typing import Any
 
+import record
 import sides
 
-_TOLERANCES = {'float32': 1e-3, 'bfloat16': 2e-2}
+_TOLERANCES = {'float32': 1e-3, 'bfloat16': 2e-2}  # Relative in bfloat16.
 _FEW = 1  # Rows in all templates for the check, and for T5X.
+_QUICK = {'rows': 2, 'templates': 4}
 
 
 def main() -> None:
@@ -55,14 +55,17 @@ def main() -> None:
       help='prompts a batch; a side for each number',
   )
   parser.add_argument('--rounds', type=int, default=1, help='over all datasets')
-  parser.add_argument('--sides', default='ours,peer,t5x')
-  arguments = parser.parse_args()
-  sides.use_data(arguments.data)
+  parser.add_argument(
+      '--sides', default='ours,peer,t5x',
+      help="also 'ours int8', with weights in int8",
+  )
+  sides.add_large(parser)
+  arguments = sides.parse(parser, _QUICK)
   try:
     results = measure(arguments)
   except (ValueError, RuntimeError) as e:
     sys.exit(f'rank_step.py: {e}')
-  sides.report(results, 'prompts', arguments.json)
+  sides.report(results, 'prompts')
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -70,8 +73,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
   Returns:
     What `sides.summary` gives for whole rounds, and in `datasets` for each
-    dataset; `compile_seconds` of ours; `rounds` with all that was measured; and
-    `arguments`.
+    dataset; `warm_up_seconds`, for ours with compiling; and how much the scores
+    of each side differ from ours at most, `differences`. The file of `--json`
+    also has `rounds` with all that was measured, and `arguments`.
 
   Raises:
     ValueError: something that is asked for does not fit.
@@ -80,63 +84,92 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   # Not above: the sides' processes import this file, and it counts as theirs.
   import rows
 
+  sides.leave_gpu()
+  kept = record.Record(arguments)
   recipe = rows.recipe(arguments.size)
   datasets, training = (
       (rows.RANKED, rows.TRAINING) if sides.has_data()
       else (rows.DEMO_EVAL, rows.DEMO)
   )
+  kept.say('reading rows')
   vocabulary = rows.vocabulary(arguments.vocabulary, training, recipe.network)
   tasks = rows.candidates(
       arguments.datasets or datasets, vocabulary, recipe, arguments.rows,
       arguments.templates,
   )
-  few = {name: rows.first(task, _FEW) for name, task in tasks.items()}
-  with tempfile.TemporaryDirectory() as name:
-    folder = pathlib.Path(name)
-    rows.write_weights(folder, recipe.network)
-    with sides.started(
-        _sides(arguments, folder, recipe), arguments.threads
-    ) as made:
-      sides.check_equal(
-          {n: side.call('scores', [*few.values()]) for n, side in made.items()},
-          _TOLERANCES[arguments.dtype],
-      )
-      start = time.perf_counter()
-      made['ours'].call('run', [*tasks.values()])
-      warm_up = time.perf_counter() - start
+  wanted = _sides(arguments, recipe)
+  for group in sides.groups(wanted, arguments.apart):
+    if not kept.is_done(_keys(group, tasks)):
+      with (
+          sides.weights_of(group, arguments, recipe.network) as group,
+          sides.started(group, arguments.threads) as made,
+      ):
+        _time(made, arguments, recipe, tasks, kept)
+  rounds = [
+      {d: {n: r[f'{n}, {d}'] for n in wanted} for d in tasks}
+      for r in kept.rounds
+  ]
+  results = {
+      **kept.facts,
+      **sides.summary([
+          {n: sides.total([r[d][n] for d in tasks]) for n in wanted}
+          for r in rounds
+      ]),
+      'datasets': {d: sides.summary([r[d] for r in rounds]) for d in tasks},
+  }
+  kept.write(results)
+  return results
 
-      def timed(name, side, dataset):
+
+def _keys(names: Iterable[str], tasks: Iterable[str]) -> list[str]:
+  """The results of a round: of each side in each dataset."""
+  return [f'{name}, {dataset}' for dataset in tasks for name in names]
+
+
+def _time(
+    made: Mapping[str, sides.Side], arguments: argparse.Namespace, recipe: Any,
+    tasks: Mapping[str, Any], kept: record.Record,
+) -> None:
+  """Checks the scores of some sides, warms them up and times them."""
+  import rows
+
+  few = {name: rows.first(task, _FEW) for name, task in tasks.items()}
+  scores = kept.facts.setdefault('scores', {})
+  for name, side in made.items():
+    scores[name] = side.call('scores', [*few.values()])
+    kept.say(f'{name}: {len(scores[name])} scores')
+  differences = {
+      name: max(abs(a - b) for a, b in zip(theirs, scores['ours'], strict=True))
+      for name, theirs in scores.items()
+  }
+  kept.facts['differences'] = differences
+  sides.check_equal(
+      # In int8 they are others.
+      {n: s for n, s in scores.items() if n != 'ours int8'},
+      _TOLERANCES[arguments.dtype], relative=arguments.dtype == 'bfloat16',
+  )
+  for name, side in made.items():
+    if name.startswith('ours'):
+      start = time.perf_counter()
+      side.call('run', [*tasks.values()])
+      seconds = time.perf_counter() - start
+      kept.facts.setdefault('warm_up_seconds', {})[name] = seconds
+      kept.say(f'{name}: warm after {seconds:.1f} s')
+  for number in range(arguments.rounds):
+    for dataset in tasks:
+      for name, side in made.items():
+        key, = _keys([name], [dataset])
+        if kept.has(number, key):
+          continue
         task = (few if name == 't5x' else tasks)[dataset]
         result = sides.timed(side, [task])
-        return result | {
+        kept.add(number, key, result | {
             'examples': len(set(task['prompts'])),
             'needed': rows.forward(
-                recipe.network, _lengths(task, once=name == 'ours')
+                recipe.network, _lengths(task, once=name.startswith('ours'))
             ),
             'computed': rows.forward(recipe.network, result['shapes']),
-        }
-
-      rounds = [
-          {
-              dataset: {n: timed(n, side, dataset) for n, side in made.items()}
-              for dataset in tasks
-          }
-          for _ in range(arguments.rounds)
-      ]
-  whole = [
-      {n: sides.total([r[dataset][n] for dataset in tasks]) for n in made}
-      for r in rounds
-  ]
-  return {
-      **sides.summary(whole),
-      'datasets': {
-          dataset: sides.summary([r[dataset] for r in rounds])
-          for dataset in tasks
-      },
-      'compile_seconds': warm_up - whole[0]['ours']['seconds'],
-      'rounds': rounds,
-      'arguments': {k: str(v) for k, v in vars(arguments).items()},
-  }
+        }, result['seconds'])
 
 
 def _lengths(task: Mapping[str, Any], once: bool) -> list[tuple[int, ...]]:
@@ -160,21 +193,25 @@ def _lengths(task: Mapping[str, Any], once: bool) -> list[tuple[int, ...]]:
 
 
 def _sides(
-    arguments: argparse.Namespace, folder: pathlib.Path, recipe: Any
+    arguments: argparse.Namespace, recipe: Any
 ) -> dict[str, tuple[str, Mapping[str, Any]]]:
   """Name -> factory and its arguments, of those that can be had."""
-  common = {'folder': folder, 'dtype': arguments.dtype}
+  common = {'source': recipe.network, 'dtype': arguments.dtype}
+  ours = common | {
+      'scan_layers': arguments.scan_layers,
+      'batch_size': arguments.batch_size,
+      'length_multiple': arguments.length_multiple,
+  }
   peers = {
-      f'peer, {number} prompt{"s"[: number > 1]}': ('peer_t5.Ranker', common | {
+      f'peer, {number} prompt{"s"[: number > 1]}': ('peer_t5.Ranker', {
+          'folder': None, 'dtype': arguments.dtype,
           'threads': arguments.threads, 'rows': number,
       })
       for number in map(int, arguments.peer_prompts.split(','))
   }
   return sides.installed({
-      'ours': ('ours.Ranker', common | {
-          'batch_size': arguments.batch_size,
-          'length_multiple': arguments.length_multiple,
-      }),
+      'ours': ('ours.Ranker', ours),
+      'ours int8': ('ours.Ranker', ours | {'weights_dtype': 'int8'}),
       **peers,
       't5x': ('ours.T5xRanker', common | {
           'input_length': recipe.input_length,

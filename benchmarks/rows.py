@@ -9,7 +9,6 @@ from typing import Any
 
 from flipped_t5x import gin_config
 from flipped_t5x import network as network_lib
-from flipped_t5x import partitioning
 from flipped_t5x.precompile import flops
 from flipped_t5x.prompts import arrays
 from flipped_t5x.prompts import tokenization
@@ -17,10 +16,9 @@ from flipped_t5x.tasks import batches as task_batches
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks import vocabularies
 from flipped_t5x.weights import hf_checkpoints
-from flipped_t5x.weights import tensors
 import gin
-import jax
 import numpy as np
+import random_weights
 
 DEMO, DEMO_EVAL = 'flipped_demo', 'flipped_demo_eval'
 # Sets of the published mixture, long and short texts, all kinds of tasks.
@@ -59,13 +57,22 @@ class Recipe:
   objective: Mapping[str, float]
 
 
-def recipe(size: str) -> Recipe:
-  """That of FLIPPED for T5 1.1 of a size, 'small' to 'xxl', or the 'demo'."""
+def recipe(size: str, lora: bool = False) -> Recipe:
+  """That of FLIPPED for T5 1.1 of a size.
+
+  Args:
+    size: 'small' to 'xxl', or 'demo'.
+    lora: whether the network has adapters, those of adapters/lora.gin.
+  """
+  adapters = ['adapters/lora.gin'] if lora else []
   if size == 'demo':
-    macros = gin_config.parse(['runs/scratch.gin'], [])
+    macros = gin_config.parse(['runs/scratch.gin', *adapters], [])
   else:
     macros = gin_config.parse(
-        ['runs/train.gin', f'models/t5_1_1_{size}.gin', 'methods/flipped.gin'],
+        [
+            'runs/train.gin', f'models/t5_1_1_{size}.gin',
+            'methods/flipped.gin', *adapters,
+        ],
         ["MODEL_DIR = 'none'", "ACTIVATION_DTYPE = 'float32'"],
     )
   return Recipe(
@@ -109,19 +116,26 @@ def vocabulary(
 
 
 def write_weights(
-    folder: pathlib.Path, network: network_lib.T5Config, seed: int = 0
+    folder: pathlib.Path, network: network_lib.T5Config
 ) -> None:
-  """Writes random weights in Hugging Face's form."""
-  model = network_lib.Transformer(network)
-  params = jax.jit(
-      lambda: partitioning.init_variables(model, seed)['params']
-  )()
-  hf_checkpoints.write(folder, network, tensors.from_arrays(params), None)
+  """Writes the weights of `random_weights.py` in Hugging Face's form.
+
+  Args:
+    folder: where they are written, unless it exists.
+    network: the sizes.
+  """
+  if not folder.exists():
+    unfinished = folder.with_name(f'{folder.name}.unfinished')
+    unfinished.mkdir(parents=True)
+    weights = random_weights.tensors(network)
+    hf_checkpoints.write(unfinished, network, weights, None)
+    unfinished.rename(folder)
 
 
 def packed_pairs(
     mixture: str, vocabulary_path: pathlib.Path, setting: Recipe,
-    batch_size: int, count: int, seed: int = 0,
+    batch_size: int, count: int, open_rows: int | None = None,
+    target_length: int | None = None,
 ) -> list[arrays.Batch]:
   """The trainer's first batches of a mixture.
 
@@ -131,14 +145,16 @@ def packed_pairs(
     setting: has the lengths.
     batch_size: rows; each has several pairs.
     count: number of batches.
-    seed: of order, templates and wrong options.
+    open_rows: rows that are packed at a time, see `TrainBatches`.
+    target_length: tokens of the decoder side of a packed row, see there.
 
   Returns:
     `count` packed batches.
   """
   made = task_batches.TrainBatches(
       mixture, vocabulary_path, batch_size, setting.input_length,
-      setting.target_length, seed, max_field_chars=MAX_FIELD_CHARS,
+      setting.target_length, seed=0, max_field_chars=MAX_FIELD_CHARS,
+      open_rows=open_rows, packed_target_length=target_length,
   )
   return list(itertools.islice(made, count))
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import importlib
 import importlib.util
-import json
 import multiprocessing
 import os
 import pathlib
 import statistics
+import tempfile
 import traceback
 from typing import Any
 
@@ -60,9 +60,83 @@ def parser(description: str) -> argparse.ArgumentParser:
   )
   made.add_argument(
       '--json', type=local_paths.local, metavar='FILE',
-      help='also write all numbers',
+      help='write all numbers after each round; the same command goes on with'
+      ' the rounds that the file has',
   )
   return made
+
+
+def parse(
+    made: argparse.ArgumentParser, quick: Mapping[str, Any]
+) -> argparse.Namespace:
+  """The arguments of the command line, with the flag `--quick` added.
+
+  Args:
+    made: the parser.
+    quick: flag -> value with `--quick`, where the flag is not given.
+  """
+  made.add_argument(
+      '--quick', action='store_true',
+      help='a short run, meant for three minutes on two cores: '
+      + ' '.join(f'--{name} {value}' for name, value in quick.items()),
+  )
+  arguments = made.parse_args()
+  if arguments.quick:
+    made.set_defaults(**quick)
+    arguments = made.parse_args()
+  use_data(arguments.data)
+  return arguments
+
+
+def add_large(made: argparse.ArgumentParser) -> None:
+  """Adds flags for large models."""
+  from flipped_t5x.cli import local_paths  # The sides do not need it.
+
+  made.add_argument(
+      '--scan_layers', action='store_true',
+      help='ours compiles one layer for all',
+  )
+  made.add_argument(
+      '--apart', action='store_true',
+      help='one side after the other, for models of which a GPU holds only one',
+  )
+  made.add_argument(
+      '--weights', type=local_paths.local, metavar='FOLDER',
+      help='keep the random weights here, and take them from here',
+  )
+
+
+@contextlib.contextmanager
+def weights_of(
+    wanted: Wanted, arguments: argparse.Namespace, network: Any
+) -> Iterator[Wanted]:
+  """Writes random weights for sides that are not ours; ours draw the same.
+
+  Args:
+    wanted: name -> factory and its arguments; a `folder` of None among these is
+      where the weights are to be.
+    arguments: with `size` and `weights`.
+    network: the sizes that `size` stands for.
+
+  Yields:
+    The sides, with the folder in its place.
+  """
+  # Not above: the sides' processes import this file.
+  import rows
+
+  with contextlib.ExitStack() as stack:
+    if not any('folder' in made for _, made in wanted.values()):
+      yield wanted
+      return
+    folder = arguments.weights or pathlib.Path(
+        stack.enter_context(tempfile.TemporaryDirectory())
+    )
+    folder /= arguments.size
+    rows.write_weights(folder, network)
+    yield {
+        name: (factory, made | ({'folder': folder} if 'folder' in made else {}))
+        for name, (factory, made) in wanted.items()
+    }
 
 
 def use_data(folder: pathlib.Path | None) -> None:
@@ -178,6 +252,19 @@ def _serve(
       call = lambda m=method, a=args: getattr(side, m)(*a)
 
 
+def leave_gpu() -> None:
+  """Keeps this process off a GPU, whose memory is for the sides."""
+  # Not above: the sides' processes import this file.
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
+
+
+def groups(wanted: Wanted, apart: bool) -> list[Wanted]:
+  """The sides that run beside each other."""
+  return [{n: side} for n, side in wanted.items()] if apart else [wanted]
+
+
 @contextlib.contextmanager
 def started(
     wanted: Wanted, threads: int
@@ -198,10 +285,12 @@ def started(
   if not 1 <= threads <= len(cores):
     raise ValueError(f'--threads {threads}: 1 to {len(cores)} are possible')
   # Processes inherit both: XLA goes by the one, OpenMP by the other. On a GPU
-  # each is to leave room for the others.
+  # each is to leave room for the others, but may have all that they leave; a
+  # side alone takes it at once, so that it is in one piece.
   environment = {
       'OMP_NUM_THREADS': str(threads),
-      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+      'XLA_PYTHON_CLIENT_PREALLOCATE': str(len(wanted) == 1).lower(),
+      'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.95',
   }
   before = {name: os.environ.get(name) for name in environment}
   with contextlib.ExitStack() as stack:
@@ -244,20 +333,21 @@ def timed(side: Side, *args: Any) -> dict[str, Any]:
 
 
 def check_equal(
-    values: Mapping[str, Sequence[float]], tolerance: float
+    values: Mapping[str, Sequence[float]], tolerance: float,
+    relative: bool = False,
 ) -> None:
   """RuntimeError unless all sides have the same numbers.
 
   Args:
     values: side -> numbers.
-    tolerance: the greatest difference, of numbers up to 1; of larger ones in
-      bfloat16 the greatest relative difference.
+    tolerance: the greatest difference.
+    relative: whether it is relative, of numbers above 1.
   """
   first, *others = values
   for name in others:
     for i, (a, b) in enumerate(zip(values[first], values[name], strict=True)):
       # Written so that NaN fails.
-      if not abs(a - b) <= tolerance:
+      if not abs(a - b) <= tolerance * (max(abs(a), 1) if relative else 1):
         raise RuntimeError(
             f'{first} and {name} differ by {abs(a - b):.2g}, more than'
             f' {tolerance}, in number {i + 1} of {len(values[first])}:'
@@ -334,10 +424,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
   }
 
 
-def report(
-    results: Mapping[str, Any], unit: str, path: pathlib.Path | None
-) -> None:
-  """Prints a table of what `summary` gave, and writes all to a file."""
+def report(results: Mapping[str, Any], unit: str) -> None:
+  """Prints a table of what `summary` gave."""
   table = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
   for heading in (
       '', f'{unit}/s', 'min .. max', 'ours is', 'min .. max',
@@ -362,5 +450,3 @@ def report(
         f'{side["memory_bytes"] / _GIB:.1f}',
     )
   rich.console.Console(width=120).print(table)
-  if path is not None:
-    path.write_text(json.dumps(results, indent=2) + '\n')

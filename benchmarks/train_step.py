@@ -16,17 +16,17 @@ Example:
 """
 
 import argparse
-from collections.abc import Mapping
-import pathlib
+from collections.abc import Mapping, Sequence
 import sys
-import tempfile
 import time
 from typing import Any
 
+import record
 import sides
 
 _TOLERANCES = {'float32': 1e-3, 'bfloat16': 5e-2}
 _WARM_UP = 2  # Pairs; PyTorch compiles nothing.
+_QUICK = {'batch_size': 4, 'rounds': 1}
 
 
 def main() -> None:
@@ -37,26 +37,43 @@ def main() -> None:
   )
   parser.add_argument(
       '--batch_size', type=int, default=8,
-      help='packed rows, each of 2.8 pairs on average',
+      help='packed rows, each of 3.1 pairs of the 15 sets on average',
+  )
+  parser.add_argument(
+      '--open_rows', type=int, default=64, help='packed at a time'
+  )
+  parser.add_argument(
+      '--packed_target_length', type=int, help='decoder tokens of a packed row;'
+      ' by default half as many again as the most of a pair'
   )
   parser.add_argument(
       '--microbatches', type=int, help='by default 2 rows each'
   )
+  parser.add_argument(
+      '--peer_microbatches', type=int, help='of peer split; by default as ours'
+  )
   parser.add_argument('--steps', type=int, default=1, help='updates a round')
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument(
-      '--scan_layers', action='store_true', help='of ours, as the next two'
+      '--remat_policy', default='none', help='of ours, as the next one'
   )
-  parser.add_argument('--remat_policy', default='none')
   parser.add_argument('--num_logit_chunks', type=int, default=1)
+  parser.add_argument(
+      '--lora', action='store_true',
+      help='train the adapters of adapters/lora.gin; ours alone',
+  )
+  parser.add_argument(
+      '--weights_dtype', choices=('float32', 'int8'), default='float32',
+      help='of the weights; int8 is for those that adapters adapt',
+  )
   parser.add_argument('--sides', default='ours,peer,peer split,t5x')
-  arguments = parser.parse_args()
-  sides.use_data(arguments.data)
+  sides.add_large(parser)
+  arguments = sides.parse(parser, _QUICK)
   try:
     results = measure(arguments)
   except (ValueError, RuntimeError) as e:
     sys.exit(f'train_step.py: {e}')
-  sides.report(results, 'pairs', arguments.json)
+  sides.report(results, 'pairs')
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -64,8 +81,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
   Returns:
     What `sides.summary` gives, `losses` of the first batch, `warm_up_seconds`,
-    for ours with compiling, `rounds` with all that was measured, and
-    `arguments`.
+    for ours with compiling, and of ours the number of `parameters`. The file of
+    `--json` also has `rounds` with all that was measured, and `arguments`.
 
   Raises:
     ValueError: something that is asked for does not fit.
@@ -74,85 +91,101 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   # Not above: the sides' processes import this file, and it counts as theirs.
   import rows
 
-  recipe = rows.recipe(arguments.size)
+  sides.leave_gpu()
+  if arguments.weights_dtype == 'int8' and not arguments.lora:
+    raise ValueError('--weights_dtype int8: only --lora can train with it')
+  kept = record.Record(arguments)
+  recipe = rows.recipe(arguments.size, arguments.lora)
   mixture = arguments.mixture or (
       rows.TRAINING if sides.has_data() else rows.DEMO
   )
+  kept.say('reading rows')
   vocabulary = rows.vocabulary(arguments.vocabulary, mixture, recipe.network)
   batches = rows.packed_pairs(
       mixture, vocabulary, recipe, arguments.batch_size,
-      1 + arguments.rounds * arguments.steps,
+      1 + arguments.rounds * arguments.steps, arguments.open_rows,
+      arguments.packed_target_length or 3 * recipe.target_length // 2,
   )
+  wanted = _sides(arguments, recipe)
+  for group in sides.groups(wanted, arguments.apart):
+    if not kept.is_done(group):
+      with (
+          sides.weights_of(group, arguments, recipe.network) as group,
+          sides.started(group, arguments.threads) as made,
+      ):
+        _time(made, arguments, recipe, batches, kept)
+  results = {**kept.facts, **sides.summary(kept.rounds)}
+  kept.write(results)
+  return results
+
+
+def _time(
+    made: Mapping[str, sides.Side], arguments: argparse.Namespace, recipe: Any,
+    batches: Sequence[Any], kept: record.Record,
+) -> None:
+  """Checks the losses of some sides, warms them up and times them."""
+  import rows
+
   pairs = [rows.unpacked(batch) for batch in batches]
-  warm_up = {}
-  with tempfile.TemporaryDirectory() as name:
-    folder = pathlib.Path(name)
-    rows.write_weights(folder, recipe.network)
-    with sides.started(
-        _sides(arguments, folder, recipe.objective), arguments.threads
-    ) as made:
-      of_side = {
-          name: pairs if name.startswith('peer') else batches for name in made
-      }
-      losses = {
-          name: side.call('loss', of_side[name][0])
-          for name, side in made.items()
-      }
-      sides.check_equal(losses, _TOLERANCES[arguments.dtype])
-      for name, side in made.items():
-        first = of_side[name][0]
-        start = time.perf_counter()
-        side.call('run', [first[:_WARM_UP] if first is pairs[0] else first])
-        warm_up[name] = time.perf_counter() - start
-      rounds = []
-      for number in range(arguments.rounds):
-        chosen = slice(
-            1 + number * arguments.steps, 1 + (number + 1) * arguments.steps
-        )
-        rounds.append({
-            name: sides.timed(side, of_side[name][chosen])
-            for name, side in made.items()
-        })
-        trained = [pair for batch in pairs[chosen] for pair in batch]
-        lengths = [
-            (1, 1, len(pair[side]), len(pair['targets']))
-            for pair in trained for side in ('inputs', 'wrong_inputs')
-        ]
-        for result in rounds[-1].values():
-          result |= {
-              'examples': len(trained),
-              # The backward pass costs twice the forward one.
-              'needed': 3 * rows.forward(recipe.network, lengths),
-              'computed': 3 * rows.forward(recipe.network, result['shapes']),
-          }
-  return {
-      **sides.summary(rounds),
-      'losses': losses,
-      'warm_up_seconds': warm_up,
-      'rounds': rounds,
-      'arguments': {k: str(v) for k, v in vars(arguments).items()},
+  of_side = {
+      name: pairs if name.startswith('peer') else batches for name in made
   }
+  losses = kept.facts.setdefault('losses', {})
+  for name, side in made.items():
+    losses[name] = side.call('loss', of_side[name][0])
+    kept.say(f'{name}: a loss of {losses[name][0]:.4f}')
+  sides.check_equal(losses, _TOLERANCES[arguments.dtype])
+  for name, side in made.items():
+    first = of_side[name][0]
+    start = time.perf_counter()
+    side.call('run', [first[:_WARM_UP] if first is pairs[0] else first])
+    seconds = time.perf_counter() - start
+    kept.facts.setdefault('warm_up_seconds', {})[name] = seconds
+    kept.say(f'{name}: warm after {seconds:.1f} s')
+  if 'ours' in made:
+    kept.facts['parameters'] = made['ours'].call('parameters')
+  for number in range(arguments.rounds):
+    chosen = slice(
+        1 + number * arguments.steps, 1 + (number + 1) * arguments.steps
+    )
+    trained = [pair for batch in pairs[chosen] for pair in batch]
+    lengths = [
+        (1, 1, len(pair[side]), len(pair['targets']))
+        for pair in trained for side in ('inputs', 'wrong_inputs')
+    ]
+    for name, side in made.items():
+      if kept.has(number, name):
+        continue
+      result = sides.timed(side, of_side[name][chosen])
+      kept.add(number, name, result | {
+          'examples': len(trained),
+          # The backward pass costs twice the forward one.
+          'needed': 3 * rows.forward(recipe.network, lengths),
+          'computed': 3 * rows.forward(recipe.network, result['shapes']),
+      }, result['seconds'])
 
 
 def _sides(
-    arguments: argparse.Namespace, folder: pathlib.Path,
-    objective: Mapping[str, float],
+    arguments: argparse.Namespace, recipe: Any
 ) -> dict[str, tuple[str, Mapping[str, Any]]]:
   """Name -> factory and its arguments, of those that can be had."""
   split = arguments.microbatches or max(1, arguments.batch_size // 2)
-  common = {'folder': folder, 'dtype': arguments.dtype, **objective}
-  ours = common | {'microbatches': split}
-  peer = common | {'threads': arguments.threads}
+  common = {'dtype': arguments.dtype, **recipe.objective}
+  theirs = common | {'source': recipe.network, 'microbatches': split}
+  peer = common | {'folder': None, 'threads': arguments.threads}
   return sides.installed({
-      'ours': ('ours.Trainer', ours | {
+      'ours': ('ours.Trainer', theirs | {
+          'weights_dtype': arguments.weights_dtype,
           'scan_layers': arguments.scan_layers,
           'remat_policy': arguments.remat_policy,
           'num_logit_chunks': arguments.num_logit_chunks,
       }),
       'peer': ('peer_t5.Trainer', peer),
-      'peer split': ('peer_t5.Trainer', peer | {'microbatches': split}),
-      't5x': ('ours.T5xTrainer', ours),
-  }, arguments.sides)
+      'peer split': ('peer_t5.Trainer', peer | {
+          'microbatches': arguments.peer_microbatches or split
+      }),
+      't5x': ('ours.T5xTrainer', theirs),
+  }, 'ours' if arguments.lora else arguments.sides)  # Adapters have no peer.
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The sides of train_step.py, rank_step.py, encode_once.py agree."""
+"""Benchmarks: their sides agree, and what they measure is kept."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,7 @@ from flipped_t5x.weights import hf_checkpoints
 from flipped_t5x.weights import tensors
 import numpy as np
 import pytest
+import tiny_run
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 OBJECTIVE = {
@@ -159,17 +160,24 @@ def test_t5x_sides(load, folder, recipe, batches):
 def test_train_step_end_to_end(load, recipe, monkeypatch, tmp_path, capsys):
   sides, rows = load('sides'), load('rows')
   train_step = load('train_step')
-  monkeypatch.setattr(rows, 'recipe', lambda size: recipe)
+  monkeypatch.setattr(rows, 'recipe', lambda size, lora: recipe)
   monkeypatch.setattr(sides, 'CPU_SIZES', (64,))
   monkeypatch.setenv('OMP_NUM_THREADS', '1')
   path = tmp_path / 'results.json'
-  monkeypatch.setattr('sys.argv', [
+  argv = [
       'train_step.py', '--mixture', demo_data.MIXTURE, '--vocabulary',
-      str(demo_data.vocabulary()), '--batch_size', '4', '--rounds', '2',
+      str(demo_data.vocabulary()), '--batch_size', '4', '--rounds', '1',
       '--threads', '1', '--sides', 'ours,peer', '--json', str(path),
-  ])
+  ]
+  monkeypatch.setattr('sys.argv', argv)
+  train_step.main()
+  first, = json.loads(path.read_text())['rounds']
+  assert 'round 1 of 1: peer, ' in capsys.readouterr().err
+  # The same command with more rounds goes on.
+  monkeypatch.setattr('sys.argv', [*argv, '--rounds', '2'])
   train_step.main()
   results = json.loads(path.read_text())
+  assert results['rounds'][0] == first
   assert [*results['sides']] == ['ours', 'peer']
   assert len(results['rounds']) == 2
   faster = []
@@ -189,23 +197,31 @@ def test_train_step_end_to_end(load, recipe, monkeypatch, tmp_path, capsys):
   assert 'memory, GiB' in capsys.readouterr().out
 
 
-def test_rank_step_end_to_end(load, recipe, monkeypatch, capsys):
+def test_rank_step_end_to_end(load, recipe, monkeypatch, tmp_path):
   sides, rows = load('sides'), load('rows')
   rank_step = load('rank_step')
   monkeypatch.setattr(rows, 'recipe', lambda size: recipe)
   monkeypatch.setattr(sides, 'CPU_SIZES', (64,))
   monkeypatch.setenv('OMP_NUM_THREADS', '1')
+  path = tmp_path / 'results.json'
   results = rank_step.measure(argparse.Namespace(
       size='tiny', datasets='tiny_kind', vocabulary=demo_data.vocabulary(),
       rows=4, templates=None, dtype='float32', batch_size=4,
       length_multiple=8, peer_prompts='2', threads=1, rounds=1,
-      sides='ours,peer',
+      sides='ours,ours int8,peer', apart=True, scan_layers=True, weights=None,
+      json=path,
   ))
-  assert [*results['sides']] == ['ours', 'peer, 2 prompts']
+  names = ['ours', 'ours int8', 'peer, 2 prompts']
+  assert [*results['sides']] == names
   assert results['datasets'].keys() == {'tiny_kind'}
-  ours, peer = results['rounds'][0]['tiny_kind'].values()
+  differences = results['differences']
+  # In int8 the scores are about the same, but not the same.
+  assert differences['ours'] == 0 < differences['peer, 2 prompts'] < 1e-3
+  assert 1e-3 < differences['ours int8'] < 1
+  results, = json.loads(path.read_text())['rounds']
+  ours, int8, peer = (results[f'{name}, tiny_kind'] for name in names)
   assert ours['examples'] == peer['examples'] == 4 * 2  # In two templates.
-  assert 0 < ours['needed'] <= ours['computed']
+  assert 0 < ours['needed'] <= ours['computed'] == int8['computed']
   assert ours['needed'] <= peer['needed'] <= peer['computed']
 
 
@@ -238,7 +254,7 @@ def test_encode_once_end_to_end(load, recipe, monkeypatch):
   results = load('encode_once').measure(argparse.Namespace(
       size='tiny', dataset='tiny_kind', vocabulary=demo_data.vocabulary(),
       rows=3, templates=2, methods='flipped,direct', dtype='float32',
-      batch_size=4, rounds=1,
+      batch_size=4, rounds=1, json=None,
   ))
   flipped, direct = results['methods'].values()
   assert flipped['candidates'] == direct['candidates'] >= 3 * 4
@@ -261,3 +277,109 @@ def test_sides_that_differ_or_fail(load):
         'mine', 'ours.Ranker', folder=pathlib.Path('no-such-folder'),
         dtype='float32', batch_size=1,
     )
+
+
+def test_adapters_alone_are_trained(load, recipe, batches):
+  """Of int8 weights that are drawn, not read."""
+  ours, rows = load('ours'), load('rows')
+  trainer = ours.Trainer(
+      dataclasses.replace(
+          NETWORK, lora_rank=4, lora_alpha=8.0, lora_targets=('query', 'wo'),
+      ),
+      'float32', **OBJECTIVE, microbatches=2, weights_dtype='int8',
+      scan_layers=True, remat_policy='full',
+  )
+  numbers = trainer.parameters()
+  # Query of three attention blocks, the last matrix of two layers.
+  assert numbers['trained'] == 4 * (3 * (128 + 128) + 2 * (128 + 128))
+  assert numbers['all'] > 20 * numbers['trained']
+  before, = trainer.loss(batches[0])
+  trainer.run(batches)
+  after, = trainer.loss(batches[0])
+  assert 1e-3 < abs(after - before) < 10
+  # As large as they are in a network that is initialized.
+  drawn = load('random_weights').tensors(NETWORK)
+  assert rows.recipe('xxl', lora=True).network.lora_rank == 8
+  for name, deviation in (
+      ('token_embedder/embedding', 1.0),
+      ('encoder/layers_0/attention/key/kernel', 128**-0.5),
+      ('encoder/layers_0/attention/query/kernel', (128 * 64) ** -0.5),
+  ):
+    values = drawn[name].read().astype(np.float32)
+    assert values.std() == pytest.approx(deviation, rel=0.05)
+
+
+def test_record_goes_on(load, tmp_path, capsys):
+  record = load('record')
+  arguments = argparse.Namespace(
+      size='small', rounds=2, json=tmp_path / 'results.json'
+  )
+  kept = record.Record(arguments)
+  kept.facts['losses'] = {'ours': [2.5]}
+  kept.add(0, 'ours', {'seconds': 1.5}, 1.5)
+  assert capsys.readouterr().err.endswith('round 1 of 2: ours, 1.5 s\n')
+  again = record.Record(arguments)
+  assert again.has(0, 'ours') and not again.has(0, 'peer')
+  assert not again.is_done(['ours'])
+  again.add(1, 'ours', {'seconds': 2.5}, 2.5)
+  again.write({'sides': 1})
+  done = record.Record(arguments)
+  assert done.is_done(['ours']) and not done.is_done(['ours', 'peer'])
+  assert [r['ours']['seconds'] for r in done.rounds] == [1.5, 2.5]
+  assert done.facts == {'sides': 1}
+  with pytest.raises(ValueError, match=r'other settings \(--size small\)'):
+    record.Record(argparse.Namespace(**vars(arguments) | {'size': 'xl'}))
+  arguments.json.write_text('[1]')
+  with pytest.raises(ValueError, match='has no rounds of a benchmark'):
+    record.Record(arguments)
+
+
+def test_int8_compares_types(load, make_params, tmp_path):
+  run = tiny_run.write(tmp_path / 'run', make_params(demo_data.NETWORK, seed=3))
+  path = tmp_path / 'results.json'
+  results = load('int8').compare_types(argparse.Namespace(
+      model=str(run), vocabulary=None, mixture='tiny_kind', format='flipped',
+      rows=3, dtypes='float32,int8', batch_size=8, length_multiple=16,
+      json=path,
+  ))
+  assert json.loads(path.read_text()) == results
+  exact, rounded = results
+  assert exact['dtype'] == 'float32' and exact['same_best'] == 1
+  assert exact['prompts'] == rounded['prompts'] == 3 * 2  # In two templates.
+  assert exact['largest_difference'] == exact['mean_difference'] == 0
+  assert 0 < rounded['mean_difference'] < rounded['largest_difference'] < 0.5
+  assert 0 <= rounded['accuracy'] <= 1 and rounded['same_best'] >= 0.5
+
+
+@pytest.mark.process
+def test_int8_memory(load, tmp_path):
+  path = tmp_path / 'results.json'
+  write, convert, *ranks = load('int8').measure_memory(argparse.Namespace(
+      size='tiny', folder=tmp_path, dtypes='int8,bfloat16', keep=False,
+      vocabulary=str(demo_data.vocabulary()), json=path,
+  ))
+  assert json.loads(path.read_text()) == [write, convert, *ranks]
+  # Both embeddings are most of it; in int8 each row has a scale as well.
+  assert write['parameters'] > 2 * 32128 * 16
+  assert write['bytes'] == 2 * write['parameters']
+  assert convert['bytes'] < 0.7 * write['bytes']
+  assert convert['largest'] == 2 * 32128 * 16
+  assert [rank['dtype'] for rank in ranks] == ['int8', 'bfloat16']
+  for rank in ranks:
+    assert rank['best'] in ('Yes', 'No')
+    assert 5e7 < rank['load_peak'] <= rank['peak'] < 4e9
+  assert [file.name for file in tmp_path.iterdir()] == ['results.json']
+
+
+def test_packing_by_settings(load, recipe, monkeypatch):
+  monkeypatch.setattr(load('rows'), 'recipe', lambda size: recipe)
+  usual, more_rows, longer, _ = load('packing').measure(argparse.Namespace(
+      size='tiny', mixture=demo_data.MIXTURE, batch_size=4, batches=30,
+      input_length=112, target_length=64,
+      vocabulary=demo_data.vocabulary(),
+  ))
+  assert usual['open_rows'] == 4 and usual['target_length'] == 64
+  assert more_rows['open_rows'] == 64 and longer['target_length'] == 96
+  assert usual['pairs_per_row'] < more_rows['pairs_per_row']
+  for found in (usual, more_rows, longer):
+    assert 0.3 < found['needed'] < max(found['encoder'], found['decoder']) < 1

@@ -14,6 +14,8 @@ PATHS = {
     'encode_once': SIDES,
     'rank_step': SIDES,
     'train_step': SIDES,
+    'numerics': SIDES,
+    'packing': SIDES,
     'pipeline': ('vocabulary', 'json'),
     'int8 memory': ('folder', 'json'),
     'int8 compare': ('json',),
