@@ -274,7 +274,7 @@ def test_sides_that_differ_or_fail(load):
     sides.installed({'ours': ('ours.Trainer', {})}, 'them')
   with pytest.raises(RuntimeError, match='(?s)mine: Traceback.*no-such-folder'):
     sides.Side(
-        'mine', 'ours.Ranker', folder=pathlib.Path('no-such-folder'),
+        'mine', 'ours.Ranker', source=pathlib.Path('no-such-folder'),
         dtype='float32', batch_size=1,
     )
 
