@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       ' Face hub, or a folder',
   )
   parser.add_argument(
+      '--lora', action=argparse.BooleanOptionalAction,
+      help='with FOLDER: train adapters in place of all weights, or all'
+      ' weights; by default adapters where all weights would take more than'
+      ' half of the memory',
+  )
+  parser.add_argument(
       '--output', type=local_paths.local, metavar='DIR',
       help='with FOLDER: the folder of the run, by default FOLDER/run',
   )
@@ -76,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
   """Raises UserError if flags do not belong together."""
-  unfit: tuple[str, ...] = ('from_', 'output')
+  unfit: tuple[str, ...] = ('from_', 'lora', 'output')
   if arguments.folder:
     unfit = ('gin_file', *host_flags.NAMES)
   for name in unfit:

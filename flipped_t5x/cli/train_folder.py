@@ -15,7 +15,6 @@ from flipped_t5x.fine_tuning import best_step
 from flipped_t5x.fine_tuning import plan
 from flipped_t5x.new_task import folder as folder_lib
 from flipped_t5x.weights import model_files
-from flipped_t5x.weights import run_config
 from flipped_t5x.weights import t5x_checkpoints
 import gin
 
@@ -28,13 +27,19 @@ def run(arguments: argparse.Namespace) -> None:
   folder = files.local_path(arguments.folder, 'FOLDER')
   datasets = folder_lib.datasets(folder)
   run_folder = arguments.output or folder / 'run'
-  gin_file = _gin_file(run_folder, datasets, arguments.from_)
+  gin_file = _gin_file(run_folder, datasets, arguments.from_, arguments.lora)
   settings = gin_config.parse([str(gin_file)], arguments.gin_overrides)
   started = settings['INITIAL_CHECKPOINT_PATH']
   if arguments.from_ not in (None, started):
     raise errors.UserError(
         f'{gin_file} starts from {started}, so --from {arguments.from_} needs'
         ' another --output'
+    )
+  lora = 'LORA_RANK' in settings
+  if arguments.lora not in (None, lora):
+    raise errors.UserError(
+        f'{gin_file} trains {"adapters" if lora else "all weights"}, so'
+        f' --{"no-" * lora}lora needs another --output'
     )
   if pathlib.Path(settings['MODEL_DIR']) != run_folder.absolute():
     raise errors.UserError(
@@ -64,7 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _gin_file(
-    run_folder: pathlib.Path, datasets: list[str], model: str | None
+    run_folder: pathlib.Path,
+    datasets: list[str],
+    model: str | None,
+    lora: bool | None,
 ) -> pathlib.Path:
   """The gin file of the run, which is written if it is not there yet."""
   path = run_folder / _GIN
@@ -79,13 +87,15 @@ def _gin_file(
   found = model_files.open(model)
   if found.vocabulary is None:
     raise errors.UserError(f'--from {model}: it has no vocabulary beside it')
-  made = plan.make(datasets, run_folder, model, found, found.vocabulary)
+  made = plan.make(
+      datasets, run_folder, model, found, found.vocabulary, lora=lora
+  )
   run_folder.mkdir(parents=True, exist_ok=True)
   files.write(path, made.gin_text())
   print(
       f'settings: {path}, for {made.rows:,} rows:'
       f' {made.macros["TRAIN_STEPS"]:,} steps of'
-      f' {made.macros["BATCH_SIZE"]} examples'
+      f' {made.macros["BATCH_SIZE"]} examples\n{made.trained}'
   )
   return path
 
@@ -103,14 +113,7 @@ def _train(
     )
     configured(**bound, settings=settings)
     return
-  stopping = best_step.BestStep(
-      run_folder,
-      run_config.RunConfig(
-          bound['network'], settings['FORMAT'], settings['INPUT_LENGTH'],
-          settings['TARGET_LENGTH'], settings,
-      ),
-      pathlib.Path(settings['VOCABULARY']), validated,
-  )
+  stopping = best_step.BestStep(run_folder, settings, validated)
   stopping.catch_up()
   if not stopping.is_over(settings['TRAIN_STEPS']):
     configured(**bound, settings=settings, after_save=stopping.after_save)

@@ -328,12 +328,7 @@ def _initial_params(
 
   try:
     opened = model_files.open(path, vocabulary=vocabulary)
-    if opened.network.int8_weights and not network.int8_weights:
-      raise errors.UserError(
-          f'{path} has int8 weights, which cannot be trained: name the weights'
-          ' that they were made of, or convert them with --dtype float32, which'
-          ' leaves them rounded'
-      )
+    check_start(path, opened, network.int8_weights)
     weights = initial_weights.Digested.of(opened)
     found = weights.tensors
     if network.scan_layers:
@@ -346,6 +341,30 @@ def _initial_params(
     raise errors.UserError(f'INITIAL_CHECKPOINT_PATH: {e}') from e
   _say(f'{path}: starting from the weights of step {opened.step or 0}')
   return params, weights
+
+
+def check_start(
+    path: str, opened: model_files.ModelFiles, allow_int8: bool
+) -> None:
+  """Raises `UserError` if training cannot start from weights of such a kind.
+
+  Args:
+    path: what the user calls them.
+    opened: the weights.
+    allow_int8: whether they may be in int8, as those that adapters adapt.
+  """
+  if opened.network.lora_rank:
+    raise errors.UserError(
+        f'{path} has adapters, from which no training starts: merge them into'
+        f' their weights with flipped-t5x convert {path} DIR --to native, and'
+        ' start from DIR'
+    )
+  if opened.network.int8_weights and not allow_int8:
+    raise errors.UserError(
+        f'{path} has int8 weights, which cannot be trained: name the weights'
+        ' that they were made of, train adapters, or convert them with --dtype'
+        ' float32, which leaves them rounded'
+    )
 
 
 def num_examples(batch: arrays.Batch) -> int:

@@ -38,24 +38,24 @@ class BestStep:
   def __init__(
       self,
       run: pathlib.Path,
-      config: run_config.RunConfig,
-      vocabulary: pathlib.Path,
+      settings: Mapping[str, Any],
       datasets: Sequence[str],
   ):
     """Opens the rows.
 
     Args:
       run: the folder of the run.
-      config: the run's configuration.
-      vocabulary: its SentencePiece file.
+      settings: macro -> value of the run.
       datasets: datasets that have validation rows.
     """
-    self._run, self._config = run, config
+    self._run = run
+    vocabulary = pathlib.Path(settings['VOCABULARY'])
     self._vocabulary = tokenization.load_vocabulary(vocabulary)
     self._tasks = {
         name: batches.open_candidates(
-            name, vocabulary, config.input_length, config.target_length,
-            config.format, config.settings.get('MAX_FIELD_CHARS'), SPLIT, ROWS,
+            name, vocabulary, settings['INPUT_LENGTH'],
+            settings['TARGET_LENGTH'], settings['FORMAT'],
+            settings.get('MAX_FIELD_CHARS'), SPLIT, ROWS,
         )
         for name in datasets
     }
@@ -67,8 +67,9 @@ class BestStep:
       step: the step.
       params: the weights.
     """
+    config = run_config.RunConfig.read(self._run)
     self._evaluate(
-        model_lib.Model(self._config, dict(params), self._vocabulary, step)
+        model_lib.Model(config, dict(params), self._vocabulary, step)
     )
     return self._stopped()
 

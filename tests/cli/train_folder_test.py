@@ -6,6 +6,8 @@ import json
 from flipped_t5x.cli import main
 from flipped_t5x.evaluation import evaluate
 from flipped_t5x.fine_tuning import best_step
+from flipped_t5x.network import adapters
+from flipped_t5x.weights import t5x_checkpoints
 import pytest
 
 WORDS = ('old', 'red', 'small', 'very', 'good', 'bad', 'big', 'new')
@@ -17,6 +19,8 @@ SHORT = [
     '--gin.TRAIN_STEPS=8', '--gin.WARMUP_STEPS=1', '--gin.CHECKPOINT_PERIOD=2',
     '--gin.LOG_PERIOD=2',
 ]
+
+SHORTER = ['--gin.TRAIN_STEPS=4', '--gin.BATCH_SIZE=4', *SHORT[1:]]
 
 
 @pytest.fixture(name='folder')
@@ -76,6 +80,76 @@ def test_from_a_table_to_predictions(folder, tiny_run, capsys, monkeypatch):
     labelled = list(csv.DictReader(f))
   assert [r['review'] for r in labelled] == [r['review'] for r in ROWS]
   assert {r['predicted_label'] for r in labelled} <= {'good', 'bad'}
+
+
+@pytest.mark.slow
+def test_adapters_killed_and_resumed(folder, tiny_run, capsys, monkeypatch):
+  monkeypatch.setattr(best_step, 'FEWEST', 1)
+  monkeypatch.setattr(best_step, 'PATIENCE', 9)  # All steps are trained.
+  train = ['train', 'reviews', '--from', str(tiny_run), *SHORTER]
+  whole = [*train, '--lora', '--output', 'whole']
+  assert main.main(whole) == 0, capsys.readouterr().err
+  assert 'Adapters (LoRA) alone are trained: --lora' in capsys.readouterr().out
+  # Stopped before the first evaluation, and started again.
+  evaluated = best_step.BestStep.after_save
+
+  def stop(self, step, params):
+    if step == 2:
+      raise KeyboardInterrupt
+    return evaluated(self, step, params)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(best_step.BestStep, 'after_save', stop)
+    assert main.main([*train, '--lora']) == 130
+  assert main.main(train) == 0, capsys.readouterr().err
+  run = folder / 'run'
+  for path in (folder.parent / 'whole' / 'validation').glob('*.json'):
+    ours, theirs = (
+        json.loads(p.read_text())['tasks']
+        for p in (run / 'validation' / path.name, path)
+    )
+    assert ours == theirs, path.name
+  # The best step's checkpoint has adapters alone.
+  kept, = (run / 'checkpoints').iterdir()
+  saved = t5x_checkpoints.shapes(kept)
+  weights = {name for name in saved if name.startswith('params/')}
+  assert weights and all(adapters.is_adapter(name) for name in weights)
+  after = json.loads((run / 'after.json').read_text())
+  assert after['settings']['LORA_RANK'] == 8
+  assert 'network: lora_rank' in (run / 'report_comparison.md').read_text()
+  capsys.readouterr()
+  assert main.main([
+      'rank', '--checkpoint', 'reviews/run', '--task', 'reviews', '--table',
+      'reviews.csv', '--output_file', 'labelled.csv',
+  ]) == 0, capsys.readouterr().err
+  # What does not go together.
+  capsys.readouterr()
+  assert main.main([*train, '--no-lora']) == 1
+  error = capsys.readouterr().err
+  assert 'run.gin trains adapters, so --no-lora needs another --out' in error
+  assert main.main(['train', 'reviews', '--from', 'reviews/run', '--output',
+                    'again']) == 1
+  error = capsys.readouterr().err
+  assert 'reviews/run has adapters' in error and '--to native' in error
+  assert not (folder.parent / 'again').exists()
+
+
+@pytest.mark.slow
+def test_adapters_of_int8_weights(folder, tiny_run, capsys, monkeypatch):
+  """They are the only weights that can be trained, so they are."""
+  monkeypatch.setattr(best_step, 'FEWEST', 1)
+  assert main.main([
+      'convert', str(tiny_run), 'int8', '--to', 'native', '--dtype', 'int8'
+  ]) == 0
+  train = ['train', 'reviews', '--from', 'int8', *SHORTER]
+  assert main.main([*train, '--no-lora']) == 1
+  assert 'int8 has int8 weights, which cannot be' in capsys.readouterr().err
+  assert not (folder / 'run').exists()
+  assert main.main(train) == 0, capsys.readouterr().err
+  assert 'Adapters (LoRA) alone are trained: weights in int8' in (
+      capsys.readouterr().out
+  )
+  assert (folder / 'run' / 'after.json').is_file()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import demo_catalog
 from flipped_t5x import gin_config
 from flipped_t5x.fine_tuning import plan
+from flipped_t5x.weights import convert
 from flipped_t5x.weights import model_files
 import pytest
 
@@ -67,3 +68,68 @@ def test_gin_file(dataset, tiny_run, tmp_path):
   assert macros['INPUT_LENGTH'] <= 64
   assert macros['TARGET_LENGTH'] % 16 == 0
   assert macros['CHECKPOINT_PERIOD'] * 5 == macros['TRAIN_STEPS'] == 125
+
+
+@pytest.mark.parametrize('memory, asked, lora', (
+    (23, None, True), (24, None, False), (23, False, False), (24, True, True),
+))
+def test_adapters_where_weights_take_half_of_the_memory(
+    memory, asked, lora, dataset, tiny_run, tmp_path, monkeypatch
+):
+  """12 bytes for each weight: itself, its gradient and its update."""
+  found = model_files.open(tiny_run)
+  number = found.nbytes // 4  # They are stored in float32.
+  monkeypatch.setattr(plan, '_memory', lambda: memory * number)
+  made = plan.make(
+      [dataset], tmp_path / 'run', 'some model', found, found.vocabulary,
+      lora=asked,
+  )
+  path = tmp_path / 'run.gin'
+  path.write_text(made.gin_text())
+  macros = gin_config.parse([str(path)], ['LORA_RANK = 4'] if lora else [])
+  assert macros.get('LORA_RANK') == (4 if lora else None)
+  assert macros['LEARNING_RATE'] == pytest.approx(5e-3 if lora else 5e-4)
+  if asked is None:
+    assert f'{number:,} weights' in made.why
+    assert ('more than half' if lora else 'at most half') in made.why
+  else:
+    assert made.why == ('--lora was given' if lora else '--no-lora was given')
+  assert all(len(line) <= 80 for line in path.read_text().splitlines()[:10])
+
+
+@pytest.mark.parametrize('dtype', ('bfloat16', 'int8'))
+def test_weights_are_counted_not_their_bytes(
+    dtype, dataset, tiny_run, tmp_path, monkeypatch
+):
+  """Stored in fewer bytes, they are trained in as many; int8 are not."""
+  found = model_files.open(tiny_run)
+  number = found.nbytes // 4
+  made = tmp_path / 'made'
+  convert.convert(tiny_run, made, to='native', dtype=dtype)
+  monkeypatch.setattr(plan, '_memory', lambda: 23 * number)
+  found = model_files.open(made)
+  assert found.nbytes < 3 * number
+  planned = plan.make(
+      [dataset], tmp_path / 'run', 'some model', found, found.vocabulary
+  )
+  assert planned.lora
+  assert ('int8 cannot' if dtype == 'int8' else 'more than') in planned.why
+
+
+def test_memory_is_that_of_the_smallest_device(monkeypatch):
+  class Device:
+
+    def __init__(self, limit):
+      self.limit = limit
+
+    def memory_stats(self):
+      return {'bytes_limit': self.limit} if self.limit else None
+
+  def memory_with(*limits):
+    monkeypatch.setattr(
+        plan.jax, 'local_devices', lambda: map(Device, limits)
+    )
+    return plan._memory()
+
+  assert memory_with(5, 3, 4) == 3
+  assert memory_with(None) > 2**28  # Of the machine.
