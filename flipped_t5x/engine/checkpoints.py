@@ -170,6 +170,7 @@ class Checkpoints:
       )
       self._manager.wait_until_finished()
     except Exception as e:  # Orbax and TensorStore have many; all are fatal.
+      self._remove_unfinished(step)
       raise self._not_saved(step, e, 'Make room') from e
     with agreement.fail_together():
       try:
@@ -180,6 +181,14 @@ class Checkpoints:
     # Only now, since it is known that there is a newer one that can be read.
     for old in self._manager.all_steps()[: -self._keep if self._keep else 0]:
       self._manager.delete(old)
+
+  def _remove_unfinished(self, step: int) -> None:
+    """Makes the room free that a failed save has taken."""
+    if jax.process_index():
+      return
+    for left in self._folder.glob(f'{step}{ocp.utils.TMP_DIR_SUFFIX}*'):
+      # What is left is removed by Orbax when the run resumes.
+      shutil.rmtree(left, ignore_errors=True)
 
   def _not_saved(self, step: int, error: Exception, advice: str) -> OSError:
     return OSError(

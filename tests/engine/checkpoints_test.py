@@ -1,6 +1,7 @@
 """Checkpoints: they are read back before they count, or are not taken."""
 
 import pathlib
+import resource
 import shutil
 
 from flipped_t5x import errors
@@ -46,6 +47,21 @@ def test_how_many_are_kept(tmp_path, keep, kept):
     saver.save(step, state(step), b'')
   assert saver.latest == 3
   assert numbers(tmp_path) == kept
+
+
+def test_a_save_for_which_there_is_no_room_leaves_nothing(tmp_path):
+  large = {'a': jnp.asarray(np.random.default_rng(0).normal(size=100_000))}
+  saver = checkpoints.Checkpoints(tmp_path)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+  try:
+    with pytest.raises(OSError, match='step 7 could not be saved: .*Make room'):
+      saver.save(7, large, b'')
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert list((tmp_path / 'checkpoints').iterdir()) == []
+  saver.save(7, large, b'')
+  assert numbers(tmp_path) == [7]
 
 
 @pytest.mark.parametrize('name', ('lr=[0.1]', 'a*', 'a?'))
