@@ -103,14 +103,14 @@ class RunLog:
     self._since = now
     if not self._is_first:
       return
-    for name, value in self.last.items():
-      self._writer.add_scalar(name, value, steps[-1])
     try:
+      for name, value in self.last.items():
+        self._writer.add_scalar(name, value, steps[-1])
       with self._path.open('a') as f:
         f.write(json.dumps({'step': steps[-1], **self.last}) + '\n')
     except OSError as e:
       raise OSError(
-          f'{self._path}: step {steps[-1]} could not be logged: {e};'
+          f'{self._folder}: step {steps[-1]} could not be logged: {e};'
           f' {saver.last_good}'
       ) from e
     shown = ' '.join(
