@@ -27,6 +27,7 @@ import sys
 import time
 from typing import Any
 
+from flipped_t5x import libtpu_loading
 from flipped_t5x import network as network_lib
 from flipped_t5x import partitioning
 from flipped_t5x.inference import scoring
@@ -49,6 +50,7 @@ _QUICK = {'size': 'demo', 'rounds': 1}
 
 
 def main() -> None:
+  libtpu_loading.avoid()
   parser = sides.parser(__doc__)
   parser.add_argument('--dataset', help=f'by default {" or ".join(_DATASETS)}')
   parser.add_argument(

@@ -15,6 +15,7 @@ import json
 import sys
 from typing import Any
 
+from flipped_t5x import libtpu_loading
 from flipped_t5x import network as network_lib
 from flipped_t5x.weights import tensors
 import jax
@@ -36,6 +37,7 @@ _MOST = {'loss': 1e-4, 'log_probs': 1e-3, 'gradient': 1e-3}
 
 
 def main() -> None:
+  libtpu_loading.avoid()
   parser = sides.parser(__doc__)
   parser.add_argument('--mixture')
   parser.add_argument('--batch_size', type=int, default=4, help='packed rows')

@@ -9,6 +9,7 @@ import time
 import types
 from typing import Any
 
+from flipped_t5x import libtpu_loading
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.engine import optimizers
@@ -22,6 +23,8 @@ import jax
 import numpy as np
 import optax
 import random_weights
+
+libtpu_loading.avoid()  # A side is a process of its own.
 
 # Rows of encoder and decoder, lengths of inputs and targets; padded.
 Shape = tuple[int, int, int, int]
