@@ -65,9 +65,13 @@ def held(
   """
   with _locked(path, place, advice, wait) as descriptor:
     owner = f'process {os.getpid()} on {socket.gethostname()}'
-    os.truncate(descriptor, 0)
-    os.write(descriptor, owner.encode())
     try:
+      try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, owner.encode())
+      except OSError as e:
+        e.filename = str(path)  # For the message.
+        raise
       yield
     finally:
       path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -70,6 +71,19 @@ def test_an_error_releases(tmp_path):
     message = 'X is being written'
     with pytest.raises(errors.UserError, match=message), locks.held(path, 'X'):
       pass
+
+
+def test_no_room_for_a_lock(tmp_path):
+  path = tmp_path / '.lock'
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+  try:
+    with pytest.raises(OSError, match=f"File too large: '{path}'"):
+      with locks.held(path, 'there'):
+        pass
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert not path.exists()
 
 
 def test_a_lock_whose_file_was_removed_meanwhile(tmp_path, monkeypatch):
