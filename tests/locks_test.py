@@ -78,9 +78,11 @@ def test_no_room_for_a_lock(tmp_path):
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
   try:
-    with pytest.raises(OSError, match=f"File too large: '{path}'"):
-      with locks.held(path, 'there'):
-        pass
+    with (
+        pytest.raises(OSError, match=f"File too large: '{path}'"),
+        locks.held(path, 'there'),
+    ):
+      pass
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert not path.exists()
