@@ -228,6 +228,13 @@ def row_options(
   return [text for text in map(labels.value_text, values) if text]
 
 
+def label_values(table: reading.Table, column: str) -> dict[str, int]:
+  """Value -> the number of rows that have it as their label."""
+  return collections.Counter(
+      labels.value_text(cells[column]) for cells in table
+  )
+
+
 def kind_of(
     table: reading.Table,
     columns: Columns,
@@ -239,7 +246,8 @@ def kind_of(
   Args:
     table: the table.
     columns: what its columns are.
-    given: value -> word, see `labels.words`.
+    given: value -> word, see `labels.words`; if it is empty, the table's own
+      names of its labels are the words, if it has such.
     first_option: see `labels.choices`.
 
   Raises:
@@ -262,12 +270,12 @@ def kind_of(
         ),
         columns.options, first_option, columns.label,
     )
-  found = collections.Counter(
-      labels.value_text(cells[columns.label]) for cells in table
-  )
+  found = label_values(table, columns.label)
   if not found:
     raise errors.UserError(f'{table.name} has no rows below its header')
-  return labels.words(found, given, columns.label)
+  own = labels.class_words(found, table.class_names.get(columns.label, ()))
+  words = labels.words(found, given or own, columns.label)
+  return dataclasses.replace(words, of_table=not given and bool(own))
 
 
 def _digest(text: str) -> bytes:

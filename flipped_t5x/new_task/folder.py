@@ -27,6 +27,7 @@ CATALOG, TEMPLATES, README = 'catalog.csv', 'templates.yaml', 'README.md'
 COLUMNS = 'columns.json'
 PRETRAINED = 'pypi:flan_t5_small_titles'
 _FEW = 10  # Rows of a label, below which a warning is given.
+_MOST_SHOWN = 8  # Words of a table's own labels.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Task:
     kind = self.conversion.kind
     if isinstance(kind, labels.Words):
       found += [
+          *self._named(kind),
           *self._rare(kind),
           *(
               ['the labels are numbers; words tell a model more: --labels'
@@ -129,6 +131,15 @@ class Task:
           ),
       ]
     return found
+
+  def _named(self, kind: labels.Words) -> Iterator[str]:
+    if kind.of_table:
+      pairs = [f'{v}={kind.words[n]}' for v, n in kind.numbers.items()]
+      more = ', ...' * (len(pairs) > _MOST_SHOWN)
+      yield (
+          "the labels have the names that the file's features give them:"
+          f' {", ".join(pairs[:_MOST_SHOWN])}{more}; --labels gives others'
+      )
 
   def _rare(self, kind: labels.Words) -> Iterator[str]:
     kept = self.conversion.converted.kept

@@ -53,14 +53,35 @@ class Words:
   Attributes:
     words: the labels, in the order in which they are offered.
     numbers: the value of the column -> the number of its word.
+    of_table: whether the words are the table's own names of numbers.
   """
 
   words: Sequence[str]
   numbers: Mapping[str, int]
+  of_table: bool = False
 
   def number(self, value: str, options: Sequence[str]) -> int | None:
     """The number of the word that a value stands for, if it is a label."""
     return self.numbers.get(value)
+
+
+def class_words(values: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+  """Value -> word, for the values that are numbers of a table's names.
+
+  Args:
+    values: values of the column.
+    names: the names, by number; see `reading.Table.class_names`.
+  """
+  return {
+      value: names[int(value)].strip() or value
+      for value in known_values(values)
+      if _is_number(value) and int(value) < len(names)
+  }
+
+
+def known_values(found: Iterable[str]) -> list[str]:
+  """The values that do not mean that a label is not known, in order."""
+  return sorted((v for v in found if not _missing(v)), key=_order)
 
 
 def words(
@@ -85,7 +106,7 @@ def words(
           f' {_listed(found)}'
       )
   if not given:
-    given = {v: v for v in sorted(found, key=_order) if not _missing(v)}
+    given = {v: v for v in known_values(found)}
     if len(given) > MOST_WORDS:
       raise errors.UserError(
           f'--label: {column!r} has {len(given):,} different values, such as'
@@ -185,7 +206,7 @@ def choices(
 
 
 def _is_number(value: str) -> bool:
-  return value.isascii() and value.isdigit()
+  return value.isascii() and value.isdigit() and len(value) < 10
 
 
 def _missing(value: str) -> bool:

@@ -135,16 +135,21 @@ def _asked(table, known, found, texts, label, console) -> Answers:
   asked_label = known.label or _ask(console, 'Column of the label', label or '')
   columns = conversion.Columns(asked_texts, asked_label, known.options)
   columns.check(table)
-  words = known.words
+  words, values = known.words, []
   if not (words or known.options):
-    values = sorted(found[asked_label].values)
+    # Of all rows: the first ones need not have every label.
+    values = labels.known_values(conversion.label_values(table, asked_label))
+    own = labels.class_words(values, table.class_names.get(asked_label, ()))
     if 2 <= len(values) <= _MOST_ASKED:
-      words = {v: _ask(console, f'Word for the label {v}', v) for v in values}
+      words = {
+          v: _ask(console, f'Word for the label {v}', own.get(v, v))
+          for v in values
+      }
   given = list(known.instructions)
   if not given:
     shown = instructions.general(
         columns.fields, asked_label,
-        None if known.options else list(words.values()),
+        None if known.options else list(words.values()) or values,
     )
     console.print('An instruction in your words, or nothing for these three:')
     for wording in shown:

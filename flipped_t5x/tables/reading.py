@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
+import json
 import pathlib
 from typing import Any
 import zipfile
@@ -46,6 +47,8 @@ class Table:
       always) or another value of JSON, Parquet or Excel; None if it is empty.
     delimiter: what separates the cells of CSV and TSV, else ''.
     encoding: of CSV and TSV.
+    class_names: column -> names, by number, of labels that are numbers, where
+      the file says so.
   """
 
   name: str
@@ -54,6 +57,9 @@ class Table:
   read: Callable[[], Iterator[Row]]
   delimiter: str = ''
   encoding: str = UTF8
+  class_names: Mapping[str, Sequence[str]] = dataclasses.field(
+      default_factory=dict
+  )
 
   def __iter__(self) -> Iterator[Row]:
     return self.read()
@@ -124,13 +130,29 @@ def of_parquet(name: str, paths: Sequence[pathlib.Path]) -> Table:
     UserError: the first is not Parquet.
   """
   try:
-    columns = parquet.read_schema(paths[0]).names
+    schema = parquet.read_schema(paths[0])
   except pa.ArrowException as e:
     raise errors.UserError(f'{paths[0]}: not Parquet: {e}') from e
   return Table(
-      name, '.parquet', columns,
+      name, '.parquet', schema.names,
       lambda: itertools.chain.from_iterable(map(readers.read, paths)),
+      class_names=_class_names(schema),
   )
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+  """What the library `datasets` has written of `ClassLabel` columns."""
+  try:
+    features = json.loads((schema.metadata or {})[b'huggingface'])['info'][
+        'features'
+    ]
+    return {
+        column: [str(name) for name in feature['names']]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get('_type') == 'ClassLabel'
+    }
+  except (AttributeError, KeyError, TypeError, ValueError):
+    return {}  # Another program may write anything there.
 
 
 def _json_lines(path: pathlib.Path, suffix: str) -> Table:

@@ -189,6 +189,66 @@ def test_multiple_choice(lists, new, tmp_path, monkeypatch):
     assert rendered.options[rendered.gold] == f'{"abc"[i % 3]} {i}'
 
 
+CLASSES = {'info': {'features': {
+    'review': {'dtype': 'string', '_type': 'Value'},
+    'stars': {'names': ['bad', 'so so', 'good', ' ', 'never'],
+              '_type': 'ClassLabel'},
+}}}
+
+
+def parquet_of_datasets(metadata):
+  """Parquet as the library `datasets` writes it; every tenth has no label."""
+  table = pa.Table.from_pylist([
+      {**row, 'stars': -1 if i % 10 == 0 else i % 4}
+      for i, row in enumerate(REVIEWS)
+  ]).replace_schema_metadata({'huggingface': metadata})
+  buffer = pa.BufferOutputStream()
+  parquet.write_table(table, buffer)
+  return buffer.getvalue().to_pybytes()
+
+
+def test_labels_that_the_features_name(new, tmp_path, monkeypatch):
+  (tmp_path / 'reviews.parquet').write_bytes(
+      parquet_of_datasets(json.dumps(CLASSES))
+  )
+  status, printed = new('reviews.parquet', *FLAGS)
+  assert status == 0, printed.err
+  said = ' '.join(printed.out.split())
+  assert (
+      "the labels have the names that the file's features give them: 0=bad,"
+      ' 1=so so, 2=good, 3=3; --labels gives others'
+  ) in said
+  assert '12 of 120 rows dropped: no label' in said
+  assert 'the labels are numbers' not in said
+  dataset = use(monkeypatch, tmp_path, 'reviews')
+  template, *_ = dataset.load_templates().values()
+  # No row has the last name.
+  assert template.answer_choices == 'bad ||| so so ||| good ||| 3'
+  for rows in rows_of(dataset).values():
+    for row in rows:
+      assert row['label'] == int(row['text'].split()[-1][:-1]) % 4
+  readme = (tmp_path / 'reviews' / 'README.md').read_text()
+  assert '1 -> so so' in readme
+  # What the user says is what counts.
+  status, printed = new(
+      'reviews.parquet', *FLAGS, '--name', 'other', '--labels', '0=no,2=yes'
+  )
+  assert status == 0 and 'features' not in printed.out
+  assert use(monkeypatch, tmp_path, 'other').load_templates().popitem()[
+      1].answer_choices == 'no ||| yes'
+
+
+@pytest.mark.parametrize('metadata', (
+    '{', '[]', '{"info": null}', '{"info": {"features": {"stars": {"_type":'
+    ' "ClassLabel"}}}}', '{"info": {"features": {"stars": "int64"}}}',
+), ids=('broken', 'list', 'null', 'no_names', 'type'))
+def test_features_that_name_nothing(metadata, new, tmp_path):
+  (tmp_path / 'reviews.parquet').write_bytes(parquet_of_datasets(metadata))
+  status, printed = new('reviews.parquet', *FLAGS)
+  assert status == 0, printed.err
+  assert 'the labels are numbers' in ' '.join(printed.out.split())
+
+
 def test_a_dataset_of_the_hub(new, tmp_path, monkeypatch):
   buffer = pa.BufferOutputStream()
   parquet.write_table(pa.Table.from_pylist(REVIEWS), buffer)
@@ -207,6 +267,13 @@ def test_a_dataset_of_the_hub(new, tmp_path, monkeypatch):
     })
     status, printed = new('me/reviews', *FLAGS)
     assert status == 0, printed.err
+    # Its features name the labels.
+    hub.commit('me/named', {
+        'data/train-00000-of-00001.parquet':
+            parquet_of_datasets(json.dumps(CLASSES))
+    })
+    status, printed = new('me/named', *FLAGS)
+    assert status == 0 and '0=bad, 1=so so' in ' '.join(printed.out.split())
     status, printed = new('me/none', *FLAGS)
     assert status == 1 and 'me/none is no file here' in printed.err
   assert sum(map(len, rows_of(
@@ -306,16 +373,52 @@ def test_file_that_is_not_there(fails):
   assert 'none.csv' in fails('none.csv', *FLAGS)
 
 
+class Terminal(list):
+  """Answers in the order of the questions."""
+
+  def readline(self):
+    return self.pop(0) + '\n'
+
+  def isatty(self):
+    return True
+
+
+def test_questions_about_named_labels(new, monkeypatch, tmp_path):
+  """The names are proposed; labels of late rows are asked for, too."""
+  rows = [{'text': f'Text {i}.', 'label': int(i >= 1200)} for i in range(1300)]
+  rows[1250]['label'] = -1
+  names = {'info': {'features': {
+      'label': {'names': ['no', 'yes'], '_type': 'ClassLabel'}
+  }}}
+  parquet.write_table(
+      pa.Table.from_pylist(rows).replace_schema_metadata(
+          {'huggingface': json.dumps(names)}
+      ), tmp_path / 'late.parquet',
+  )
+  # Text, label, the words of 0 and 1, the instruction.
+  answers = Terminal(['text', 'label', '', 'oh yes', ''])
+  monkeypatch.setattr(sys, 'stdin', answers)
+  status, printed = new('late.parquet')
+  assert status == 0, printed.err
+  assert not answers and 'Word for the label 0 (no)' in printed.err
+  for template in use(
+      monkeypatch, tmp_path, 'late'
+  ).load_templates().values():
+    assert template.answer_choices == 'no ||| oh yes'
+
+
+def test_general_wordings_are_shown_as_they_are(new, monkeypatch, tmp_path):
+  """More labels than are listed are not listed."""
+  write_csv(tmp_path / 'many.csv', [
+      {'text': f'Text {i}.', 'label': f'label {i % 11}'} for i in range(99)
+  ])
+  monkeypatch.setattr(sys, 'stdin', Terminal(['text', 'label', '']))
+  status, printed = new('many.csv')
+  assert status == 0, printed.err
+  assert '{{text}} Which label fits this?\n' in printed.err
+
+
 def test_questions(new, reviews, monkeypatch, tmp_path):
-  class Terminal(list):
-    """Answers in the order of the questions."""
-
-    def readline(self):
-      return self.pop(0) + '\n'
-
-    def isatty(self):
-      return True
-
   answers = Terminal(['', '', 'one', 'two', '', '', 'five', 'How many stars?'])
   monkeypatch.setattr(sys, 'stdin', answers)
   status, printed = new(reviews)
