@@ -75,8 +75,11 @@ def check_outputs(notebook):
   """That a notebook shows what it should, and nothing went wrong or warned."""
   found = outputs(notebook)
   assert {(o.output_type, o.get('name')) for o in found} == {
-      ('stream', 'stdout'), ('display_data', None)
+      ('stream', 'stdout'), ('display_data', None), ('execute_result', None)
   }
+  explained, = (o for o in found if o.output_type == 'execute_result')
+  page, table = (explained.data[f'text/{kind}'] for kind in ('html', 'plain'))
+  assert page.startswith('<div class="flipped-t5x">') and '<mark' in page
   image, = (o for o in found if o.output_type == 'display_data')
   assert base64.b64decode(image.data['image/png']).startswith(PNG_START)
   text = '\n'.join(o.text for o in found if o.output_type == 'stream')
@@ -86,6 +89,7 @@ def check_outputs(notebook):
   assert len(re.findall(r'^\w.{14} +-\d+\.\d\d  .*\S', text, re.M)) == 6
   assert re.search(r'^token +(Yes +No|No +Yes) +1st - 2nd\n<extra_id_0>',
                    text, re.M)
+  assert f'{table}\n' in text  # As it was printed.
   assert re.search(r'^sum( +-\d+\.\d{4}){2} +\+\d', text, re.M)
   assert len(re.findall(r'^\w+/\w+ +\d+ of 12 right$', text, re.M)) == 21
   return text

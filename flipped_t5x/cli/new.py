@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--labels', metavar='VALUE=WORD,...',
       help='words for the values of the label; rows with other values are'
-      ' dropped; by default the values themselves',
+      ' dropped; by default the names that the file gives them, or the values',
   )
   parser.add_argument(
       '--options', action='append', metavar='COLUMN',

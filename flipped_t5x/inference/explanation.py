@@ -6,16 +6,21 @@ import os
 from typing import Any
 
 from flipped_t5x import terminal
+from flipped_t5x.inference import explanation_page
 from flipped_t5x.prompts import tokenization
 import numpy as np
 
 _OPTION_WIDTH = 20
 _TOKEN_WIDTH = 24
+_CLEARLY = 0.1  # Nats by which an option must make a token likelier.
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
   """The log-probability of each token of the instruction under each option.
+
+  In a terminal it shows its `table`, and in a notebook bars of probabilities
+  and coloured `words`.
 
   Attributes:
     tokens: the text of each token, including the space that it may begin with;
@@ -43,6 +48,31 @@ class Explanation:
   def differences(self) -> np.ndarray:
     """float32[options, tokens]: log-probabilities minus the options' mean."""
     return self.log_probs - self.log_probs.mean(axis=0, keepdims=True)
+
+  @property
+  def words(self) -> list[tuple[str, str | None]]:
+    """Each token with the option that makes it likeliest, if one does clearly.
+
+    Clearly is by a tenth of a nat more than the options do on average.
+    """
+    best = self.differences.argmax(axis=0)
+    return [
+        (
+            token,
+            self.options[row]
+            if self.differences[row, i] >= _CLEARLY else None,
+        )
+        for i, (token, row) in enumerate(zip(self.tokens, best, strict=True))
+    ]
+
+  def __repr__(self) -> str:
+    return self.table()
+
+  def _repr_html_(self) -> str:
+    return explanation_page.html(
+        dict(zip(self.options, map(float, self.probabilities), strict=True)),
+        self.words,
+    )
 
   def table(self) -> str:
     """A text with a line for each token and a column for each option.

@@ -4,8 +4,8 @@ import io
 import pathlib
 import re
 
+from flipped_t5x import colours
 from flipped_t5x.reports import parts
-from flipped_t5x.reports import plots
 import jinja2
 import markupsafe
 import matplotlib
@@ -34,8 +34,8 @@ def render(report: parts.Report) -> str:
   return template.render(
       report=report,
       contents=titled if len(titled) >= _LONG else (),
-      light={n: c[0] for n, c in plots.COLOURS.items()},
-      dark={n: c[1] for n, c in plots.COLOURS.items()},
+      light={n: c[0] for n, c in colours.COLOURS.items()},
+      dark={n: c[1] for n, c in colours.COLOURS.items()},
   )
 
 
@@ -53,7 +53,7 @@ def svg(drawn: figure.Figure, name: str, alt: str) -> str:
   """A figure as an SVG element for both a light and a dark page.
 
   Args:
-    drawn: the figure; its colours are those of `plots.COLOURS`.
+    drawn: the figure; its colours are those of `colours.COLOURS`.
     name: a prefix for its ids, unique in the page.
     alt: a description of what it shows.
   """
@@ -70,7 +70,7 @@ def svg(drawn: figure.Figure, name: str, alt: str) -> str:
   view = re.search(r'viewBox="[^"]*"', opening)[0]
   label = markupsafe.escape(alt)
   rest = _IDS.sub(lambda match: f'{match[1]}{name}-', rest)
-  for key, (light, _) in plots.COLOURS.items():
+  for key, (light, _) in colours.COLOURS.items():
     rest = rest.replace(light, f'var(--{key})')
   return (
       f'<svg {view} role="img" aria-label="{label}"'

@@ -1,13 +1,13 @@
 """The plots of reports, small enough for the screen of a phone.
 
-Each colour has only one meaning. `COLOURS` has a variant of each for light and
-for dark pages; figures have the light one, which `html.py` replaces.
+Figures have the colours of light pages, which `html.py` replaces.
 """
 
 from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
+from flipped_t5x import colours
 from flipped_t5x import terminal
 from flipped_t5x.prompts import formats
 import matplotlib
@@ -17,22 +17,10 @@ from matplotlib import text as text_lib
 from matplotlib import ticker
 import numpy as np
 
-# Name -> the colour on light pages and in PNG files, and on dark pages.
-COLOURS = {
-    'ink': ('#202428', '#e4e7ea'),
-    'faint': ('#6b7279', '#98a1aa'),
-    'line': ('#d3d7db', '#3d444b'),
-    'run-0': ('#1b6ca8', '#6cb4ea'),
-    'run-1': ('#c93a4e', '#f58a97'),
-    'run-2': ('#2a7d4f', '#6fce98'),
-    'run-3': ('#a8650f', '#e8ae55'),
-    'run-4': ('#7a4aa5', '#c09be8'),
-    'run-5': ('#0f7f86', '#58cdd4'),
-    'run-6': ('#8c5a3c', '#d3a384'),
-    'run-7': ('#5b6470', '#a9b4c2'),
-}
-_INK, _FAINT, _LINE = (COLOURS[n][0] for n in ('ink', 'faint', 'line'))
-_RUNS = [light for name, (light, _) in COLOURS.items() if 'run' in name]
+_INK, _FAINT, _LINE = (
+    colours.COLOURS[name][0] for name in ('ink', 'faint', 'line')
+)
+_RUNS = colours.APART
 _MARKERS = 'oDs^vPX*'
 _BASELINES = {'random': ':', 'majority': (0, (4, 2))}  # Styles of lines.
 _LONGEST = 58  # Characters that fit into a line.

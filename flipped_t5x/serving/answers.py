@@ -6,13 +6,13 @@ import warnings
 
 from flipped_t5x import errors
 from flipped_t5x.inference import encoded_queries
+from flipped_t5x.inference import explanation_page
 from flipped_t5x.inference import model as model_lib
 from flipped_t5x.inference import queries
 
 BATCH = 16  # Questions that are answered together.
 MOST = {'text': 20_000, 'instruction': 4_000, 'label': 500}  # Characters.
 MOST_LABELS = 50
-_SURE = 0.1  # Nats by which a token must be likelier to be coloured.
 
 Highlighted = list[tuple[str, str | None]]
 
@@ -23,7 +23,7 @@ class Answers:
   def __init__(self, model: model_lib.Model):
     self._model = model
     # A model that writes the label gives instructions no probability.
-    self.explains = model.config.format != 'direct'
+    self._explains = model.config.format != 'direct'
 
   def rank(
       self,
@@ -50,7 +50,7 @@ class Answers:
         _checked(_to_rank, *given)
         for given in zip(texts, instructions, labels, strict=True)
     ]
-    if not self.explains:
+    if not self._explains:
       ranked = _each(self._model.rank_batch, asked)
       return (
           [
@@ -69,11 +69,24 @@ class Answers:
             for found, _ in explained
         ],
         [
-            None if isinstance(found, str) else _coloured(found)
+            None if isinstance(found, str) else found.words
             for found, _ in explained
         ],
         _messages(explained),
     )
+
+  def figures(
+      self,
+      texts: Sequence[str],
+      instructions: Sequence[str],
+      labels: Sequence[str],
+  ) -> tuple[list[str], list[str]]:
+    """What `rank` says, as HTML, and its messages."""
+    ranked, words, messages = self.rank(texts, instructions, labels)
+    return [
+        '' if found is None else explanation_page.html(found, coloured)
+        for found, coloured in zip(ranked, words, strict=True)
+    ], messages
 
   def guess(
       self, texts: Sequence[str], labels: Sequence[str]
@@ -206,17 +219,4 @@ def _messages(answered: Sequence[tuple[Any, str]]) -> list[str]:
   """What is wrong with each question, or what of it was cut."""
   return [
       found if isinstance(found, str) else note for found, note in answered
-  ]
-
-
-def _coloured(explained: Any) -> Highlighted:
-  """Each token with the label that makes it likeliest, if one does clearly."""
-  best = explained.differences.argmax(axis=0)
-  return [
-      (
-          token,
-          explained.options[row]
-          if explained.differences[row, i] >= _SURE else None,
-      )
-      for i, (token, row) in enumerate(zip(explained.tokens, best, strict=True))
   ]

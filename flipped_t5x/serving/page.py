@@ -84,13 +84,9 @@ def _one_text(answers, templates, examples) -> None:
         rank = gr.Button('Rank the labels', variant='primary', elem_id='rank')
         guess = gr.Button('Guess the instruction', elem_id='guess')
     with gr.Column():
-      probabilities = gr.Label(
-          label='Probability of each label', elem_id='probabilities',
-          num_top_classes=answers_lib.MOST_LABELS,
-      )
-      coloured = gr.HighlightedText(
-          label='Which label makes a word of the instruction likelier',
-          show_legend=True, elem_id='coloured', visible=answers.explains,
+      figure = gr.HTML(
+          label='Probability of each label', show_label=True, container=True,
+          elem_id='figure', min_height=120,
       )
       guesses = gr.Dataframe(
           headers=['label', 'instruction', 'log-probability'],
@@ -117,8 +113,24 @@ def _one_text(answers, templates, examples) -> None:
       'concurrency_limit': 1, 'concurrency_id': _MODEL,
   }
   gr.on(
-      [rank.click, text.submit, instruction.submit], answers.rank,
-      [text, instruction, labels], [probabilities, coloured, message],
+      [rank.click, text.submit, instruction.submit], answers.figures,
+      [text, instruction, labels], [figure, message],
+      api_visibility='private', **together,
+  )
+  # Of the API: the same in numbers.
+  gr.Button(visible=False).click(
+      answers.rank, [text, instruction, labels],
+      [
+          gr.Label(
+              label='Probability of each label', visible=False,
+              num_top_classes=answers_lib.MOST_LABELS,
+          ),
+          gr.HighlightedText(
+              label='Which label makes a word of the instruction likelier',
+              visible=False,
+          ),
+          message,
+      ],
       api_name='rank', **together,
   )
   guess.click(

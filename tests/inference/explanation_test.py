@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import re
 import warnings
 
+from flipped_t5x import colours
 from flipped_t5x import terminal
 from flipped_t5x.inference import explanation as explanation_lib
 from matplotlib import figure
@@ -35,6 +37,45 @@ def test_table(explained):
       '</s>           0.0000            -1.0000    +1.0000',
       'sum           -3.5000            -7.2500    +3.7500',
   ))
+
+
+def test_words_have_the_option_that_makes_them_likelier(explained):
+  """By 0.125 nats, 1.5, 0 and 0.5; a tenth of a nat is needed."""
+  assert explained.words == [
+      ('<extra_id_0>', 'it costs $5 or $6'), (' Good', 'yes'), ('?', None),
+      ('</s>', 'yes'),
+  ]
+
+
+def test_shows_itself(explained):
+  """The table in a terminal; in a notebook bars and coloured words."""
+  assert repr(explained) == explained.table()
+  page = explained._repr_html_()
+  # Of the scores -3.5 and -7.25: 1 / (1 + exp(-3.75)) = 0.977.
+  assert re.findall(r'<span>(.*?)</span> <span>(.*?)</span>', page) == [
+      ('yes', '97.7 %'), ('it costs $5 or $6', '2.3 %')
+  ]
+  assert re.findall(r'class="bar" style="width: (.*?)"', page) == [
+      '97.7%', '2.3%'
+  ]
+  first, second, *_ = colours.APART
+  marks = re.findall(r'<mark title="(.*?)" style="--label: (.*?)">(.*?)</mark>',
+                     page)
+  assert marks == [
+      ('it costs $5 or $6', second, '&lt;extra_id_0&gt;'),
+      ('yes', first, ' Good'), ('yes', first, '&lt;/s&gt;'),
+      # The legend.
+      ('yes', first, 'yes'),
+      ('it costs $5 or $6', second, 'it costs $5 or $6'),
+  ]
+
+
+def test_markup_in_options_and_tokens_is_text():
+  markup = '"><img src=x onerror=alert(1)>'
+  page = explanation_lib.Explanation(
+      (markup,), (markup, 'no'), np.array([[-1], [-2]], np.float32)
+  )._repr_html_()
+  assert '<img' not in page and page.count('&#34;&gt;&lt;img') == 5
 
 
 def test_json(explained):

@@ -3,6 +3,7 @@
 import re
 
 import evaluated_runs as runs
+from flipped_t5x import colours
 from flipped_t5x.reports import html
 from flipped_t5x.reports import plots as plots_lib
 import report_page
@@ -71,11 +72,11 @@ def test_the_page_can_be_read_by_all(shown):
   for one in drawn:
     assert not re.findall(r'(?:fill|stroke): #\w+', one)
     for name in re.findall(r'var\(--([\w-]+)\)', one):
-      assert name in plots_lib.COLOURS
-  for light, dark in plots_lib.COLOURS.values():
+      assert name in colours.COLOURS
+  for light, dark in colours.COLOURS.values():
     assert f': {light};' in text and f': {dark};' in text
-  assert len({c for pair in plots_lib.COLOURS.values() for c in pair}) == (
-      2 * len(plots_lib.COLOURS)
+  assert len({c for pair in colours.COLOURS.values() for c in pair}) == (
+      2 * len(colours.COLOURS)
   )
 
 

@@ -3,6 +3,7 @@
 import json
 
 import evaluated_runs as runs
+from flipped_t5x import colours
 from flipped_t5x.reports import plots as plots_lib
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def luminance(colour):
 
 @pytest.mark.parametrize('which, page', ((0, '#ffffff'), (1, '#14171a')))
 def test_colours_stand_out_from_the_page(which, page):
-  for name, pair in plots_lib.COLOURS.items():
+  for name, pair in colours.COLOURS.items():
     dark, light = sorted((luminance(pair[which]), luminance(page)))
     contrast = (light + 0.05) / (dark + 0.05)
     least = {'line': 1, 'ink': 7}.get(name, 4.5)

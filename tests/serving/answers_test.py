@@ -43,6 +43,17 @@ def test_a_batch_is_what_rank_says_of_each(answers, model):
       assert explained.log_probs[row, i] == explained.log_probs[:, i].max()
 
 
+def test_figures_are_those_of_notebooks(answers, model):
+  figures, messages = answers.figures(
+      [TEXTS[2], ''], [ASK] * 2, ['yes\nno', LABELS]
+  )
+  explained = model.explain(
+      input=TEXTS[2], instruction=ASK, options=['yes', 'no']
+  )
+  assert figures == [explained._repr_html_(), '']
+  assert messages == ['', 'the text is missing']
+
+
 def test_one_wrong_question_does_not_stop_the_others(answers):
   wrong = [
       ('', ASK, LABELS, 'the text is missing'),

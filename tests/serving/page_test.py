@@ -72,7 +72,7 @@ def ask(tab, labels, text=TEXT, instruction=ASK):
 
 def best(tab, label):
   """Waits until a label is the best."""
-  tab.wait_for_selector(f'#probabilities .output-class:text-is("{label}")')
+  tab.wait_for_selector(f'#figure li:first-child span:text-is("{label}")')
 
 
 def test_the_order_changes_with_a_label_s_words(opened, tiny_run):
@@ -90,7 +90,7 @@ def test_the_order_changes_with_a_label_s_words(opened, tiny_run):
   tab.fill('#labels textarea', f'{winner}\n{reworded}')
   tab.click('#rank')
   best(tab, reworded)
-  assert tab.locator('#coloured').inner_text().count('dog') == 1
+  assert tab.locator('#figure p').first.inner_text().count('dog') == 1
 
 
 def test_two_tabs_at_once(opened, tiny_run):
@@ -108,10 +108,10 @@ def test_markup_is_text_and_mistakes_are_said(opened):
   tab.on('dialog', lambda dialog: pytest.fail(dialog.message))
   markup = '<img src=x onerror=alert(1)>'
   ask(tab, f'{markup}\n**bold**', text=f'{markup} <b>dog</b>')
-  tab.wait_for_selector('#probabilities .output-class')
-  shown = tab.locator('#probabilities').inner_text()
+  tab.wait_for_selector('#figure li')
+  shown = tab.locator('#figure').inner_text()
   assert markup in shown and '**bold**' in shown
-  assert not tab.locator('#probabilities img, #probabilities strong').count()
+  assert not tab.locator('#figure img, #figure strong').count()
   ask(tab, 'one')
   tab.wait_for_function(
       'document.querySelector("#message textarea").value.includes("at least 2")'
