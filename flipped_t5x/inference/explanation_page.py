@@ -20,7 +20,8 @@ _TEMPLATE = jinja2.Environment(
 <div class="flipped-t5x">
 <style>
 .flipped-t5x { max-width: 40rem; }
-.flipped-t5x ol { list-style: none; margin: 0 0 1rem; padding: 0; }
+.flipped-t5x ol { list-style: none !important; margin: 0 0 1rem; \
+padding: 0 !important; }
 .flipped-t5x li { margin: 0 0 .4rem; }
 .flipped-t5x li > div { display: flex; gap: 1rem; \
 justify-content: space-between; }
@@ -32,6 +33,7 @@ overflow-wrap: anywhere; }
 .flipped-t5x mark { background: color-mix(in srgb, var(--label) 35%, \
 transparent); border-radius: 2px; color: inherit; padding: .1rem 0; }
 </style>
+<p>Probability of each label</p>
 <ol aria-label="Probability of each label">
 {% for label, probability in probabilities.items() %}
 <li style="--label: {{ colours[label] }}">

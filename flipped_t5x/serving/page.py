@@ -84,10 +84,7 @@ def _one_text(answers, templates, examples) -> None:
         rank = gr.Button('Rank the labels', variant='primary', elem_id='rank')
         guess = gr.Button('Guess the instruction', elem_id='guess')
     with gr.Column():
-      figure = gr.HTML(
-          label='Probability of each label', show_label=True, container=True,
-          elem_id='figure', min_height=120,
-      )
+      figure = gr.HTML(container=True, elem_id='figure', min_height=120)
       guesses = gr.Dataframe(
           headers=['label', 'instruction', 'log-probability'],
           label='The instruction that the model takes each label to answer',

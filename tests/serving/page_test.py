@@ -90,7 +90,8 @@ def test_the_order_changes_with_a_label_s_words(opened, tiny_run):
   tab.fill('#labels textarea', f'{winner}\n{reworded}')
   tab.click('#rank')
   best(tab, reworded)
-  assert tab.locator('#figure p').first.inner_text().count('dog') == 1
+  instruction = tab.locator('#figure p[aria-label=Instruction]')
+  assert instruction.inner_text().count('dog') == 1
 
 
 def test_two_tabs_at_once(opened, tiny_run):
