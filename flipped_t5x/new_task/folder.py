@@ -146,7 +146,10 @@ class Task:
     for word in kind.words:
       number = sum(split[word] for split in kept.values())
       if number < _FEW:
-        yield f'the label {word!r} has {number} rows only'
+        yield (
+            f'the label {word!r} has only {number}'
+            f' {"row" if number == 1 else "rows"}'
+        )
       elif not kept['test'][word]:
         yield f'no held-out row has the label {word!r}'
 

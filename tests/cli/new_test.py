@@ -295,7 +295,7 @@ def test_repeated_and_contradictory_texts(new, tmp_path, monkeypatch):
   for note in (
       '1 of 65 rows dropped: repeats an earlier row', 'dropped: no text',
       'with two labels: 2 (all kept), such as: Text 1.; Text 3.',
-      "the label 'rare' has 1 rows only",
+      "the label 'rare' has only 1 row",
   ):
     assert note in ' '.join(printed.out.split()), note
   found = rows_of(use(monkeypatch, tmp_path, 'texts'))
