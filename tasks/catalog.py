@@ -232,32 +232,43 @@ def catalog() -> Mapping[str, Dataset]:
   """All datasets, by name."""
   own = os.environ.get('FLIPPED_T5X_CATALOG')
   if not own:
-    return _read(CATALOG)
+    return read(CATALOG)
   path = pathlib.Path(own).expanduser().absolute()
   files.check_is_file(path, 'the CSV of a catalog in FLIPPED_T5X_CATALOG')
-  more = _read(path)
-  both = _read(CATALOG).keys() & more.keys()
+  more = read(path)
+  both = read(CATALOG).keys() & more.keys()
   if both:
     raise errors.UserError(
         f'{own}: {sorted(both)[0]!r} is a name of catalog.csv'
     )
-  return {**_read(CATALOG), **more}
+  return {**read(CATALOG), **more}
 
 
 @functools.cache
-def _read(path: pathlib.Path) -> Mapping[str, Dataset]:
-  datasets = {}
+def read(path: pathlib.Path) -> Mapping[str, Dataset]:
+  """The datasets of one CSV file, by name.
+
+  Args:
+    path: a file with the columns of `catalog.csv`.
+
+  Raises:
+    UserError: it has no datasets, or is no such file; the message names the
+      line.
+  """
+  datasets: dict[str, Dataset] = {}
   files.check_is_fetched(path)
   with open(path, encoding='utf-8-sig', newline='') as f:
     table = csv.DictReader(f)
-    for record in table:
-      try:
+    try:
+      for record in table:
         data = _dataset(record, path.parent)
         if data.name in datasets:
           raise errors.UserError(f'{data.name!r} appears twice')
-      except ValueError as e:
-        raise errors.UserError(f'{path}, line {table.line_num}: {e}') from e
-      datasets[data.name] = data
+        datasets[data.name] = data
+    except (ValueError, csv.Error) as e:  # UTF-8's errors are the former.
+      raise errors.UserError(f'{path}, line {table.line_num}: {e}') from e
+  if not datasets:
+    raise errors.UserError(f'{path} has no datasets')
   return datasets
 
 

@@ -247,12 +247,11 @@ def datasets(folder: pathlib.Path) -> list[str]:
   Sets the variables of the environment that other commands read.
 
   Raises:
-    UserError: the folder has no catalog.
+    UserError: the folder has no catalog, or the catalog is damaged.
   """
-  path = _of_new(folder / CATALOG)
+  found = catalog.read(_of_new(folder / CATALOG))
   os.environ.update(environment(folder))
-  with open(path, encoding='utf-8', newline='') as f:
-    return [row['name'] for row in csv.DictReader(f)]
+  return list(found)
 
 
 def _of_new(path: pathlib.Path) -> pathlib.Path:

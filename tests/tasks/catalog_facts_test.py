@@ -42,7 +42,7 @@ BIGBENCH = {
     'formal_fallacies_syllogisms_negation': 1, 'vitaminc_fact_verification': 1,
     'winowhy': 1,
 }
-SHIPPED = tuple(catalog._read(catalog.CATALOG))
+SHIPPED = tuple(catalog.read(catalog.CATALOG))
 
 
 def of_role(role):

@@ -6,6 +6,8 @@ import sys
 
 import demo_catalog
 import demo_data
+from flipped_t5x import errors
+from flipped_t5x.new_task import folder
 from flipped_t5x.tasks import catalog
 from flipped_t5x.tasks import mixtures
 from flipped_t5x.tasks.sources import store
@@ -42,7 +44,7 @@ heavy = {
 print(json.dumps([events, sorted(heavy & set(sys.modules))]))
 """
 
-SHIPPED = tuple(catalog._read(catalog.CATALOG))
+SHIPPED = tuple(catalog.read(catalog.CATALOG))
 
 
 @pytest.fixture(autouse=True)
@@ -245,6 +247,22 @@ def test_bad_catalogs(old, new, message, tmp_path, monkeypatch):
   monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(path))
   with pytest.raises(ValueError, match=f'^{path}, {message}'):
     catalog.catalog()
+
+
+@pytest.mark.parametrize('content, message', (
+    (b'', ' has no datasets'),
+    (b'name,templates,eval_split\n', ' has no datasets'),
+    (b'templates,eval_split\na,b\n', ', line 2: no name'),
+    (b'PK\x03\x04\xff\xfe', ", line .*: 'utf-8' codec can't decode"),
+    (b'name,' + b'x' * 200_000 + b'\na,b\n', ', line .*: field larger than'),
+), ids=range(5))
+def test_files_that_are_no_catalogs(content, message, tmp_path, monkeypatch):
+  path = tmp_path / 'catalog.csv'
+  path.write_bytes(content)
+  monkeypatch.setenv('FLIPPED_T5X_CATALOG', str(path))
+  for read in (catalog.catalog, lambda: folder.datasets(tmp_path)):
+    with pytest.raises(errors.UserError, match=f'^{path}{message}'):
+      read()
 
 
 def test_name_of_the_catalog_is_taken(tmp_path, monkeypatch):
