@@ -262,10 +262,11 @@ def _print_summary(
   passes = sum(task['encoder_passes'] for task in tasks.values())
   candidates = sum(task['candidates'] for task in tasks.values())
   noun = 'task' if len(tasks) == 1 else 'tasks'
+  saved = f' instead of {candidates:,}' if passes < candidates else ''
   print(
       f'{path} written, and the scores of every example of {len(tasks)} {noun}'
       f' in {path.with_suffix("")}\n'
-      f'{passes:,} encoder passes instead of {candidates:,}'
+      f'{passes:,} encoder passes{saved}'
   )
 
 

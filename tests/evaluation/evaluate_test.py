@@ -300,7 +300,7 @@ def test_killed(folder, run, tmp_path, capsys):
   capsys.readouterr()
   assert main.main(arguments) == 0
   assert commands.contents(tmp_path) == expected
-  assert '156 encoder passes instead of 156' in capsys.readouterr().out
+  assert '\n156 encoder passes\n' in capsys.readouterr().out
 
 
 def test_two_at_once(run, model, tasks, tmp_path, capsys, monkeypatch):
