@@ -24,8 +24,6 @@ import numpy as np
 import optax
 import random_weights
 
-libtpu_loading.avoid()  # A side is a process of its own.
-
 # Rows of encoder and decoder, lengths of inputs and targets; padded.
 Shape = tuple[int, int, int, int]
 _SEED = 42
@@ -48,6 +46,7 @@ class Network:
       weights_dtype: of the weights, either of these or 'int8'.
       **sizes: further fields of `network.T5Config`.
     """
+    libtpu_loading.avoid()  # A side is the first in its process to use JAX.
     self._dtype = dtype
     sizes |= {'dtype': dtype, 'int8_weights': weights_dtype == 'int8'}
     if isinstance(source, network_lib.T5Config):

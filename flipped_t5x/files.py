@@ -228,7 +228,7 @@ def _unfinished(
         locks.lock(descriptor)
         # Before it was locked, another process may have taken it for left over.
         if unfinished.exists():
-          with _named(path):
+          with named(path):
             yield unfinished
           return
     finally:
@@ -236,8 +236,15 @@ def _unfinished(
 
 
 @contextlib.contextmanager
-def _named(path: pathlib.Path) -> Iterator[None]:
-  """Names a file in errors of a disk that is full or does not work."""
+def named(path: pathlib.Path) -> Iterator[None]:
+  """Names a file in errors of a disk that is full or does not work.
+
+  Args:
+    path: what is written.
+
+  Raises:
+    OSError: with the path, in place of one without.
+  """
   try:
     yield
   except OSError as e:

@@ -39,7 +39,7 @@ NEEDED = {
 
 def pytest_addoption(parser):
   for name, number, what in (
-      ('mutations', 100, 'damaged copies of each file'),
+      ('mutations', 200, 'damaged copies of each file'),
       ('kills', 20, 'campaigns: times that each command is killed'),
       ('pairs', 3, 'campaigns: times that each command is started twice'),
       ('disks', 12, 'campaigns: sizes of disks that are too small'),

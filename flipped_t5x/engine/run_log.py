@@ -104,14 +104,14 @@ class RunLog:
     if not self._is_first:
       return
     try:
-      for name, value in self.last.items():
-        self._writer.add_scalar(name, value, steps[-1])
-      with self._path.open('a') as f:
+      with files.named(self._folder / 'tensorboard'):
+        for name, value in self.last.items():
+          self._writer.add_scalar(name, value, steps[-1])
+      with files.named(self._path), self._path.open('a') as f:
         f.write(json.dumps({'step': steps[-1], **self.last}) + '\n')
     except OSError as e:
       raise OSError(
-          f'{self._folder}: step {steps[-1]} could not be logged: {e};'
-          f' {saver.last_good}'
+          f'step {steps[-1]} could not be logged: {e}; {saver.last_good}'
       ) from e
     shown = ' '.join(
         f'{label} {self.last[name]:.3f}'

@@ -8,16 +8,19 @@ import jax.numpy as jnp
 import pytest
 
 
-@pytest.mark.parametrize('size', (0, 60))
-def test_no_room_for_the_log(size, tmp_path):
-  """Neither for TensorBoard's first bytes, nor for those after them."""
+@pytest.mark.parametrize('size, name', ((0, 'tensorboard'), (60, 'metrics')))
+def test_no_room_for_the_log(size, name, tmp_path):
+  """Neither for TensorBoard's first bytes, nor for a line."""
   saver = checkpoints.Checkpoints(tmp_path)
   log = run_log.RunLog(tmp_path, 0, 2)
   log.add(1, 4, {'loss': jnp.float32(0.5)})
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
   try:
-    with pytest.raises(OSError, match=f'^{tmp_path}: step 1 could not be log'):
+    with pytest.raises(
+        OSError, match=f'^step 1 could not be logged: {tmp_path}/{name}.* could'
+        ' not be written: .*File too large; no checkpoint has been saved yet',
+    ):
       log.write(saver)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
