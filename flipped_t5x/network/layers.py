@@ -22,7 +22,6 @@ SCAN_AXIS = 1
 # The name of a matrix in int8 -> that of the scales of its output channels.
 SCALE = '_scale'
 
-param_with_axes = nn_partitioning.param_with_axes
 constrain = nn_partitioning.with_sharding_constraint
 
 Initializer = Callable[..., jax.Array]
@@ -34,7 +33,37 @@ _HEADS = ('batch', 'heads', 'length', 'kv')
 RESIDUAL = ('batch', 'length', 'embed')
 
 
+def _param(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    shape: tuple[int, ...],
+    dtype: Any,
+    axes: tuple[str, ...],
+) -> jax.Array:
+  """A parameter of a module: its weights where it has some, else new ones.
+
+  Flax's `param` traces `init` in each call to compare shapes, which would be
+  half of the time that the network takes to trace.
+
+  Raises:
+    ValueError: the weights have another shape.
+  """
+  if not module.has_variable('params', name):
+    return nn_partitioning.param_with_axes(
+        name, init, shape, dtype, axes=axes, module=module
+    )
+  value = module.get_variable('params', name)
+  if value.shape != shape:
+    raise ValueError(
+        f'{"/".join((*module.path, name))} has the shape {value.shape} where'
+        f' {shape} is needed'
+    )
+  return value
+
+
 def _matrix(
+    module: nn.Module,
     name: str,
     init: Initializer,
     shape: tuple[int, int],
@@ -42,9 +71,10 @@ def _matrix(
     channels: int,
     int8: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
-  """A matrix of the module that is being computed.
+  """A matrix of a module.
 
   Args:
+    module: the module, which is being computed.
     name: the parameter's name.
     init: its initial values; a matrix in int8 is zero until weights are loaded.
     shape: its shape.
@@ -57,14 +87,12 @@ def _matrix(
     be multiplied by; None if the matrix is float.
   """
   if not int8:
-    return param_with_axes(name, init, shape, jnp.float32, axes=axes), None
+    return _param(module, name, init, shape, jnp.float32, axes), None
   return (
-      param_with_axes(
-          name, nn.initializers.zeros, shape, jnp.int8, axes=axes
-      ),
-      param_with_axes(
-          name + SCALE, nn.initializers.ones, (shape[channels],), jnp.float32,
-          axes=(axes[channels],),
+      _param(module, name, nn.initializers.zeros, shape, jnp.int8, axes),
+      _param(
+          module, name + SCALE, nn.initializers.ones, (shape[channels],),
+          jnp.float32, (axes[channels],),
       ),
   )
 
@@ -85,7 +113,8 @@ class Dense(nn.Module):
         self.init_scale, 'fan_in', 'truncated_normal'
     )
     kernel, scale = _matrix(
-        'kernel', init, (x.shape[-1], self.features), self.axes, 1, self.int8
+        self, 'kernel', init, (x.shape[-1], self.features), self.axes, 1,
+        self.int8,
     )
     # One matrix product over all positions: XLA's CPU backend is slow on the
     # weight gradient of a batched one.
@@ -97,13 +126,13 @@ class Dense(nn.Module):
 
   def _adapter(self, x: jax.Array, rank: int) -> jax.Array:
     """float[n, m] -> float[n, features]; see `adapters.py`."""
-    a = param_with_axes(
-        adapters.A, adapters.init_a, (x.shape[-1], rank), jnp.float32,
-        axes=(self.axes[0], 'lora'),
+    a = _param(
+        self, adapters.A, adapters.init_a, (x.shape[-1], rank), jnp.float32,
+        (self.axes[0], 'lora'),
     )
-    b = param_with_axes(
-        adapters.B, nn.initializers.zeros, (rank, self.features), jnp.float32,
-        axes=('lora', self.axes[1]),
+    b = _param(
+        self, adapters.B, nn.initializers.zeros, (rank, self.features),
+        jnp.float32, ('lora', self.axes[1]),
     )
     y = (x @ a.astype(self.dtype)) @ b.astype(self.dtype)
     return y * self.lora.scale
@@ -131,9 +160,9 @@ class LayerNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = param_with_axes(
-        'scale', nn.initializers.ones, (x.shape[-1],), jnp.float32,
-        axes=('embed',),
+    scale = _param(
+        self, 'scale', nn.initializers.ones, (x.shape[-1],), jnp.float32,
+        ('embed',),
     )
     x = x.astype(jnp.float32)
     x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
@@ -149,11 +178,11 @@ class RelativePositionBias(nn.Module):
   @nn.compact
   def __call__(self, length: int) -> jax.Array:
     """Returns float32[1, heads, length, length]."""
-    table = param_with_axes(
-        'rel_embedding',
+    table = _param(
+        self, 'rel_embedding',
         nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),
         (self.num_heads, NUM_BUCKETS), jnp.float32,
-        axes=('heads', 'relpos_buckets'),
+        ('heads', 'relpos_buckets'),
     )
     buckets = relative_position_buckets(length, self.bidirectional)
     one_hot = jax.nn.one_hot(buckets, NUM_BUCKETS, dtype=jnp.float32)
@@ -345,7 +374,7 @@ class Embed(nn.Module):
 
   def setup(self):
     self.embedding, self.embedding_scale = _matrix(
-        'embedding', nn.initializers.normal(1.0),
+        self, 'embedding', nn.initializers.normal(1.0),
         (self.vocab_size, self.emb_dim), ('vocab', 'embed'), 0, self.int8,
     )
 

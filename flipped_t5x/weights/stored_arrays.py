@@ -15,6 +15,7 @@ import tensorstore as ts
 
 _PIECE_BYTES = 128 * 2**20
 _CHUNK_BYTES = 32 * 2**20
+_ALIGNMENT = 64  # Bytes, that XLA asks of a buffer.
 
 Piece = tuple[slice, ...]
 
@@ -43,10 +44,19 @@ def chunk_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
 
 def read(store: ts.TensorStore) -> np.ndarray:
   """Reads all values, with 256 MiB or one chunk in memory besides them."""
-  values = np.empty(store.shape, store.dtype.numpy_dtype)
+  values = _empty(store.shape, store.dtype.numpy_dtype)
+  destination = ts.array(values)
   for piece in _pieces(store, store.chunk_layout.read_chunk.shape):
-    values[piece] = store[piece].read().result()
+    destination[piece].write(store[piece]).result()
   return values
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """An array whose memory a CPU's device can use as it is, without a copy."""
+  size = math.prod(shape) * dtype.itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def write(store: ts.TensorStore, values: np.ndarray) -> None:

@@ -143,6 +143,18 @@ def assert_equal_logits(got, expected, target):
   np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize('change', (
+    {'emb_dim': 12}, {'mlp_dim': 20}, {'vocab_size': 200}, {'head_dim': 7},
+))
+def test_weights_of_other_sizes(change, tiny_network, tiny_params, tokens):
+  network = network_lib.Transformer(dataclasses.replace(tiny_network, **change))
+  with pytest.raises(ValueError, match=r'/(kernel|embedding|scale) has the sh'):
+    jax.eval_shape(functools.partial(
+        network.apply, {'params': tiny_params}, *tokens, tokens[1],
+        enable_dropout=False,
+    ))
+
+
 @pytest.mark.parametrize('source_padding, target_padding', (
     ((0, 9), (0, 0)), ((0, 0), (0, 9)), ((5, 3), (0, 2)),
 ))
