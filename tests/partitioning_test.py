@@ -57,6 +57,24 @@ def batch(seed, packed=False):
   return arrays_lib.training_batch(pairs, 'example')
 
 
+def test_each_weight_is_constrained_where_it_is_used(make_params):
+  """Else XLA is free to lay it, and its gradient, out in another way."""
+  params = make_params(NETWORK, seed=0)
+  partitioner = partitioning.Partitioner()
+  tokens = np.ones((2, 3), np.int32)
+  with partitioner.active():
+    traced = jax.make_jaxpr(functools.partial(
+        network_lib.Transformer(NETWORK).apply, enable_dropout=False
+    ))({'params': params}, tokens, tokens, tokens)
+  constrained = [
+      str(e.invars[0]) for e in traced.eqns
+      if e.primitive.name == 'sharding_constraint'
+  ]
+  weights = traced.jaxpr.invars[: len(jax.tree.leaves(params))]
+  assert len(weights) == len(tensors.shapes(NETWORK))
+  assert {str(w) for w in weights} <= set(constrained)
+
+
 def unpack(packed):
   """The examples of a packed batch in rows of their own, padded."""
   rows = []

@@ -59,7 +59,7 @@ def _param(
         f'{"/".join((*module.path, name))} has the shape {value.shape} where'
         f' {shape} is needed'
     )
-  return value
+  return constrain(value, axes)
 
 
 def _matrix(
