@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
   newest, _ = t5x_checkpoints.newest(run_folder / 'checkpoints')
   if not after.exists() or files.read_json(after)['step'] != newest:
     _command(evaluate, str(run_folder), *asked, '--output', str(after))
+  _command(report, str(after))
   _command(report, str(before), str(after), '--output', str(run_folder))
 
 

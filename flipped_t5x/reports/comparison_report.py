@@ -104,11 +104,9 @@ def warnings(runs) -> list[parts.Text]:
       f'{parts.listed(names)} have the same weights.'
       for names in digests.values() if len(names) > 1
   ]
-  limit = evaluated_run.limit(runs[0].results)
-  if limit is not None:
-    texts.append(
-        f'Evaluated on a sample of at most {limit:,} rows of each dataset.'
-    )
+  sample = evaluated_run.sample(runs[0].results)
+  if sample is not None:
+    texts.append(sample)
   return [parts.Text(text, warns=True) for text in texts]
 
 

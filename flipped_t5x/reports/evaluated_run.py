@@ -157,6 +157,18 @@ def limit(results: Mapping[str, Any]) -> int | None:
   return results.get('limit')
 
 
+def sample(results: Mapping[str, Any]) -> str | None:
+  """How many rows were ranked, as a sentence, if there was a limit."""
+  most = limit(results)
+  numbers = [task['examples'] for task in results['tasks'].values()]
+  if most is None or not numbers:
+    return None
+  rows = ' to '.join(f'{n:,}' for n in sorted({min(numbers), max(numbers)}))
+  return (
+      f'Evaluated on {rows} rows of each dataset, a sample of at most {most:,}.'
+  )
+
+
 def splits(results: Mapping[str, Any]) -> str:
   """The splits of all tasks: `test`, `test or validation`."""
   return ' or '.join(

@@ -55,12 +55,9 @@ def _facts(results) -> str:
 
 def _tasks(results) -> parts.Section:
   content = [tables_lib.tasks(results)]
-  limit = evaluated_run.limit(results)
-  if limit is not None:
-    content.append(parts.Text(
-        f'Evaluated on a sample of at most {limit:,} rows of each dataset.',
-        warns=True,
-    ))
+  sample = evaluated_run.sample(results)
+  if sample is not None:
+    content.append(parts.Text(sample, warns=True))
   content += missing_parts(evaluated_run.missing(results))
   text = (
       'Accuracy and macro-F1 are mean ± standard deviation over templates;'

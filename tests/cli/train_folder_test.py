@@ -67,6 +67,9 @@ def test_from_a_table_to_predictions(folder, tiny_run, capsys, monkeypatch):
   assert after['step'] == best
   assert f'step {best}: accuracy {found[best]:.3f} on validation' in printed
   assert (run / 'report_comparison.html').is_file()
+  majority = f'{after["tasks"]["reviews"]["majority_accuracy"]:.3f}'
+  rows = [r for r in printed.splitlines() if r.startswith('reviews  ')]
+  assert any(majority in r for r in rows) and ' majority ' in printed
   # Again: nothing is trained or scored again.
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluate, '_score', None)

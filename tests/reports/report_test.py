@@ -79,13 +79,17 @@ def test_missing_tasks_are_named_wherever_there_is_an_average(shown):
   assert 'not evaluated: anli/r1: no source has it' in printed
 
 
-def test_a_sample_is_said_to_be_one(tmp_path):
-  path = runs.write(tmp_path / 'x', runs.TASKS, 'nlp', limit=40)
+@pytest.mark.parametrize('rows, said', (
+    (40, '40'), (15, '15 to 40'),
+))
+def test_a_sample_is_said_to_be_one(rows, said, tmp_path):
+  tasks = runs.TASKS | {'hellaswag': runs.task({'C': 10}, rows, 4)}
+  path = runs.write(tmp_path / 'x', tasks, 'nlp', limit=40)
   report_page.show(path)
   page = report_page.read(tmp_path / 'x' / 'report_nlp.html')
-  assert 'Evaluated on a sample of at most 40 rows of each dataset.' in (
-      page.texts
-  )
+  assert (
+      f'Evaluated on {said} rows of each dataset, a sample of at most 40.'
+  ) in page.texts
   assert any(
       'at most 40 rows of each dataset, and theirs' in t for t in page.texts
   )
