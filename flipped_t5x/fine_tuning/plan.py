@@ -26,6 +26,11 @@ _LONGEST = {'inputs': 512, 'targets': 128}
 _RATES = ((250e6, 5e-4), (1e9, 1.6e-4), (math.inf, 5e-5))
 _ADAPTERS_RATE = 10  # Times that of all weights; see `make`.
 _BYTES = 12  # Of a trained weight, its gradient and its update, in float32.
+# Linux's limit of a container's memory, in its versions 2 and 1; without a
+# limit it is `max`, or a number beyond any machine.
+_CGROUP_LIMITS = tuple(map(pathlib.Path, (
+    '/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+)))
 _GIN = """\
 # {method} on {mixture}, from {model}.
 #
@@ -109,9 +114,10 @@ def make(
 
   Adapters are trained in place of all weights where these, their gradients and
   their updates, in float32, would take more than half of the memory of a
-  device, or on CPUs of the machine; the other half is for activations. They
-  take ten times the rate of all weights, as Schulman et al. 2025 ("LoRA Without
-  Regret") found for models of many sizes; it was not measured here.
+  device, or on CPUs of the machine or its container; the other half is for
+  activations. They take ten times the rate of all weights, as Schulman et al.
+  2025 ("LoRA Without Regret") found for models of many sizes; it was not
+  measured here.
 
   Args:
     datasets: the names of the datasets.
@@ -199,12 +205,18 @@ def _adapters(
 
 
 def _memory() -> int:
-  """Bytes that JAX has on a device; on CPUs, what the machine has."""
+  """Bytes of a device; on CPUs, of the machine, or of a container's limit."""
   found = [device.memory_stats() for device in jax.local_devices()]
   limits = [stats['bytes_limit'] for stats in found if stats]
-  return min(limits, default=(
-      os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  ))
+  if limits:
+    return min(limits)
+  machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  texts = map(_text, _CGROUP_LIMITS)
+  return min([machine, *(int(text) for text in texts if text.isdecimal())])
+
+
+def _text(path: pathlib.Path) -> str:
+  return path.read_text().strip() if path.is_file() else ''
 
 
 def _lengths(measured: Sequence[measurement.Measured]) -> dict[str, int]:

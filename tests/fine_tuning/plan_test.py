@@ -1,6 +1,7 @@
 """Settings that are chosen from rows and models."""
 
 import json
+import os
 
 import demo_catalog
 from flipped_t5x import gin_config
@@ -133,3 +134,18 @@ def test_memory_is_that_of_the_smallest_device(monkeypatch):
 
   assert memory_with(5, 3, 4) == 3
   assert memory_with(None) > 2**28  # Of the machine.
+
+
+@pytest.mark.parametrize('texts, memory', (
+    (('123\n', None), 123), ((None, '4567\n'), 4567), (('300\n', '200\n'), 200),
+    (('max\n', None), None), ((None, f'{2**63 - 4096}\n'), None),
+    ((None, None), None),
+))
+def test_the_limit_of_a_container(texts, memory, tmp_path, monkeypatch):
+  paths = [tmp_path / 'memory.max', tmp_path / 'limit_in_bytes']
+  monkeypatch.setattr(plan, '_CGROUP_LIMITS', paths)
+  for path, text in zip(paths, texts, strict=True):
+    if text:
+      path.write_text(text)
+  machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  assert plan._memory() == (memory or machine)
