@@ -156,8 +156,7 @@ def _add_commands(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if name == chosen:
-      # What is imported stays; to look for garbage in it takes a seventh of
-      # the time.
+      # What is imported stays: there is no garbage to look for.
       gc.disable()
       module = importlib.import_module(f'flipped_t5x.cli.{file}')
       gc.enable()

@@ -43,8 +43,7 @@ def _param(
 ) -> jax.Array:
   """A parameter of a module: its weights where it has some, else new ones.
 
-  Flax's `param` traces `init` in each call to compare shapes, which would be
-  half of the time that the network takes to trace.
+  Flax's `param` would trace `init` in each call, only to compare shapes.
 
   Raises:
     ValueError: the weights have another shape.

@@ -164,9 +164,7 @@ def sample(results: Mapping[str, Any]) -> str | None:
   if most is None or not numbers:
     return None
   rows = ' to '.join(f'{n:,}' for n in sorted({min(numbers), max(numbers)}))
-  return (
-      f'Evaluated on {rows} rows of each dataset, a sample of at most {most:,}.'
-  )
+  return f'Evaluated on {rows} rows of each dataset; the limit was {most:,}.'
 
 
 def splits(results: Mapping[str, Any]) -> str:

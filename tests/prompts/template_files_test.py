@@ -100,6 +100,6 @@ def test_file_that_is_too_large(tmp_path, monkeypatch):
 def test_shared_cases(name, line):
   path = CASES / f'template_{name}.yaml'
   if not path.is_file():
-    pytest.skip(f'{path} is absent')
+    pytest.skip(f'no shared cases: {path} is absent')
   with pytest.raises(ValueError, match=f'^{path}, line {line}: '):
     templates.load_file(path)

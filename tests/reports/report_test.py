@@ -82,14 +82,14 @@ def test_missing_tasks_are_named_wherever_there_is_an_average(shown):
 @pytest.mark.parametrize('rows, said', (
     (40, '40'), (15, '15 to 40'),
 ))
-def test_a_sample_is_said_to_be_one(rows, said, tmp_path):
+def test_a_limit_of_rows_is_said(rows, said, tmp_path):
   tasks = runs.TASKS | {'hellaswag': runs.task({'C': 10}, rows, 4)}
   path = runs.write(tmp_path / 'x', tasks, 'nlp', limit=40)
   report_page.show(path)
   page = report_page.read(tmp_path / 'x' / 'report_nlp.html')
-  assert (
-      f'Evaluated on {said} rows of each dataset, a sample of at most 40.'
-  ) in page.texts
+  assert f'Evaluated on {said} rows of each dataset; the limit was 40.' in (
+      page.texts
+  )
   assert any(
       'at most 40 rows of each dataset, and theirs' in t for t in page.texts
   )
