@@ -66,13 +66,26 @@ def test_each_weight_is_constrained_where_it_is_used(make_params):
     traced = jax.make_jaxpr(functools.partial(
         network_lib.Transformer(NETWORK).apply, enable_dropout=False
     ))({'params': params}, tokens, tokens, tokens)
-  constrained = [
-      str(e.invars[0]) for e in traced.eqns
-      if e.primitive.name == 'sharding_constraint'
-  ]
   weights = traced.jaxpr.invars[: len(jax.tree.leaves(params))]
   assert len(weights) == len(tensors.shapes(NETWORK))
-  assert {str(w) for w in weights} <= set(constrained)
+  assert {str(w) for w in weights} <= set(constrained(traced.jaxpr))
+
+
+def constrained(jaxpr):
+  """Names of the variables that have a constraint, in called functions, too."""
+  names = []
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'sharding_constraint':
+      names.append(str(equation.invars[0]))
+    elif 'jaxpr' in equation.params:
+      called = equation.params['jaxpr'].jaxpr
+      inside = set(constrained(called))
+      names += [
+          str(outer) for outer, inner in zip(
+              equation.invars, called.invars, strict=True
+          ) if str(inner) in inside
+      ]
+  return names
 
 
 def unpack(packed):

@@ -156,9 +156,10 @@ def _add_commands(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if name == chosen:
-      # What is imported stays: there is no garbage to look for.
+      # What is imported stays: no garbage has to be looked for in it.
       gc.disable()
       module = importlib.import_module(f'flipped_t5x.cli.{file}')
+      gc.freeze()
       gc.enable()
       command.description = module.__doc__
       module.add_arguments(command)

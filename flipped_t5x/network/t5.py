@@ -8,6 +8,7 @@ layer's program over weights stacked along axis 1, under T5X's names of scanned
 layers (`encoder/encoder/...`); its compile time does not grow with depth.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -223,8 +224,8 @@ class Encoder(nn.Module):
     )(x.shape[1])
     bias += layers.mask_bias(mask)
     x = _residual_dropout(cfg, deterministic)(x)
-    for layer in _stack(EncoderLayer, cfg, cfg.num_encoder_layers, 'encoder'):
-      x, _ = layer(x, bias, deterministic)
+    stack = _stack(EncoderLayer, cfg, cfg.num_encoder_layers, 'encoder')
+    x = _run(stack, x, (bias,), deterministic)
     x = layers.LayerNorm(cfg.dtype, name='encoder_norm')(x)
     # Only here does T5X draw dropout for each position separately.
     return nn.Dropout(cfg.dropout_rate)(x, deterministic)
@@ -264,9 +265,8 @@ class Decoder(nn.Module):
     bias = self.relpos_bias(mask.shape[-1]) + layers.mask_bias(mask)
     cross_bias = layers.mask_bias(cross_mask)
     x = self.dropout(x, deterministic)
-    scanned = self.config.scan_layers
-    for layer in (self.decoder,) if scanned else self.layers:
-      x, _ = layer(x, encoded, bias, cross_bias, deterministic, decode)
+    stack = [self.decoder] if self.config.scan_layers else self.layers
+    x = _run(stack, x, (encoded, bias, cross_bias), deterministic, decode)
     return self.dropout(self.decoder_norm(x), deterministic)
 
 
@@ -473,6 +473,39 @@ def _stack(
       axis_name='layers',
   )
   return [scanned(config, **({} if name is None else {'name': name}))]
+
+
+def _run(
+    stack: Sequence[nn.Module],
+    x: jax.Array,
+    shared: tuple[jax.Array, ...],
+    deterministic: bool,
+    *flags: bool,
+) -> jax.Array:
+  """The output of a stack.
+
+  Layers that are not scanned are traced once for all of them, unless random
+  numbers are drawn: in a function that is traced once, Flax draws others.
+
+  Args:
+    stack: the modules of `_stack`.
+    x: float[batch, length, embed].
+    shared: the arrays that all layers read.
+    deterministic: whether to leave out dropout.
+    *flags: other arguments of the layers, which follow `deterministic`.
+
+  Returns:
+    float[batch, length, embed].
+  """
+
+  def call(layer, x, *shared):
+    return layer(x, *shared, deterministic, *flags)[0]
+
+  if deterministic and len(stack) > 1 and not stack[0].is_initializing():
+    call = nn.jit(call)
+  for layer in stack:
+    x = call(layer, x, *shared)
+  return x
 
 
 def _attention(config: T5Config, name: str) -> layers.Attention:

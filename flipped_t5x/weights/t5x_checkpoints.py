@@ -40,6 +40,7 @@ ZSTD = {'id': 'zstd', 'level': 1}
 _VERSION = 3
 _MIN_FACTORED = 128
 _DATABASE = 'manifest.ocdbt'  # Orbax's name; Orbax takes long to import.
+_OPTIMIZER = ('opt_state/', 'state/param_states/')  # Our name and T5X's.
 _STEP = re.compile(r'(checkpoint_)?(\d+)')
 Params = Mapping[str, Any]
 
@@ -284,7 +285,7 @@ def _open_orbax(
     path: epath.Path,
 ) -> tuple[dict[str, tensors_lib.Tensor], int]:
   """Opens Orbax's layout."""
-  opening = _start_open(path)
+  opening = _start_open(path, leave_out=_OPTIMIZER)
   is_t5x = any(name.startswith('target/') for name in opening)
   root, step = ('target/', 'state/step') if is_t5x else ('params/', 'step')
   if step not in opening:
@@ -303,8 +304,12 @@ def _open_orbax(
   }, number
 
 
-def _start_open(path: epath.Path) -> dict[str, ts.Future]:
+def _start_open(
+    path: epath.Path, leave_out: tuple[str, ...] = ()
+) -> dict[str, ts.Future]:
   """Name -> array that is being opened, of a checkpoint in Orbax's layout.
+
+  Names that begin with one of `leave_out` are left out.
 
   Orbax itself would open them in a loop of its own; if one is missing, those
   that are still being opened print tracebacks when they find the loop closed.
@@ -336,7 +341,12 @@ def _start_open(path: epath.Path) -> dict[str, ts.Future]:
         'driver': driver, 'kvstore': store, 'fill_missing_data_reads': False,
     }, open=True)
 
-  return {'/'.join(keys): start_open('.'.join(keys)) for keys in names}
+  opening = {}
+  for keys in names:
+    name = '/'.join(keys)
+    if not name.startswith(leave_out):
+      opening[name] = start_open('.'.join(keys))
+  return opening
 
 
 def _spec(path: epath.Path, reference: Mapping[str, Any]) -> dict[str, Any]:

@@ -371,6 +371,32 @@ def test_int8_memory(load, tmp_path):
   assert [file.name for file in tmp_path.iterdir()] == ['results.json']
 
 
+@pytest.mark.process
+def test_start_end_to_end(
+    load, tiny_run, monkeypatch, tmp_path, capsys  # The fixture, a run.
+):
+  start = load('start')
+  other = tmp_path / 'other'
+  other.symlink_to(pathlib.Path(start.__file__).parents[1])
+
+  def run(model, *flags):
+    monkeypatch.setattr('sys.argv', ['start', f'--model={model}', *flags])
+    start.main()
+    return capsys.readouterr().out
+
+  flags = (f'--beside={other}', '--rounds=1', f'--json={tmp_path / "x.json"}')
+  table = run(tiny_run, *flags)
+  assert table.count('cold') == table.count('warm') == table.count('%') == 2
+  results, = json.loads((tmp_path / 'x.json').read_text())['rounds']
+  assert len(results) == 2
+  for found in results.values():
+    assert list(found) == ['cold', 'warm']
+    assert all(0.2 < t < 60 for times in found.values() for t in times)
+  assert run(tiny_run, *flags) == table  # Of the file.
+  with pytest.raises(SystemExit, match='start.py: .*no checkpoint'):
+    run(tmp_path, '--rounds=1')
+
+
 def test_packing_by_settings(load, recipe, monkeypatch):
   monkeypatch.setattr(load('rows'), 'recipe', lambda size: recipe)
   usual, more_rows, longer, _ = load('packing').measure(argparse.Namespace(

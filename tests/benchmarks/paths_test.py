@@ -21,6 +21,7 @@ PATHS = {
     'int8 compare': ('json',),
     'what_fits': ('file',),
     'few_rows': ('output',),
+    'start --model x': ('beside', 'json'),
 }
 
 

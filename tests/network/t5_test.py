@@ -365,6 +365,35 @@ def test_remat_changes_nothing(scan, policy, backward, tokens):
   assert_equal_gradients(gradient, expected_gradient)
 
 
+@pytest.mark.parametrize('dropout, times', ((False, 1), (True, 3)))
+def test_layers_are_traced_once_for_all(
+    dropout, times, tiny_network, tokens, monkeypatch
+):
+  network = dataclasses.replace(
+      tiny_network, num_encoder_layers=3, num_decoder_layers=3
+  )
+  params = tensors.tree({
+      name: jax.ShapeDtypeStruct(shape, jnp.float32)
+      for name, shape in tensors.shapes(network).items()
+  })
+  traced, norm = [], layers.LayerNorm.__call__
+
+  def record(self, x):
+    traced.append(self.name)
+    return norm(self, x)
+
+  monkeypatch.setattr(layers.LayerNorm, '__call__', record)
+  jax.eval_shape(
+      functools.partial(
+          network_lib.Transformer(network).apply, enable_dropout=dropout,
+          rngs={'dropout': jax.random.key(0)},
+      ),
+      {'params': params}, *tokens, tokens[1],
+  )
+  # An encoder's layer has two norms, a decoder's three.
+  assert sum(name.startswith('pre_') for name in traced) == 5 * times
+
+
 def test_remat_policy_is_known(tiny_network):
   with pytest.raises(
       ValueError,

@@ -13,6 +13,7 @@ from flipped_t5x import errors
 from flipped_t5x import network as network_lib
 from flipped_t5x import objectives
 from flipped_t5x.cli import main
+from flipped_t5x.engine import checkpoints
 from flipped_t5x.engine import optimizers
 from flipped_t5x.engine import train_step
 from flipped_t5x.tasks import batches
@@ -153,6 +154,25 @@ def test_checkpoints_of_the_embedded_engine(
     assert_same(found, make_params(tiny_network, step), jnp.float32)
     assert found_step == step
   assert list(t5x_checkpoints.steps(tiny_run)) == [1, 2]
+
+
+def test_an_optimizer_is_not_opened(params, tmp_path, monkeypatch):
+  """It has three times as many arrays as the network."""
+  state = {'params': params, 'opt_state': params, 'step': np.int32(1)}
+  saver = checkpoints.Checkpoints(tmp_path)
+  saver.save(1, state, b'')
+  saver.close()
+  step = t5x_checkpoints.find(tmp_path)
+  assert len(t5x_checkpoints.shapes(step)) == len(jax.tree.leaves(state))
+  opened, ts_open = [], ts.open
+
+  def record(spec, **options):
+    opened.append(spec['kvstore']['path'].split('.')[0])
+    return ts_open(spec, **options)
+
+  monkeypatch.setattr(ts, 'open', record)
+  t5x_checkpoints.open(step)
+  assert set(opened) == {'params', 'step/'}
 
 
 def test_newest_of_a_run(params, make_params, tiny_network, tmp_path):
