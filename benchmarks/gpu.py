@@ -83,12 +83,14 @@ def parts(
   wide = ['--dtype', 'bfloat16', '--batch_size', '8', '--microbatches', '1']
   wide += ['--scan_layers', '--steps', '2', '--apart']
   weights = ['--weights', str(work / 'weights')]
-  # argparse takes the last value of a flag.
+  # argparse takes the last value of a flag. PyTorch's products in bfloat16 take
+  # minutes on a CPU that has no instructions for them.
   tiny = {
       'train': ['--size', 'demo', '--batch_size', '2', '--steps', '1',
-                '--rounds', '1', '--peer_microbatches', '2'],
+                '--rounds', '1', '--peer_microbatches', '2', '--dtype',
+                'float32'],
       'rank': ['--size', 'demo', '--rows', '2', '--templates', '1',
-               '--batch_size', '8'],
+               '--batch_size', '8', '--dtype', 'float32'],
       'numerics': ['--size', 'demo', '--batch_size', '2'],
   } if arguments.tiny else {}
 

@@ -82,8 +82,9 @@ def _run(checkout: pathlib.Path, model: str, data: str) -> list[float]:
   with tempfile.TemporaryFile() as errors:
     process = subprocess.Popen(
         [
-            sys.executable, '-c', _COMMAND, 'rank', '--checkpoint', model,
-            *_QUERY,
+            # -P: whatever checkout the working folder is.
+            sys.executable, '-P', '-c', _COMMAND, 'rank', '--checkpoint',
+            model, *_QUERY,
         ],
         stdout=subprocess.DEVNULL, stderr=errors, env=environment,
     )

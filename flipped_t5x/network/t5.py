@@ -485,7 +485,7 @@ def _run(
   """The output of a stack.
 
   Layers that are not scanned are traced once for all of them, unless random
-  numbers are drawn: in a function that is traced once, Flax draws others.
+  numbers are drawn: inside `nn.jit`, Flax would draw other ones.
 
   Args:
     stack: the modules of `_stack`.

@@ -376,8 +376,10 @@ def test_start_end_to_end(
     load, tiny_run, monkeypatch, tmp_path, capsys  # The fixture, a run.
 ):
   start = load('start')
+  root = pathlib.Path(start.__file__).parents[1]
+  monkeypatch.chdir(root)
   other = tmp_path / 'other'
-  other.symlink_to(pathlib.Path(start.__file__).parents[1])
+  other.symlink_to(root)
 
   def run(model, *flags):
     monkeypatch.setattr('sys.argv', ['start', f'--model={model}', *flags])
@@ -395,6 +397,11 @@ def test_start_end_to_end(
   assert run(tiny_run, *flags) == table  # Of the file.
   with pytest.raises(SystemExit, match='start.py: .*no checkpoint'):
     run(tmp_path, '--rounds=1')
+  # It is the other checkout that is run.
+  (tmp_path / 'flipped_t5x').mkdir()
+  (tmp_path / 'flipped_t5x' / '__init__.py').write_text('raise Exception("me")')
+  with pytest.raises(SystemExit, match='(?s)start.py: .*Exception: me'):
+    run(tiny_run, f'--beside={tmp_path}', '--rounds=1')
 
 
 def test_packing_by_settings(load, recipe, monkeypatch):
