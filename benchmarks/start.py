@@ -51,6 +51,10 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--json', type=local_paths.local)
   arguments = parser.parse_args()
+  if arguments.rounds < 1:
+    parser.error(f'--rounds {arguments.rounds}: at least 1 is needed')
+  if arguments.beside and arguments.beside.resolve() == _HERE:
+    parser.error(f'--beside {arguments.beside} is this checkout')
   models = {_HERE: arguments.model}
   if arguments.beside:
     models[arguments.beside] = arguments.beside_model or arguments.model

@@ -379,7 +379,8 @@ def test_start_end_to_end(
   root = pathlib.Path(start.__file__).parents[1]
   monkeypatch.chdir(root)
   other = tmp_path / 'other'
-  other.symlink_to(root)
+  other.mkdir()
+  (other / 'flipped_t5x').symlink_to(root / 'flipped_t5x')
 
   def run(model, *flags):
     monkeypatch.setattr('sys.argv', ['start', f'--model={model}', *flags])
@@ -397,6 +398,12 @@ def test_start_end_to_end(
   assert run(tiny_run, *flags) == table  # Of the file.
   with pytest.raises(SystemExit, match='start.py: .*no checkpoint'):
     run(tmp_path, '--rounds=1')
+  for flag, said in (
+      ('--rounds=0', 'at least 1'), (f'--beside={root}', 'is this checkout'),
+  ):
+    with pytest.raises(SystemExit, match='2'):
+      run(tiny_run, flag)
+    assert said in capsys.readouterr().err
   # It is the other checkout that is run.
   (tmp_path / 'flipped_t5x').mkdir()
   (tmp_path / 'flipped_t5x' / '__init__.py').write_text('raise Exception("me")')
