@@ -27,6 +27,7 @@ import sys
 import time
 from typing import Any
 
+import flags
 from flipped_t5x import libtpu_loading
 from flipped_t5x import network as network_lib
 from flipped_t5x import partitioning
@@ -54,12 +55,12 @@ def main() -> None:
   parser = sides.parser(__doc__)
   parser.add_argument('--dataset', help=f'by default {" or ".join(_DATASETS)}')
   parser.add_argument(
-      '--templates', type=int, default=10, help='the first ones'
+      '--templates', type=flags.count, default=10, help='the first ones'
   )
-  parser.add_argument('--rows', type=int, default=8)
+  parser.add_argument('--rows', type=flags.count, default=8)
   parser.add_argument('--methods', default='flipped,direct,channel')
-  parser.add_argument('--batch_size', type=int, default=64)
-  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--batch_size', type=flags.count, default=64)
+  parser.add_argument('--rounds', type=flags.count, default=3)
   arguments = sides.parse(parser, _QUICK)
   # JAX starts as many threads at the first operation.
   cores = sorted(os.sched_getaffinity(0))[: arguments.threads]

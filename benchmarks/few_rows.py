@@ -29,6 +29,7 @@ import sys
 import time
 from typing import Any
 
+import flags
 from flipped_t5x.cli import local_paths
 from flipped_t5x.tasks import catalog
 import rich.console
@@ -84,7 +85,7 @@ def main() -> None:
   )
   parser.add_argument('--tasks', default=','.join(TASKS))
   parser.add_argument('--rows', default='16,64,256')
-  parser.add_argument('--test_rows', type=int, default=200)
+  parser.add_argument('--test_rows', type=flags.count, default=200)
   parser.add_argument('--model', default='pypi:flan_t5_small_titles')
   parser.add_argument('--seed', type=int, default=0, help='of the rows')
   parser.add_argument(

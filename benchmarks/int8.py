@@ -31,6 +31,7 @@ import tempfile
 import time
 from typing import Any
 
+import flags
 from flipped_t5x import network as network_lib
 from flipped_t5x import vocabulary_files
 from flipped_t5x.cli import local_paths
@@ -81,11 +82,13 @@ def main() -> None:
   compare.add_argument('--vocabulary')
   compare.add_argument('--mixture', default='vader_sentiment')
   compare.add_argument('--format', default='flipped')
-  compare.add_argument('--rows', type=int, default=60, help='of each dataset')
-  compare.add_argument('--dtypes', default='float32,bfloat16,int8')
-  compare.add_argument('--batch_size', type=int, default=64)
   compare.add_argument(
-      '--length_multiple', type=int, default=16,
+      '--rows', type=flags.count, default=60, help='of each dataset'
+  )
+  compare.add_argument('--dtypes', default='float32,bfloat16,int8')
+  compare.add_argument('--batch_size', type=flags.count, default=64)
+  compare.add_argument(
+      '--length_multiple', type=flags.count, default=16,
       help='the smaller, the more there is to compile',
   )
   compare.add_argument(

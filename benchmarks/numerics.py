@@ -15,6 +15,7 @@ import json
 import sys
 from typing import Any
 
+import flags
 from flipped_t5x import libtpu_loading
 from flipped_t5x import network as network_lib
 from flipped_t5x.weights import tensors
@@ -40,7 +41,9 @@ def main() -> None:
   libtpu_loading.avoid()
   parser = sides.parser(__doc__)
   parser.add_argument('--mixture')
-  parser.add_argument('--batch_size', type=int, default=4, help='packed rows')
+  parser.add_argument(
+      '--batch_size', type=flags.count, default=4, help='packed rows'
+  )
   arguments = parser.parse_args()
   sides.use_data(arguments.data)
   results = measure(arguments)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
+import flags
 import numpy as np
 import rich.console
 import rich.table
@@ -23,10 +24,12 @@ _SIDES = ('encoder', 'wrong_encoder', 'decoder')
 def main() -> None:
   parser = sides.parser(__doc__)
   parser.add_argument('--mixture')
-  parser.add_argument('--batch_size', type=int, default=8, help='packed rows')
-  parser.add_argument('--batches', type=int, default=100)
-  parser.add_argument('--input_length', type=int, default=384)
-  parser.add_argument('--target_length', type=int, default=64)
+  parser.add_argument(
+      '--batch_size', type=flags.count, default=8, help='packed rows'
+  )
+  parser.add_argument('--batches', type=flags.count, default=100)
+  parser.add_argument('--input_length', type=flags.count, default=384)
+  parser.add_argument('--target_length', type=flags.count, default=64)
   arguments = parser.parse_args()
   sides.use_data(arguments.data)
   results = measure(arguments)

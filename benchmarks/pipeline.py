@@ -40,6 +40,7 @@ import tempfile
 import time
 from typing import Any
 
+import flags
 from flipped_t5x import files
 from flipped_t5x.cli import local_paths
 from flipped_t5x.prompts import examples
@@ -304,11 +305,11 @@ def main():
       help='a SentencePiece model; by default one is trained on the rows',
   )
   parser.add_argument(
-      '--examples', type=int, default=4000, help='a round and side'
+      '--examples', type=flags.count, default=4000, help='a round and side'
   )
-  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--rounds', type=flags.count, default=5)
   parser.add_argument(
-      '--cores', type=int, default=2, help='the most CPU cores to use'
+      '--cores', type=flags.count, default=2, help='the most CPU cores to use'
   )
   parser.add_argument(
       '--json', type=local_paths.local, metavar='FILE',

@@ -24,6 +24,7 @@ import sys
 import time
 from typing import Any
 
+import flags
 import record
 import sides
 
@@ -38,15 +39,19 @@ def main() -> None:
       '--datasets', help='separated by commas, or a mixture; by default six'
       " evaluation sets, or the demo's",
   )
-  parser.add_argument('--rows', type=int, default=16, help='of a dataset')
   parser.add_argument(
-      '--templates', type=int, help='the first ones of a dataset; default all'
+      '--rows', type=flags.count, default=16, help='of a dataset'
   )
   parser.add_argument(
-      '--batch_size', type=int, default=8, help='rows of a batch of ours'
+      '--templates', type=flags.count,
+      help='the first ones of a dataset; default all',
   )
   parser.add_argument(
-      '--length_multiple', type=int, default=8,
+      '--batch_size', type=flags.count, default=8,
+      help='rows of a batch of ours',
+  )
+  parser.add_argument(
+      '--length_multiple', type=flags.count, default=8,
       help='ours pads lengths to a multiple of this: the smaller, the more'
       ' there is to compile, and the less to compute',
   )
@@ -54,7 +59,9 @@ def main() -> None:
       '--peer_prompts', default='1,16',
       help='prompts a batch; a side for each number',
   )
-  parser.add_argument('--rounds', type=int, default=1, help='over all datasets')
+  parser.add_argument(
+      '--rounds', type=flags.count, default=1, help='over all datasets'
+  )
   parser.add_argument(
       '--sides', default='ours,peer,t5x',
       help="also 'ours int8', with weights in int8",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import itertools
 import pathlib
+import sys
 from typing import Any
 
 from flipped_t5x import gin_config
@@ -105,6 +106,11 @@ def vocabulary(
     ValueError: the embedding is too small.
   """
   if path is None:
+    print(
+        f'training a vocabulary on {mixture}, unless the data folder has it;'
+        ' this can take minutes, and --vocabulary FILE takes another',
+        file=sys.stderr, flush=True,
+    )
     most = _DEMO_VOCAB_SIZE if mixture == DEMO else _VOCAB_SIZE
     path = vocabularies.trained(mixture, min(most, network.vocab_size))
   size = tokenization.load_vocabulary(path).vocab_size

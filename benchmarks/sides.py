@@ -17,6 +17,7 @@ import tempfile
 import traceback
 from typing import Any
 
+import flags
 import rich.console
 import rich.table
 
@@ -56,7 +57,8 @@ def parser(description: str) -> argparse.ArgumentParser:
       help='of the activations',
   )
   made.add_argument(
-      '--threads', type=int, default=2, help='cores of all sides in turn'
+      '--threads', type=flags.count, default=2,
+      help='cores of all sides in turn',
   )
   made.add_argument(
       '--json', type=local_paths.local, metavar='FILE',

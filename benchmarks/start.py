@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 
+import flags
 from flipped_t5x.cli import local_paths
 import record
 import rich.console
@@ -48,11 +49,9 @@ def main() -> None:
   parser.add_argument(
       '--beside_model', help='what it reads; by default that of --model'
   )
-  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--rounds', type=flags.count, default=5)
   parser.add_argument('--json', type=local_paths.local)
   arguments = parser.parse_args()
-  if arguments.rounds < 1:
-    parser.error(f'--rounds {arguments.rounds}: at least 1 is needed')
   if arguments.beside and arguments.beside.resolve() == _HERE:
     parser.error(f'--beside {arguments.beside} is this checkout')
   models = {_HERE: arguments.model}

@@ -21,6 +21,7 @@ import sys
 import time
 from typing import Any
 
+import flags
 import record
 import sides
 
@@ -36,28 +37,32 @@ def main() -> None:
       " of the published mixture, or the demo's",
   )
   parser.add_argument(
-      '--batch_size', type=int, default=8,
+      '--batch_size', type=flags.count, default=8,
       help='packed rows, each of 3.1 pairs of the 15 sets on average',
   )
   parser.add_argument(
-      '--open_rows', type=int, default=64, help='packed at a time'
+      '--open_rows', type=flags.count, default=64, help='packed at a time'
   )
   parser.add_argument(
-      '--packed_target_length', type=int, help='decoder tokens of a packed row;'
-      ' by default half as many again as the most of a pair'
+      '--packed_target_length', type=flags.count,
+      help='decoder tokens of a packed row; by default half as many again as'
+      ' the most of a pair',
   )
   parser.add_argument(
-      '--microbatches', type=int, help='by default 2 rows each'
+      '--microbatches', type=flags.count, help='by default 2 rows each'
   )
   parser.add_argument(
-      '--peer_microbatches', type=int, help='of peer split; by default as ours'
+      '--peer_microbatches', type=flags.count,
+      help='of peer split; by default as ours',
   )
-  parser.add_argument('--steps', type=int, default=1, help='updates a round')
-  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument(
+      '--steps', type=flags.count, default=1, help='updates a round'
+  )
+  parser.add_argument('--rounds', type=flags.count, default=3)
   parser.add_argument(
       '--remat_policy', default='none', help='of ours, as the next one'
   )
-  parser.add_argument('--num_logit_chunks', type=int, default=1)
+  parser.add_argument('--num_logit_chunks', type=flags.count, default=1)
   parser.add_argument(
       '--lora', action='store_true',
       help='train the adapters of adapters/lora.gin; ours alone',
