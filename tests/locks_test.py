@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 
 from flipped_t5x import errors
 from flipped_t5x import locks
@@ -14,25 +15,23 @@ import pytest
 
 # argv: the lock's file.
 _HOLDER = """
-import pathlib, sys, time
+import pathlib, sys
 from flipped_t5x import locks
 with locks.held(pathlib.Path(sys.argv[1]), 'there'):
   print('held', flush=True)
-  time.sleep(60)
+  sys.stdin.read()
 """
 
 
 @pytest.fixture
 def holder(tmp_path):
-  process = subprocess.Popen(
+  with subprocess.Popen(
       [sys.executable, '-c', _HOLDER, str(tmp_path / '.lock')],
-      stdout=subprocess.PIPE, text=True,
-  )
-  assert process.stdout.readline() == 'held\n'
-  yield process
-  process.kill()
-  process.wait()
-  process.stdout.close()
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+  ) as process:
+    assert process.stdout.readline() == 'held\n'
+    yield process
+    process.kill()
 
 
 @pytest.mark.process
@@ -57,9 +56,10 @@ def test_one_process_at_a_time(holder, tmp_path):
 
 @pytest.mark.process
 def test_waiting(holder, tmp_path, capsys):
-  holder.send_signal(signal.SIGINT)
+  threading.Timer(0.5, holder.stdin.close).start()
   with locks.held(tmp_path / '.lock', 'X', wait=True):
     assert (tmp_path / '.lock').exists()
+  assert capsys.readouterr().err.endswith('; waiting for it\n')
   assert list(tmp_path.iterdir()) == []
 
 

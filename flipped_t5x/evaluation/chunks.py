@@ -11,6 +11,7 @@ the others join it.
 """
 
 from collections.abc import Callable, Mapping
+import functools
 import json
 import pathlib
 import shutil
@@ -116,11 +117,18 @@ class Chunks:
       number: the number of chunks of the task.
 
     Raises:
-      UserError: it does not see one within a minute.
+      UserError: it does not see one within a minute, or another evaluation has
+        used the folder meanwhile.
     """
     for i in range(number):
-      _wait_for(self._path(i).is_file, self._path(i))
+      _wait_for(functools.partial(self._is_seen, i), self._path(i))
       self.done.add(i)
+
+  def _is_seen(self, number: int) -> bool:
+    if self._path(number).is_file():
+      return True
+    self.check()  # Otherwise it would never come.
+    return False
 
   def check(self) -> None:
     """Raises UserError if another evaluation has used the folder meanwhile."""

@@ -71,6 +71,8 @@ def test_another_evaluation_in_the_same_folder(folder):
   theirs = chunks_lib.Chunks(folder, FINGERPRINT | {'checkpoint': 'ba2'})
   with pytest.raises(errors.UserError, match='another evaluation has written'):
     ours.check()
+  with pytest.raises(errors.UserError, match='another evaluation has written'):
+    ours.wait_for(1)
   theirs.add(0, rows(0), {})
   ours.add(2, rows(2), {})
   with pytest.raises(errors.UserError, match='another evaluation has written'):

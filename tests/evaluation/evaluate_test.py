@@ -352,7 +352,7 @@ def test_scores_of_another_evaluation(model, tasks, tmp_path, monkeypatch):
     evaluated(other, tasks, path)
 
   monkeypatch.setattr(evaluate, '_score_all', score_between)
-  with pytest.raises(errors.UserError):
+  with pytest.raises(errors.UserError, match='another evaluation has written'):
     evaluated(model, tasks, path)
   results = json.loads(path.read_text())
   assert results['checkpoint']['sha256'] == tensors.digest(other.params)
