@@ -14,7 +14,6 @@ from flax import traverse_util
 import jax
 
 A, B = 'lora_a', 'lora_b'
-TARGETS = ('query', 'key', 'value', 'out', 'wi', 'wi_0', 'wi_1', 'wo')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Lora:
   Attributes:
     rank: columns of A and rows of B; 0 for none.
     alpha: see the module.
-    targets: the names of the layers that have adapters, some of `TARGETS`.
+    targets: the names of the layers that have adapters.
   """
 
   rank: int

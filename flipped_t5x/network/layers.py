@@ -7,7 +7,7 @@ they determine how weights and activations are sharded; otherwise they have no
 effect.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -332,6 +332,13 @@ class Attention(nn.Module):
     return cached[0].value, cached[1].value, bias + future * _MASKED
 
 
+def mlp_names(activations: Sequence[str]) -> list[str]:
+  """The names of the layers of `Mlp`: wi, or wi_0 and so on, and wo."""
+  if len(activations) == 1:
+    return ['wi', 'wo']
+  return [*(f'wi_{i}' for i in range(len(activations))), 'wo']
+
+
 class Mlp(nn.Module):
   """The feed-forward block; with several activations, their product."""
 
@@ -345,12 +352,11 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
     hidden = 1.0
-    for i, activation in enumerate(self.activations):
-      name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
+    *inputs, output = mlp_names(self.activations)
+    for name, activation in zip(inputs, self.activations, strict=True):
       y = Dense(
           self.hidden_dim, ('embed', 'mlp'), self.dtype, int8=self.int8,
-          lora=self.lora,
-          name=name,
+          lora=self.lora, name=name,
       )(x)
       y = constrain(y, ('batch', 'length', 'mlp'))
       hidden *= y if activation == 'linear' else getattr(nn, activation)(y)
@@ -359,7 +365,7 @@ class Mlp(nn.Module):
     )
     return Dense(
         x.shape[-1], ('mlp', 'embed'), self.dtype, int8=self.int8,
-        lora=self.lora, name='wo',
+        lora=self.lora, name=output,
     )(hidden)
 
 

@@ -82,7 +82,7 @@ class T5Config:
       cannot be trained.
     lora_rank: the rank of the layers' adapters, see `adapters.py`; 0 for none.
     lora_alpha: by which, divided by the rank, their output is multiplied.
-    lora_targets: the layers that have one, some of `adapters.TARGETS`.
+    lora_targets: the layers that have one, some of `linear_layers`.
   """
 
   vocab_size: int
@@ -136,12 +136,18 @@ class T5Config:
         raise errors.UserError(
             f'lora_alpha {self.lora_alpha!r} is not above 0'
         )
-      unknown = set(self.lora_targets) - set(adapters.TARGETS)
-      if unknown or not self.lora_targets:
+      names = self.linear_layers
+      if not self.lora_targets or set(self.lora_targets) - set(names):
         raise errors.UserError(
-            f'lora_targets {self.lora_targets} must be some of'
-            f' {adapters.TARGETS}'
+            f'lora_targets {self.lora_targets} must be some of the layers of'
+            f' this network, {names}'
         )
+
+  @property
+  def linear_layers(self) -> tuple[str, ...]:
+    """The names of the linear layers of a block; each can have adapters."""
+    mlp = layers.mlp_names(self.mlp_activations)
+    return ('query', 'key', 'value', 'out', *mlp)
 
   @property
   def lora(self) -> adapters.Lora:

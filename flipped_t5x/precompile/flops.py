@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 
 from flipped_t5x import network as network_lib
+from flipped_t5x.network import layers as layers_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,7 @@ def encoder(network: network_lib.T5Config, length: int) -> Forward:
   return _stack(
       network, layers,
       {
-          **dict.fromkeys(('query', 'key', 'value', 'out'), length),
-          **dict.fromkeys(_feed_forward(network), length),
+          **dict.fromkeys(network.linear_layers, length),
       },
       attention=layers * length * length, logits=0,
   )
@@ -76,23 +76,18 @@ def decoder(
   Among them are the keys and values that it makes of the encoder's output.
   """
   layers = network.num_decoder_layers
+  mlp = layers_lib.mlp_names(network.mlp_activations)
   return _stack(
       network, layers,
       {
           # Self-attention, and attention to the encoder.
           **dict.fromkeys(('query', 'out'), 2 * target_length),
           **dict.fromkeys(('key', 'value'), target_length + input_length),
-          **dict.fromkeys(_feed_forward(network), target_length),
+          **dict.fromkeys(mlp, target_length),
       },
       attention=layers * target_length * (target_length + input_length),
       logits=2 * target_length * network.emb_dim * network.vocab_size,
   )
-
-
-def _feed_forward(network: network_lib.T5Config) -> list[str]:
-  """The matrices of the feed-forward block, the last of them `wo`."""
-  gates = len(network.mlp_activations)
-  return [*(['wi'] if gates == 1 else [f'wi_{i}' for i in range(gates)]), 'wo']
 
 
 def _stack(

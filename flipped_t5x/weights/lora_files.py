@@ -25,9 +25,9 @@ import numpy as np
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
 _SUFFIXES = {adapters.A: 'lora_A.weight', adapters.B: 'lora_B.weight'}
-# Layer -> PEFT's name.
-_TARGETS = {
-    name: hf_checkpoints.MATRICES.get(name, name) for name in adapters.TARGETS
+# PEFT's name of a layer of some T5 -> the name here.
+_TARGETS = {peft: name for name, peft in hf_checkpoints.MATRICES.items()} | {
+    name: name for name in ('wi', 'wi_0', 'wi_1', 'wo')
 }
 # Fields of a configuration -> the values that mean plain LoRA.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -100,7 +100,9 @@ def write(
       'peft_type': 'LORA', 'task_type': 'SEQ_2_SEQ_LM',
       'base_model_name_or_path': base, 'inference_mode': True, 'r': lora.rank,
       'lora_alpha': lora.alpha, 'lora_dropout': 0.0,
-      'target_modules': sorted(_TARGETS[name] for name in lora.targets),
+      'target_modules': sorted(
+          peft for peft, name in _TARGETS.items() if name in lora.targets
+      ),
       **{name: plain for name, (plain,) in _PLAIN.items()},
   })
   found = {}
@@ -138,16 +140,17 @@ def read(
   """
   config = _read_config(folder)
   targets = config['target_modules']
-  ours = {peft: name for name, peft in _TARGETS.items()}
-  if not isinstance(targets, list) or not set(targets) <= ours.keys():
+  if not isinstance(targets, list) or not set(targets) <= _TARGETS.keys():
     raise errors.UserError(
         f'{folder / CONFIG}: target_modules {targets!r} must be a list of'
-        f' {sorted(ours)}'
+        f' {sorted(_TARGETS)}'
     )
+  names = {_TARGETS[target] for target in targets}
   network = dataclasses.replace(
       base, scan_layers=False, lora_rank=config['r'],
       lora_alpha=float(config['lora_alpha']),
-      lora_targets=tuple(sorted(ours[t] for t in targets)),
+      # PEFT, too, passes over those that the base does not have.
+      lora_targets=tuple(sorted(names.intersection(base.linear_layers))),
   )
   found = safetensors_files.open(folder / WEIGHTS)
   values, wanted = {}, dict(_adapter_shapes(network))

@@ -157,11 +157,9 @@ def _layer_shapes(
   """Name -> shape of the weights of one layer."""
   emb, mlp = config.emb_dim, config.mlp_dim
   width = config.num_heads * config.head_dim
-  names = ['wi']
-  if len(config.mlp_activations) > 1:
-    names = [f'wi_{i}' for i in range(len(config.mlp_activations))]
+  *names, output = layers_lib.mlp_names(config.mlp_activations)
   result: dict[str, Shape] = {f'mlp/{n}/kernel': (emb, mlp) for n in names}
-  result['mlp/wo/kernel'] = (mlp, emb)
+  result[f'mlp/{output}/kernel'] = (mlp, emb)
   result['pre_mlp_layer_norm/scale'] = (emb,)
   for block, norm in _ATTENTION[side].items():
     for name in ('query', 'key', 'value'):

@@ -121,6 +121,10 @@ def test_what_is_refused(base, run, tmp_path, capsys):
   assert "lora_targets ('q',) must be some of" in fails(
       *lora(base, "--gin.LORA_TARGETS=('q',)")
   )
+  # T5 1.0 has other names of layers.
+  assert "'out', 'wi', 'wo')" in fails(
+      *lora(base, "--gin.MLP_ACTIVATIONS=('relu',)")
+  )
   assert 'LORA_ALPHA' in fails(
       *lora(base, '--gin.LORA_ALPHA=0.0')
   )

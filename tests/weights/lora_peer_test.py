@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from flipped_t5x import errors
+from flipped_t5x import files
 from flipped_t5x import network as network_lib
 from flipped_t5x.engine import train_step
 from flipped_t5x.inference import model as model_lib
@@ -21,23 +23,36 @@ TOKENS = np.array([[5, 9, 33, 60, 1], [7, 8, 1, 0, 0]], np.int32)
 WRITTEN = np.array([[11, 4, 1], [90, 1, 0]], np.int32)
 
 
+@pytest.fixture(name='plain', scope='module', params=('T5 1.1', 'T5 1.0'))
+def fixture_plain(request, tiny_network, make_params):
+  """A network without adapters, and its weights."""
+  network = tiny_network
+  if request.param == 'T5 1.0':
+    network = dataclasses.replace(
+        network, mlp_activations=('relu',), logits_via_embedding=True
+    )
+  return network, make_params(network, 2)
+
+
 @pytest.fixture(name='base')
-def fixture_base(tiny_network, tiny_params, tiny_vocabulary_path, tmp_path):
+def fixture_base(plain, tiny_vocabulary_path, tmp_path):
+  network, params = plain
   folder = tmp_path / 'base'
   folder.mkdir()
   hf_checkpoints.write(
-      folder, tiny_network, tensors.from_arrays(tiny_params),
-      tiny_vocabulary_path,
+      folder, network, tensors.from_arrays(params), tiny_vocabulary_path
   )
   return folder
 
 
 @pytest.fixture(name='adapted')
-def fixture_adapted(tiny_network, make_params):
-  """A network with adapters, and weights of them that are not zero."""
+def fixture_adapted(plain, make_params):
+  """The network with adapters, and weights of them that are not zero."""
+  network, _ = plain
+  *_, mlp_input, mlp_output = network.linear_layers
   network = dataclasses.replace(
-      tiny_network, lora_rank=3, lora_alpha=7.0,
-      lora_targets=('query', 'out', 'value', 'wi_1', 'wo'),
+      network, lora_rank=3, lora_alpha=7.0,
+      lora_targets=('query', 'out', 'value', mlp_input, mlp_output),
   )
   trained, _ = adapters.split(make_params(network, 5))
   return network, trained
@@ -53,22 +68,23 @@ def fixture_theirs(base, adapted, tmp_path):
   folder = tmp_path / 'adapters'
   folder.mkdir()
   lora_files.write(folder, network, tensors.from_arrays(trained), str(base))
-  plain = transformers.T5ForConditionalGeneration.from_pretrained(
+  whole = transformers.T5ForConditionalGeneration.from_pretrained(
       base, dtype='float32'
   )
-  return peft.PeftModel.from_pretrained(plain, folder, is_trainable=True).eval()
+  return peft.PeftModel.from_pretrained(whole, folder, is_trainable=True).eval()
 
 
-def test_forward_and_gradients(adapted, tiny_params, theirs):
+def test_forward_and_gradients(adapted, plain, theirs):
   import torch
 
   network, trained = adapted
+  _, params = plain
   model = network_lib.Transformer(network)
   shifted = np.pad(WRITTEN, ((0, 0), (1, 0)))[:, :-1]
 
   def loss(trained):
     logits = model.apply(
-        {'params': adapters.joined(trained, tiny_params)}, TOKENS, shifted,
+        {'params': adapters.joined(trained, params)}, TOKENS, shifted,
         WRITTEN, enable_dropout=False,
     )
     log_probs = jnp.take_along_axis(
@@ -108,8 +124,9 @@ def test_forward_and_gradients(adapted, tiny_params, theirs):
     )
 
 
-def test_what_peft_writes_is_read(theirs, adapted, tiny_params, tmp_path):
+def test_what_peft_writes_is_read(theirs, adapted, plain, tmp_path):
   network, trained = adapted
+  _, params = plain
   folder = tmp_path / 'saved'
   theirs.save_pretrained(folder)
   model = model_lib.load(folder)
@@ -117,7 +134,7 @@ def test_what_peft_writes_is_read(theirs, adapted, tiny_params, tmp_path):
       network, lora_targets=model.config.network.lora_targets,
   )
   assert set(model.config.network.lora_targets) == set(network.lora_targets)
-  expected = tensors.digest(adapters.joined(trained, tiny_params))
+  expected = tensors.digest(adapters.joined(trained, params))
   assert tensors.digest(model.params) == expected
   # Merged, it is a model like any other.
   convert.convert(folder, tmp_path / 'merged', to='hf', progress=False)
@@ -130,17 +147,34 @@ def test_what_peft_writes_is_read(theirs, adapted, tiny_params, tmp_path):
     assert ours.log_prob == pytest.approx(theirs_.log_prob, abs=1e-4)
 
 
-def test_a_new_adapter_changes_nothing(adapted, tiny_params):
+def test_targets_that_the_base_does_not_have(base, adapted, plain, tmp_path):
+  """PEFT passes over them as long as there are others."""
+  network, trained = adapted
+  lora_files.write(tmp_path, network, tensors.from_arrays(trained), str(base))
+  path = tmp_path / lora_files.CONFIG
+  config = files.read_json(path)
+  other = {'wi', 'wi_0', 'wi_1'} - set(network.linear_layers)
+  config['target_modules'] += sorted(other)
+  files.write_json(path, config)
+  found, values = lora_files.read(tmp_path, plain[0])
+  assert set(found.lora_targets) == set(network.lora_targets)
+  assert tensors.digest(values) == tensors.digest(tensors.from_arrays(trained))
+  files.write_json(path, config | {'target_modules': sorted(other)})
+  with pytest.raises(errors.UserError, match='must be some of the layers of'):
+    lora_files.read(tmp_path, plain[0])
+
+
+def test_a_new_adapter_changes_nothing(adapted, plain):
   network, _ = adapted
+  unadapted, params = plain
   state = train_step.init_state(
-      network_lib.Transformer(network), optax.sgd(1.0), 0,
-      tiny_params,
+      network_lib.Transformer(network), optax.sgd(1.0), 0, params
   )
   ours = network_lib.Transformer(network).apply(
       {'params': train_step.weights(state)}, TOKENS, WRITTEN, WRITTEN,
       enable_dropout=False,
   )
-  plain = network_lib.Transformer(network.without_adapters()).apply(
-      {'params': tiny_params}, TOKENS, WRITTEN, WRITTEN, enable_dropout=False,
+  expected = network_lib.Transformer(unadapted).apply(
+      {'params': params}, TOKENS, WRITTEN, WRITTEN, enable_dropout=False
   )
-  np.testing.assert_array_equal(ours, plain)
+  np.testing.assert_array_equal(ours, expected)
