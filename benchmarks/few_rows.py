@@ -84,7 +84,7 @@ def main() -> None:
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--tasks', default=','.join(TASKS))
-  parser.add_argument('--rows', default='16,64,256')
+  parser.add_argument('--rows', type=flags.counts, default='16,64,256')
   parser.add_argument('--test_rows', type=flags.count, default=200)
   parser.add_argument('--model', default='pypi:flan_t5_small_titles')
   parser.add_argument('--seed', type=int, default=0, help='of the rows')
@@ -102,7 +102,7 @@ def main() -> None:
     parser.error(f'--tasks {unknown[0]}: it is none of {", ".join(TASKS)}')
   results = []
   for name in names:
-    for rows in map(int, arguments.rows.split(',')):
+    for rows in arguments.rows:
       folder = arguments.output / f'{name}_{rows}_{arguments.seed}'
       results.append({'task': name, 'rows': rows} | _one(
           TASKS[name], rows, folder, arguments

@@ -12,3 +12,8 @@ def count(text: str) -> int:
   if not (text.isdecimal() and int(text)):
     raise argparse.ArgumentTypeError(f'{text}: an integer of at least 1')
   return int(text)
+
+
+def counts(text: str) -> list[int]:
+  """Integers of at least 1, separated by commas; raises as `count` does."""
+  return [count(part) for part in text.split(',')]

@@ -56,7 +56,7 @@ def main() -> None:
       ' there is to compile, and the less to compute',
   )
   parser.add_argument(
-      '--peer_prompts', default='1,16',
+      '--peer_prompts', type=flags.counts, default='1,16',
       help='prompts a batch; a side for each number',
   )
   parser.add_argument(
@@ -214,7 +214,7 @@ def _sides(
           'folder': None, 'dtype': arguments.dtype,
           'threads': arguments.threads, 'rows': number,
       })
-      for number in map(int, arguments.peer_prompts.split(','))
+      for number in arguments.peer_prompts
   }
   return sides.installed({
       'ours': ('ours.Ranker', ours),

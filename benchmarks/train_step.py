@@ -99,6 +99,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   sides.leave_gpu()
   if arguments.weights_dtype == 'int8' and not arguments.lora:
     raise ValueError('--weights_dtype int8: only --lora can train with it')
+  split = arguments.microbatches or max(1, arguments.batch_size // 2)
+  if arguments.batch_size % split:
+    raise ValueError(
+        f'--microbatches {split} does not divide --batch_size'
+        f' {arguments.batch_size}'
+    )
   kept = record.Record(arguments)
   recipe = rows.recipe(arguments.size, arguments.lora)
   mixture = arguments.mixture or (
@@ -111,7 +117,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
       1 + arguments.rounds * arguments.steps, arguments.open_rows,
       arguments.packed_target_length or 3 * recipe.target_length // 2,
   )
-  wanted = _sides(arguments, recipe)
+  wanted = _sides(arguments, recipe, split)
   for group in sides.groups(wanted, arguments.apart):
     if not kept.is_done(group):
       with (
@@ -171,10 +177,9 @@ def _time(
 
 
 def _sides(
-    arguments: argparse.Namespace, recipe: Any
+    arguments: argparse.Namespace, recipe: Any, split: int
 ) -> dict[str, tuple[str, Mapping[str, Any]]]:
   """Name -> factory and its arguments, of those that can be had."""
-  split = arguments.microbatches or max(1, arguments.batch_size // 2)
   common = {'dtype': arguments.dtype, **recipe.objective}
   theirs = common | {'source': recipe.network, 'microbatches': split}
   peer = common | {'folder': None, 'threads': arguments.threads}

@@ -207,7 +207,7 @@ def test_rank_step_end_to_end(load, recipe, monkeypatch, tmp_path):
   results = rank_step.measure(argparse.Namespace(
       size='tiny', datasets='tiny_kind', vocabulary=demo_data.vocabulary(),
       rows=4, templates=None, dtype='float32', batch_size=4,
-      length_multiple=8, peer_prompts='2', threads=1, rounds=1,
+      length_multiple=8, peer_prompts=[2], threads=1, rounds=1,
       sides='ours,ours int8,peer', apart=True, scan_layers=True, weights=None,
       json=path,
   ))
@@ -336,10 +336,12 @@ def test_record_goes_on(load, tmp_path, capsys):
 
 @pytest.mark.parametrize('name, argv', [
     ('encode_once', ['--rounds=0']),
+    ('few_rows', ['--rows=16,0']),
     ('few_rows', ['--test_rows=0']),
     ('int8', ['compare', '--rows=0']),
     ('numerics', ['--batch_size=-4']),
     ('packing', ['--batches=0']),
+    ('rank_step', ['--peer_prompts=0']),
     ('rank_step', ['--rounds=0']),
     ('start', ['--model=none', '--rounds=0']),
     ('train_step', ['--threads=0']),
@@ -350,7 +352,14 @@ def test_nothing_to_measure_is_refused(load, monkeypatch, capsys, name, argv):
   with pytest.raises(SystemExit, match='2'):
     load(name).main()
   flag, value = argv[-1].split('=')
+  *_, value = value.split(',')
   assert f'argument {flag}: {value}: an' in capsys.readouterr().err
+
+
+def test_microbatches_that_do_not_divide(load, monkeypatch, capsys):
+  monkeypatch.setattr('sys.argv', ['', '--batch_size=5', '--microbatches=2'])
+  with pytest.raises(SystemExit, match=r'--microbatches 2 .* --batch_size 5'):
+    load('train_step').main()
 
 
 def test_int8_compares_types(load, make_params, tmp_path):
