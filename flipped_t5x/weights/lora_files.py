@@ -101,7 +101,7 @@ def write(
       'base_model_name_or_path': base, 'inference_mode': True, 'r': lora.rank,
       'lora_alpha': lora.alpha, 'lora_dropout': 0.0,
       'target_modules': sorted(
-          peft for peft, name in _TARGETS.items() if name in lora.targets
+          hf_checkpoints.MATRICES.get(name, name) for name in lora.targets
       ),
       **{name: plain for name, (plain,) in _PLAIN.items()},
   })

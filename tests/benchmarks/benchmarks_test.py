@@ -356,7 +356,7 @@ def test_nothing_to_measure_is_refused(load, monkeypatch, capsys, name, argv):
   assert f'argument {flag}: {value}: an' in capsys.readouterr().err
 
 
-def test_microbatches_that_do_not_divide(load, monkeypatch, capsys):
+def test_microbatches_that_do_not_divide(load, monkeypatch):
   monkeypatch.setattr('sys.argv', ['', '--batch_size=5', '--microbatches=2'])
   with pytest.raises(SystemExit, match=r'--microbatches 2 .* --batch_size 5'):
     load('train_step').main()

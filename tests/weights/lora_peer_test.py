@@ -164,6 +164,17 @@ def test_targets_that_the_base_does_not_have(base, adapted, plain, tmp_path):
     lora_files.read(tmp_path, plain[0])
 
 
+def test_all_targets_are_written(tiny_network, make_params, tmp_path):
+  network = dataclasses.replace(
+      tiny_network, mlp_activations=('gelu', 'linear', 'linear'), lora_rank=2,
+      lora_alpha=4.0, lora_targets=('key', 'wi_0', 'wi_2'),
+  )
+  trained, _ = adapters.split(make_params(network, 5))
+  lora_files.write(tmp_path, network, tensors.from_arrays(trained), 'base')
+  config = files.read_json(tmp_path / lora_files.CONFIG)
+  assert config['target_modules'] == ['k', 'wi_0', 'wi_2']
+
+
 def test_a_new_adapter_changes_nothing(adapted, plain):
   network, _ = adapted
   unadapted, params = plain
